@@ -1,0 +1,1 @@
+"""Command line: one sub-command a stage."""

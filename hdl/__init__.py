@@ -1,0 +1,1 @@
+"""Amaranth: the pixel array, its program, and Verilog out of both."""

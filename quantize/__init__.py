@@ -1,0 +1,1 @@
+"""Fixed point: formats, post-training quantization, and the integer rule (the golden model)."""

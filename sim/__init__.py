@@ -1,0 +1,1 @@
+"""Verification: golden model, Amaranth simulation and emitted Verilog, compared bit for bit."""
