@@ -1,0 +1,94 @@
+"""Verilog: one file a module, whatever the size of the array, and a manifest beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import verilog
+from amaranth.lib import wiring
+
+from scotopia.model.errors import InputError
+from scotopia.model.files import write_atomically
+from scotopia.quantize.integer_rule import IntegerRule
+
+from .array import PixelArray, PixelRow
+from .cell import PixelCell
+from .program import Program
+from .retina import Retina
+from .sequencer import RowBuffer, Sequencer
+
+MANIFEST = "manifest.json"
+
+
+def emit(rule: IntegerRule, height: int, width: int, folder: Path) -> dict[str, Any]:
+    """Write the Verilog of a height x width array that runs `rule`.
+
+    Returns
+    -------
+    What `manifest.json` holds: `top`, `sources` (file names), `height`, `width`, `channels`
+    (names), `word_bits`, `steps_per_frame`, `cycles_per_step`, and the program's figures.
+
+    Raises
+    ------
+    InputError
+        If a side is out of range, or the cell cannot run the rule.
+    """
+    program = Program.compile(rule)
+    modules = verilog_modules(program, height, width)
+    manifest = {
+        "top": "retina",
+        "sources": [f"{name}.v" for name in modules],
+        "height": height,
+        "width": width,
+        "channels": list(rule.config.channel_names),
+        "steps_per_frame": rule.config.steps_per_frame,
+        "cycles_per_step": program.cycles_per_step,
+        "word_bits": program.word_bits,
+        "words_per_cell": len(program.words),
+        "accumulator_bits": program.accumulator_bits,
+        "sample_bits": rule.sample_format.bits,
+    }
+    files = {f"{name}.v": text for name, text in modules.items()}
+    files["program.txt"] = program.listing()
+    files[MANIFEST] = json.dumps(manifest, indent=2) + "\n"  # last: it vouches for the others
+    for name, text in files.items():
+        write_atomically(folder / name, lambda path, text=text: path.write_text(text))  # type: ignore[misc]
+    return manifest
+
+
+def verilog_modules(program: Program, height: int, width: int) -> dict[str, str]:
+    """Verilog text of every module by its name, each kind once."""
+    parts: dict[str, wiring.Component] = {
+        "pixel_cell": PixelCell(program),
+        "pixel_row": PixelRow(program, width, by_name=True),
+        "pixel_array": PixelArray(program, height, width, by_name=True),
+        "sequencer": Sequencer(program, height, width),
+        "row_buffer": RowBuffer(program, width),
+        "retina": Retina(program, height, width, by_name=True),
+    }
+    return {
+        name: verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)
+        for name, part in parts.items()
+    }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a folder that `emit` wrote.
+
+    Raises
+    ------
+    InputError
+        If it is missing or broken, or a source that it names is missing.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        missing = [name for name in manifest["sources"] if not (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error.__class__.__name__}): "
+            "give a folder written by `scotopia emit`"
+        ) from error
+    if missing:
+        raise InputError(f"{folder / missing[0]} is missing: emit the Verilog again")
+    return manifest

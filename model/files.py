@@ -1,0 +1,125 @@
+"""Rule files: safetensors with a JSON description in the header, written whole or not at all.
+
+Nothing in such a file is executed or unpickled. The float rule and the integer rule share this
+layer and differ in `kind`.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from .errors import InputError
+
+#: Version of both kinds of rule file; a reader refuses any other.
+VERSION = 1
+
+#: A rule is at most a few thousand numbers: refuse files that cannot be one before reading them.
+MAX_BYTES = 10_000_000
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a temporary file beside `path`, then give it its name.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or the folder cannot be written; nothing is left under `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays, because encoders choose their format by it.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_rule_file(
+    path: Path, kind: str, description: dict[str, Any], tensors: dict[str, NDArray[Any]]
+) -> None:
+    """Write a rule file of the given kind ("float rule" or "integer rule")."""
+    metadata = {
+        "scotopia": kind,
+        "version": str(VERSION),
+        "description": json.dumps(description, sort_keys=True),
+    }
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    content = save(contiguous, metadata)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_rule_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read a rule file of the given kind.
+
+    Returns
+    -------
+    description, tensors
+        What `write_rule_file` was given.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated, no rule, of another kind or of another version.
+    """
+    found = rule_kind(path)
+    if found != kind:
+        remedy = (
+            "make one with `scotopia quantize`" if kind == "integer rule" else "name its source"
+        )
+        raise InputError(f"{path} is a Scotopia {found}, not a Scotopia {kind}: {remedy}")
+    with safe_open(path, framework="numpy") as file:
+        text = file.metadata()["description"]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return json.loads(text), tensors
+
+
+def rule_kind(path: Path) -> str:
+    """Kind of the rule file at `path`: "float rule" or "integer rule".
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated, no rule, or of another version.
+    """
+    if not path.is_file():
+        raise InputError(f"rule {path} does not exist: give the path of a .safetensors rule file")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(
+            f"rule {path} has {path.stat().st_size} bytes, more than {MAX_BYTES}: "
+            "give a rule file written by Scotopia"
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"rule {path} cannot be read ({_one_line(error)}): "
+            "it is truncated or no rule file; write it again"
+        ) from error
+    if metadata.get("scotopia") not in ("float rule", "integer rule"):
+        raise InputError(
+            f"{path} is a safetensors file but no Scotopia rule: "
+            "give one written by `scotopia train` or `scotopia quantize`"
+        )
+    if metadata.get("version") != str(VERSION):
+        raise InputError(
+            f"rule {path} has version {metadata.get('version')}, this Scotopia reads version "
+            f"{VERSION}: write it again with this Scotopia"
+        )
+    return metadata["scotopia"]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

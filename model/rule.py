@@ -1,0 +1,157 @@
+"""The float rule: one small network that every cell of the grid runs.
+
+The state of a cell has `channels` learned channels, of which channel 0 is the **prediction**, and
+the **input register**: the last `sample` that arrived and a `trace` that tells how long ago.
+After Mordvintsev et al., "Growing Neural Cellular Automata" (2020), with a gated update as in
+Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder" (2014), eq. 5 to 8.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import Border, RuleConfig
+from .errors import InputError
+from .files import read_rule_file, write_rule_file
+
+_PAD_MODE: dict[Border, str] = {"zero": "constant", "replicate": "replicate", "wrap": "circular"}
+
+
+def to_state(pixel: Tensor) -> Tensor:
+    """Map a pixel in [0, 1] to the state's range, so that 8-bit pixel p becomes p / 128 - 1.
+
+    Scaling by 255 / 128 instead of 2 makes a pixel's 8-bit code and a state's 8-bit code the same
+    number but for the inverted top bit: the sensor needs no arithmetic.
+    """
+    return pixel * (255 / 128) - 1
+
+
+def to_pixel(state: Tensor) -> Tensor:
+    """Map a prediction back to a pixel in [0, 1]; inverse of `to_state`, clipped."""
+    return ((state + 1) * (128 / 255)).clamp(0, 1)
+
+
+class Rule(nn.Module):
+    """The float rule.
+
+    All tensors are (B, C, H, W): batch size, state channels (`config.channel_names`), rows,
+    columns. Learned channels and samples lie in [-1, 1], traces in [0, 1).
+    """
+
+    def __init__(self, config: RuleConfig) -> None:
+        super().__init__()
+        self.config = config
+        #: How the rule was trained: clips, command, options. Empty for a new rule.
+        self.training_record: dict[str, Any] = {}
+        self.perceive = nn.Conv2d(config.perceived, config.hidden, 3)
+        self.update = nn.Conv2d(config.hidden, config.updates, 1)
+        with torch.no_grad():  # start near x <- x, so that information survives the first steps
+            self.update.weight.mul_(0.5)
+            self.update.bias.zero_()
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def initial_state(self, batch: int, height: int, width: int) -> Tensor:
+        """Return the state before the first sample: mid-grey, trace 0."""
+        device = self.perceive.weight.device
+        return torch.zeros(batch, len(self.config.channel_names), height, width, device=device)
+
+    def forward(self, state: Tensor, sample: Tensor, valid: Tensor) -> Tensor:
+        """Do one step.
+
+        Parameters
+        ----------
+        state
+            (B, C, H, W).
+        sample
+            (B, 1, H, W) what arrived in this frame, mapped by `to_state`; read where valid.
+        valid
+            (B, 1, H, W) 1 where a pixel arrived in this frame, else 0. Both are held for all steps
+            of the frame.
+        """
+        x, register = state[:, : self.config.channels], state[:, self.config.channels :]
+        sample, trace = self.latch(register[:, :1], register[:, 1:], sample, valid)
+        hidden = F.relu(self.perceive(self.perception(x, sample, trace, valid)))
+        return torch.cat([self.apply_update(x, self.update(hidden)), sample, trace], 1)
+
+    def latch(
+        self, last: Tensor, trace: Tensor, sample: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Let the sensor write the input register: a new sample, or an older trace."""
+        tick = 2.0**-self.config.trace_bits
+        aged = (trace - tick).clamp(min=0)
+        return last + valid * (sample - last), aged + valid * (1 - tick - aged)
+
+    def perception(self, x: Tensor, sample: Tensor, trace: Tensor, valid: Tensor) -> Tensor:
+        """Gather what a cell shows its neighbours, with a border of one cell around."""
+        surprise = sample - x[:, :1]
+        inputs = {
+            "sample": sample,
+            "trace": trace,
+            "valid": valid,
+            "innovation": (valid * surprise).clamp(-1, 1),
+            "recall": (trace * surprise).clamp(-1, 1),
+        }
+        seen = torch.cat([x, *(inputs[name] for name in self.config.inputs)], 1)
+        return F.pad(seen, (1, 1, 1, 1), mode=_PAD_MODE[self.config.border])
+
+    def apply_update(self, x: Tensor, update: Tensor) -> Tensor:
+        """Move x towards the candidate as far as the gate opens, or by the residual."""
+        if self.config.kind == "residual":
+            return (x + update).clamp(-1, 1)
+        candidate, gate = update.chunk(2, 1)
+        return x + hard_sigmoid(gate) * (candidate.clamp(-1, 1) - x)
+
+    def save(self, path: Path) -> None:
+        """Write the rule and its training record to one file, whole or not at all."""
+        description = {
+            "config": dataclasses.asdict(self.config),
+            "training": self.training_record,
+        }
+        tensors = {
+            name: tensor.detach().cpu().numpy() for name, tensor in self.state_dict().items()
+        }
+        write_rule_file(path, "float rule", description, tensors)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a rule.
+
+        Raises
+        ------
+        InputError
+            If the file is no float rule of this version, or has a weight that is missing, of the
+            wrong shape or not finite.
+        """
+        description, tensors = read_rule_file(path, "float rule")
+        try:
+            rule = cls(RuleConfig(**description["config"]))
+            rule.training_record = dict(description["training"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"rule {path} has no valid description ({error}): write it again"
+            ) from error
+        expected = {name: tuple(tensor.shape) for name, tensor in rule.state_dict().items()}
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        if expected != found:
+            raise InputError(
+                f"rule {path} holds tensors {found}, its description asks for {expected}: "
+                "write it again"
+            )
+        for name, tensor in tensors.items():
+            if not torch.isfinite(torch.from_numpy(tensor)).all():
+                raise InputError(f"rule {path} has a {name} that is not finite: train it again")
+        rule.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
+        return rule
+
+
+def hard_sigmoid(x: Tensor) -> Tensor:
+    """Clip 1/2 + x/4 to [0, 1]: a sigmoid that costs a shift, since 1/4 is a power of two."""
+    return (0.5 + 0.25 * x).clamp(0, 1)

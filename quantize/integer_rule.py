@@ -1,0 +1,388 @@
+"""The integer rule: the one contract between the float world and the gates.
+
+`IntegerRule.step` is **the golden model**. Every other implementation (the array's program, the
+Amaranth cell, the emitted Verilog) derives from this object, and where one disagrees, it is wrong.
+It loads without torch.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scotopia.model.config import RuleConfig
+from scotopia.model.errors import InputError
+from scotopia.model.files import read_rule_file, write_rule_file
+
+from .qformat import Overflow, QFormat, Rounding, shift_right
+
+IntArray = NDArray[np.int64]
+
+_PAD_MODE = {"zero": "constant", "replicate": "edge", "wrap": "wrap"}
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerLayer:
+    """One layer of integer weights: out = fit(round((weight . in + bias) / 2**shift)).
+
+    Attributes
+    ----------
+    weight
+        (O, I, K) codes: outputs, inputs, taps (9 neighbours in reading order, or the cell alone).
+        The value of a weight is its code * 2**-weight_frac of its output.
+    weight_frac
+        (O,) fraction bits of each output's weights, so that scales are powers of two by channel.
+    bias
+        (O,) codes with `weight_frac` + (the inputs' largest frac_bits) fraction bits: the
+        accumulator's own scale.
+    inputs, outputs
+        Formats of the I inputs and the O outputs.
+    """
+
+    weight: IntArray
+    weight_frac: IntArray
+    bias: IntArray
+    inputs: tuple[QFormat, ...]
+    outputs: tuple[QFormat, ...]
+
+    def __post_init__(self) -> None:
+        shape = (len(self.outputs), len(self.inputs))
+        if self.weight.ndim != 3 or self.weight.shape[:2] != shape:
+            raise InputError(
+                f"weight has shape {self.weight.shape}, its formats ask for {shape} and a number "
+                "of taps: write the rule again"
+            )
+        for name, vector in (("bias", self.bias), ("weight_frac", self.weight_frac)):
+            if vector.shape != shape[:1]:
+                raise InputError(
+                    f"{name} has shape {vector.shape}, its formats ask for {shape[:1]}: "
+                    "write the rule again"
+                )
+        if np.abs(self.weight_frac).max() > 31:
+            raise InputError(
+                f"weight_frac reaches {np.abs(self.weight_frac).max()}, the most is 31: "
+                "quantize the rule again"
+            )
+        if self.accumulator_bound >= 2**31:
+            raise InputError(
+                f"an accumulator can reach {self.accumulator_bound}, the most is 2**31 - 1: "
+                "quantize with fewer bits"
+            )
+
+    @cached_property
+    def aligned(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Weights (O, I, K), biases (O,) and right shifts (O,), at least 0, on input codes alone.
+
+        Inputs of different formats are brought to one scale by shifting their weights.
+        """
+        in_frac = np.array([f.frac_bits for f in self.inputs])
+        out_frac = np.array([f.frac_bits for f in self.outputs])
+        shift = self.weight_frac + in_frac.max() - out_frac
+        extra = np.maximum(-shift, 0)  # an output finer than its accumulator
+        align = (in_frac.max() - in_frac)[None, :] + extra[:, None]
+        return self.weight << align[:, :, None], self.bias << extra, shift + extra
+
+    @cached_property
+    def accumulator_bound(self) -> int:
+        """Largest magnitude of any partial sum, in any order, for inputs in their formats."""
+        weight, bias, shift = self.aligned
+        largest = np.array([max(-f.lowest, f.highest) for f in self.inputs])
+        total = (np.abs(weight).sum(2) * largest).sum(1) + np.abs(bias) + ((1 << shift) >> 1)
+        return int(total.max())
+
+    def __call__(self, taps: IntArray, rounding: Rounding) -> IntArray:
+        """Map input codes (..., I, K, N) of N cells to output codes (..., O, N)."""
+        weight, bias, shift = self.aligned
+        # Floats are fast here, and exact: no sum can leave the integers that they hold.
+        exact = np.float32 if self.accumulator_bound < 2**24 else np.float64
+        flat = taps.reshape(*taps.shape[:-3], -1, taps.shape[-1]).astype(exact)
+        total = (weight.reshape(len(weight), -1).astype(exact) @ flat).astype(np.int64)
+        rounded = shift_right(total + bias[:, None], shift[:, None], rounding)
+        lowest = np.array([f.lowest for f in self.outputs])[:, None]
+        highest = np.array([f.highest for f in self.outputs])[:, None]
+        return np.clip(rounded, lowest, highest)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerRule:
+    """Integer weights, a format for every tensor, and what they mean.
+
+    Attributes
+    ----------
+    config
+        Shape of the rule.
+    state_formats
+        Formats of the learned channels; signed, values in [-1, 1).
+    sample_format
+        Format of samples; signed, values in [-1, 1).
+    input_formats
+        Formats of what is perceived beside the learned channels, by `config.inputs`.
+    gate_format
+        Unsigned, values in [0, 1); unused by a residual rule.
+    perceive, update
+        The two layers. The update's outputs are the C candidates, then the C gates.
+    rounding
+        Of every shift to the right.
+    overflow
+        Of every result; only SAT is defined so far, because every clip of the float rule is one.
+    training
+        How the float rule was trained; carried along, never read.
+    """
+
+    config: RuleConfig
+    state_formats: tuple[QFormat, ...]
+    sample_format: QFormat
+    input_formats: tuple[QFormat, ...]
+    gate_format: QFormat
+    perceive: IntegerLayer
+    update: IntegerLayer
+    rounding: Rounding = Rounding.RND
+    overflow: Overflow = Overflow.SAT
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.overflow is not Overflow.SAT:
+            raise InputError(f"overflow {self.overflow} is not supported in a rule: choose SAT")
+        config = self.config
+        for name, found, expected in (
+            ("state_formats", len(self.state_formats), config.channels),
+            ("input_formats", len(self.input_formats), len(config.inputs)),
+            ("perceive inputs", len(self.perceive.inputs), config.perceived),
+            ("perceive taps", self.perceive.weight.shape[2], 9),
+            ("perceive outputs", len(self.perceive.outputs), config.hidden),
+            ("update inputs", len(self.update.inputs), config.hidden),
+            ("update taps", self.update.weight.shape[2], 1),
+        ):
+            if found != expected:
+                raise InputError(
+                    f"{name} number {found}, the rule asks for {expected}: write the rule again"
+                )
+        if self.update.outputs != update_formats(config, self.state_formats, self.gate_format):
+            raise InputError("update outputs differ from the state's formats: write the rule again")
+        if self.state_formats[0] != self.sample_format:
+            raise InputError(
+                f"prediction format {self.state_formats[0]} differs from sample format "
+                f"{self.sample_format}: choose the same, since one predicts the other"
+            )
+        for format in self.state_formats:
+            if not format.signed or format.int_bits != 1:
+                raise InputError(
+                    f"state format {format} is not signed with int_bits 1: choose Q1.7"
+                )
+        for format in (self.gate_format, *self.perceive.outputs):
+            if format.signed:
+                raise InputError(f"format {format} of gate or hidden is signed: choose UQ0.8")
+
+    @property
+    def trace_format(self) -> QFormat:
+        """Format of the trace: one code a step."""
+        return QFormat(0, self.config.trace_bits, signed=False)
+
+    @property
+    def channel_formats(self) -> tuple[QFormat, ...]:
+        """Formats of all state channels, in the order of `config.channel_names`."""
+        return (*self.state_formats, self.sample_format, self.trace_format)
+
+    @property
+    def state_bits(self) -> int:
+        """Bits that a cell keeps from frame to frame, valid flag included."""
+        return sum(format.bits for format in self.channel_formats) + 1
+
+    def initial_state(self, height: int, width: int) -> IntArray:
+        """Return the state before the first sample, (C, H, W): all codes 0."""
+        return np.zeros((len(self.channel_formats), height, width), np.int64)
+
+    def sample_codes(self, pixels: NDArray[np.floating]) -> IntArray:
+        """Codes of pixels in [0, 1], any shape: what the sensor's converter delivers.
+
+        An 8-bit pixel p becomes p - 128; a narrower sample format drops low bits.
+        """
+        eight_bit = np.rint(np.asarray(pixels, np.float64) * 255).astype(np.int64) - 128
+        shift = 7 - self.sample_format.frac_bits
+        return eight_bit >> shift if shift >= 0 else eight_bit << -shift
+
+    def pixels(self, prediction: IntArray) -> NDArray[np.float32]:
+        """Pixels in [0, 1] of prediction codes, any shape."""
+        values = self.state_formats[0].values(prediction)
+        return np.clip((values + 1) * (128 / 255), 0, 1).astype(np.float32)
+
+    def step(self, state: IntArray, sample: IntArray, valid: NDArray[np.bool_]) -> IntArray:
+        """Do one step: the golden model.
+
+        Parameters
+        ----------
+        state
+            (..., C, H, W) codes in `channel_formats`.
+        sample
+            (..., H, W) codes in `sample_format` of this frame's samples; read where valid.
+        valid
+            (..., H, W) where a pixel arrived in this frame. Both are held for all its steps.
+
+        Returns
+        -------
+        The next state, of the same shape.
+        """
+        channels = self.config.channels
+        x = state[..., :channels, :, :]
+        last = np.where(valid, sample, state[..., channels, :, :])
+        aged = np.maximum(state[..., channels + 1, :, :] - 1, 0)
+        trace = np.where(valid, self.trace_format.highest, aged)
+
+        seen = np.concatenate([x, self.inputs(x[..., 0, :, :], last, trace, valid)], axis=-3)
+        hidden = self.perceive(self.neighbourhood(seen), self.rounding)
+        update = self.update(hidden[..., None, :], self.rounding).reshape(
+            *x.shape[:-3], -1, *x.shape[-2:]
+        )
+        register = np.stack([last, trace], axis=-3)
+        return np.concatenate([self.apply_update(x, update), register], axis=-3)
+
+    def inputs(
+        self, prediction: IntArray, last: IntArray, trace: IntArray, valid: NDArray[np.bool_]
+    ) -> IntArray:
+        """Codes of `config.inputs`, (..., inputs, H, W)."""
+        surprise = last - prediction
+        frac = self.sample_format.frac_bits
+        codes = {  # name: code, fraction bits
+            "sample": (last, frac),
+            "trace": (trace, self.trace_format.frac_bits),
+            "valid": (valid.astype(np.int64), 0),
+            "innovation": (valid * surprise, frac),
+            "recall": (trace * surprise, frac + self.trace_format.frac_bits),
+        }
+        out = []
+        for name, format in zip(self.config.inputs, self.input_formats, strict=True):
+            code, code_frac = codes[name]
+            shift = code_frac - format.frac_bits
+            if shift < 0:
+                code, shift = code << -shift, 0
+            out.append(format.fit(shift_right(code, shift, self.rounding), self.overflow))
+        return np.stack(out, axis=-3) if out else prediction[..., None, :, :][..., :0, :, :]
+
+    def neighbourhood(self, seen: IntArray) -> IntArray:
+        """The nine neighbours of every cell, (..., I, H, W) to (..., I, 9, H * W).
+
+        In reading order: north-west first, the cell itself fifth.
+        """
+        height, width = seen.shape[-2:]
+        border = [(0, 0)] * (seen.ndim - 2) + [(1, 1), (1, 1)]
+        padded = np.pad(seen, border, mode=_PAD_MODE[self.config.border])  # type: ignore[call-overload]
+        taps = [
+            padded[..., dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)
+        ]
+        stacked: IntArray = np.stack(taps, axis=-3)
+        return stacked.reshape(*stacked.shape[:-2], height * width)
+
+    def apply_update(self, x: IntArray, update: IntArray) -> IntArray:
+        """Move x towards the candidate as far as the gate opens, or by the residual."""
+        channels = self.config.channels
+        if self.config.kind == "residual":
+            moved = [
+                format.fit(x[..., i, :, :] + update[..., i, :, :], self.overflow)
+                for i, format in enumerate(self.state_formats)
+            ]
+            return np.stack(moved, axis=-3)
+        candidate, gate = update[..., :channels, :, :], update[..., channels:, :, :]
+        return x + shift_right(gate * (candidate - x), self.gate_format.frac_bits, self.rounding)
+
+    def run_frame(self, state: IntArray, sample: IntArray, valid: NDArray[np.bool_]) -> IntArray:
+        """Do the `steps_per_frame` steps of one frame."""
+        for _ in range(self.config.steps_per_frame):
+            state = self.step(state, sample, valid)
+        return state
+
+    def save(self, path: Path) -> None:
+        """Write the rule to one file, whole or not at all."""
+        description = {
+            "config": dataclasses.asdict(self.config),
+            "formats": {
+                "state": [_pack(f) for f in self.state_formats],
+                "sample": _pack(self.sample_format),
+                "inputs": [_pack(f) for f in self.input_formats],
+                "hidden": [_pack(f) for f in self.perceive.outputs],
+                "gate": _pack(self.gate_format),
+            },
+            "rounding": str(self.rounding),
+            "overflow": str(self.overflow),
+            "training": self.training,
+        }
+        tensors = {
+            f"{name}.{field}": getattr(layer, field).astype(np.int32)
+            for name, layer in (("perceive", self.perceive), ("update", self.update))
+            for field in ("weight", "weight_frac", "bias")
+        }
+        write_rule_file(path, "integer rule", description, tensors)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a rule.
+
+        Raises
+        ------
+        InputError
+            If the file is no integer rule of this version, or contradicts itself.
+        """
+        description, tensors = read_rule_file(path, "integer rule")
+        try:
+            config = RuleConfig(**description["config"])
+            formats = description["formats"]
+            state = _unpack_all(formats["state"])
+            inputs = _unpack_all(formats["inputs"])
+            hidden = _unpack_all(formats["hidden"])
+            gate = QFormat(*formats["gate"])
+            return cls(
+                config=config,
+                state_formats=state,
+                sample_format=QFormat(*formats["sample"]),
+                input_formats=inputs,
+                gate_format=gate,
+                perceive=_load_layer(tensors, "perceive", state + inputs, hidden),
+                update=_load_layer(tensors, "update", hidden, update_formats(config, state, gate)),
+                rounding=Rounding(description["rounding"]),
+                overflow=Overflow(description["overflow"]),
+                training=dict(description["training"]),
+            )
+        except InputError as error:
+            raise InputError(f"rule {path}: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"rule {path} has no valid description ({error!r}): write it again"
+            ) from error
+
+
+def update_formats(
+    config: RuleConfig, state: tuple[QFormat, ...], gate: QFormat
+) -> tuple[QFormat, ...]:
+    """Formats of the update layer's outputs: candidates like the state, then gates.
+
+    A residual has one more bit, because x + c may need all of -2 to 2 to reach any next state.
+    """
+    if config.kind == "residual":
+        return tuple(QFormat(f.int_bits + 1, f.frac_bits) for f in state)
+    return state + (gate,) * config.channels
+
+
+def _load_layer(
+    tensors: dict[str, NDArray[Any]],
+    name: str,
+    inputs: tuple[QFormat, ...],
+    outputs: tuple[QFormat, ...],
+) -> IntegerLayer:
+    fields = {}
+    for field in ("weight", "weight_frac", "bias"):
+        tensor = tensors[f"{name}.{field}"]
+        if not np.issubdtype(tensor.dtype, np.integer):
+            raise InputError(f"{name}.{field} holds {tensor.dtype}, not integers: write it again")
+        fields[field] = tensor.astype(np.int64)
+    return IntegerLayer(**fields, inputs=inputs, outputs=outputs)
+
+
+def _pack(format: QFormat) -> list[int | bool]:
+    return [format.int_bits, format.frac_bits, format.signed]
+
+
+def _unpack_all(packed: list[list[Any]]) -> tuple[QFormat, ...]:
+    return tuple(QFormat(*fields) for fields in packed)

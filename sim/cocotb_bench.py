@@ -1,0 +1,57 @@
+"""Runs inside the simulator: feeds the harness one step at a time and keeps what comes out.
+
+The parent process hands over a folder in the environment. This process compares nothing, so that
+the verdict is made where the golden model is.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.triggers import FallingEdge, First, RisingEdge, Timer
+from numpy.typing import NDArray
+
+FOLDER = "SCOTOPIA_BENCH"
+
+
+@cocotb.test()  # type: ignore[misc]
+async def run_stimulus(dut: Any) -> None:
+    """Write `words.npy`: uint8 (steps, bytes of the harness's `state`), and `cycles.npy`."""
+    folder = Path(os.environ[FOLDER])
+    stimulus = np.load(folder / "stimulus.npz", allow_pickle=False)
+    steps_per_frame, patience = int(stimulus["steps_per_frame"]), int(stimulus["patience"])
+    out_bytes = (len(dut.state) + 7) // 8
+    words: list[NDArray[np.uint8]] = []
+
+    dut.start.value = 0
+    await Timer(20, "ns")  # the harness resets the device
+    frames = [packed(stimulus[name]) for name in ("samples", "mask")]
+    for sample, mask in zip(*frames, strict=True):
+        dut.samples.value = sample
+        dut.mask.value = mask
+        for step in range(steps_per_frame):
+            dut.sense.value = int(step == 0)
+            dut.forget.value = int(step == steps_per_frame - 1)
+            dut.start.value = 1
+            await First(FallingEdge(dut.done), Timer(100, "ns"))
+            dut.start.value = 0
+            answer = await First(RisingEdge(dut.done), late := Timer(patience, "ns"))
+            if answer is late:
+                break
+            word = dut.state.value.to_unsigned().to_bytes(out_bytes, "little")
+            words.append(np.frombuffer(word, np.uint8))
+        else:
+            continue
+        break
+    np.save(folder / "words.npy", np.array(words, np.uint8).reshape(-1, out_bytes))
+    np.save(folder / "cycles.npy", np.int64(int(dut.cycles.value)))
+    np.save(folder / "marks_wrong.npy", np.bool_(bool(int(dut.marks_wrong.value))))
+
+
+def packed(rows: NDArray[np.uint8]) -> list[int]:
+    """One integer a row of bits, the first bit lowest."""
+    return [
+        int.from_bytes(np.packbits(row, bitorder="little").tobytes(), "little") for row in rows
+    ]

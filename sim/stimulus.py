@@ -1,0 +1,75 @@
+"""What goes into a verification, and what must come out by the golden model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scotopia.model.errors import InputError
+from scotopia.quantize.integer_rule import IntArray, IntegerRule
+
+
+@dataclass(frozen=True, eq=False)
+class Stimulus:
+    """Samples of some frames, and the states that follow.
+
+    Attributes
+    ----------
+    samples
+        (T, H, W) codes; 0 where no pixel arrives, so that nothing can leak past the mask.
+    mask
+        (T, H, W) where a pixel arrives.
+    expected
+        (T * steps_per_frame, C, H, W) codes after each step, by the golden model.
+    """
+
+    samples: IntArray
+    mask: NDArray[np.bool_]
+    expected: IntArray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.mask.shape[1], self.mask.shape[2]
+
+    @classmethod
+    def of(
+        cls,
+        rule: IntegerRule,
+        frames: NDArray[np.floating],
+        mask: NDArray[np.bool_],
+    ) -> "Stimulus":
+        """Run the golden model over `frames` (T, H, W) in [0, 1], of which it sees `mask`."""
+        samples = np.where(mask, rule.sample_codes(frames), 0)
+        state = rule.initial_state(*frames.shape[1:])
+        expected = []
+        for sample, valid in zip(samples, mask, strict=True):
+            for _ in range(rule.config.steps_per_frame):
+                state = rule.step(state, sample, valid)
+                expected.append(state)
+        return cls(samples, mask, np.stack(expected))
+
+
+def central_crop(
+    frames: NDArray[np.float32], name: str, height: int, width: int, count: int
+) -> NDArray[np.float32]:
+    """Cut the first `count` frames' central height x width pixels.
+
+    Raises
+    ------
+    InputError
+        If the clip `name` is smaller or shorter.
+    """
+    available, rows, columns = frames.shape
+    if rows < height or columns < width:
+        raise InputError(
+            f"clip {name} has {columns} x {rows} pixels, the array {width} x {height} cells: "
+            "choose a larger clip or a smaller array"
+        )
+    if not 1 <= count <= available:
+        raise InputError(
+            f"clip {name} has {available} frames, {count} were asked for: "
+            f"choose --frames from 1 to {available}"
+        )
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return frames[:count, top : top + height, left : left + width]
