@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from scotopia.model.score import WARM_UP
+from scotopia.sim.verify import Stage
 
 FRAMES_PER_SECOND = 25
 CHANNEL_BYTES = 4_500_000  # PNG bytes the page spends on state channels before it thins them out
@@ -30,27 +31,6 @@ NO_SAMPLE = (21, 27, 58)  # tinted, so that a black sample differs from no sampl
 
 PANEL = 384  # pixels on a panel's longer side in picture and video: 3 x 128
 MARGIN, GAP, CAPTION = 28, 20, 100  # pixels
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One row of the proof: two neighbouring stages compared code by code.
-
-    ``cell_updates`` counts the cell states compared, ``mismatches`` those that differed.
-    """
-
-    name: str
-    compared: str  # e.g. "16 x 16 cells, 8 frames, every channel and step"
-    cell_updates: int
-    mismatches: int
-    seconds: float
-    expect_mismatch: bool = False  # a planted fault: the checker must find it
-    detail: str = ""  # e.g. "first at step 0, cell (3, 4), channel x2: expected 5, got 4"
-
-    @property
-    def passed(self) -> bool:
-        """Value of the stage's verdict. A stage that compared nothing has not passed."""
-        return self.cell_updates > 0 and (self.mismatches > 0) == self.expect_mismatch
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,11 @@
 """The pixel cell: an accumulator, a few words of memory, and wires to eight neighbours."""
 
 from amaranth import Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, enum, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from . import program
-from .program import HERE, ONE, Program
-
-
-class Base(enum.Enum, shape=2):
-    """`program.Base`, in two bits."""
-
-    KEEP = program.Base.KEEP
-    DOUBLE = program.Base.DOUBLE
-    CLEAR = program.Base.CLEAR
-
-
-class Term(enum.Enum, shape=2):
-    """`program.Term`, in two bits."""
-
-    NONE = program.Term.NONE
-    ADD = program.Term.ADD
-    SUBTRACT = program.Term.SUBTRACT
-
-
-class Condition(enum.Enum, shape=2):
-    """`program.Condition`, in two bits."""
-
-    ALWAYS = program.Condition.ALWAYS
-    VALID = program.Condition.VALID
-    GATE_SET = program.Condition.GATE_SET
-    GATE_CLEAR = program.Condition.GATE_CLEAR
-
-
-class Gate(enum.Enum, shape=2):
-    """`program.Gate`, in two bits."""
-
-    HOLD = program.Gate.HOLD
-    SHIFT = program.Gate.SHIFT
-    LOAD = program.Gate.LOAD
+from .program import HERE, ONE, Base, Condition, Gate, Program, Term
 
 
 class FetchLayout(data.StructLayout):

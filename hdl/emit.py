@@ -9,7 +9,6 @@ from amaranth.lib import wiring
 
 from scotopia.model.errors import InputError
 from scotopia.model.files import write_atomically
-from scotopia.quantize.integer_rule import IntegerRule
 
 from .array import PixelArray, PixelRow
 from .cell import PixelCell
@@ -20,8 +19,8 @@ from .sequencer import RowBuffer, Sequencer
 MANIFEST = "manifest.json"
 
 
-def emit(rule: IntegerRule, height: int, width: int, folder: Path) -> dict[str, Any]:
-    """Write the Verilog of a height x width array that runs `rule`.
+def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, Any]:
+    """Write the Verilog of a height x width array that runs `program`.
 
     Returns
     -------
@@ -31,9 +30,9 @@ def emit(rule: IntegerRule, height: int, width: int, folder: Path) -> dict[str, 
     Raises
     ------
     InputError
-        If a side is out of range, or the cell cannot run the rule.
+        If a side is out of range.
     """
-    program = Program.compile(rule)
+    rule = program.rule
     modules = verilog_modules(program, height, width)
     manifest = {
         "top": "retina",

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scotopia.model.errors import InputError
-from scotopia.quantize.integer_rule import IntArray, IntegerLayer, IntegerRule
-from scotopia.quantize.qformat import QFormat, Rounding, required_bits
+from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.qformat import IntArray, QFormat, Rounding, required_bits
 
 #: Operand codes below this one are neighbours in reading order; 4 is the cell itself.
 HERE, ONE = 4, 9

@@ -1,17 +1,19 @@
 """The sequencer: holds the program, takes samples and commands, and broadcasts operations."""
 
+from enum import IntEnum
+
 from amaranth import Module, Signal, signed, unsigned
-from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .cell import Base, Condition, ExecuteLayout, FetchLayout, Gate, Term, address_bits
-from .program import HERE, Operation, Program
+from .cell import ExecuteLayout, FetchLayout, address_bits
+from .program import HERE, Base, Condition, Gate, Operation, Program, Term
 
 SOUTH = 7  # reading order
 
 
-class Op(enum.Enum, shape=2):
+class Op(IntEnum):
     """What a command asks for."""
 
     FRAME = 0  #: RUN the rule's steps per frame, then FORGET, then READ the prediction
@@ -65,10 +67,10 @@ class OperationLayout(data.StructLayout):
             "address": operation.address,
             "source": operation.source,
             "signed": operation.signed,
-            "base": Base(operation.base),
-            "term": Term(operation.term),
-            "condition": Condition(operation.condition),
-            "gate": Gate(operation.gate),
+            "base": operation.base,
+            "term": operation.term,
+            "condition": operation.condition,
+            "gate": operation.gate,
             "store": operation.store,
             "limit": operation.limit,
         }

@@ -96,7 +96,9 @@ class NormalizedConvolution:
         return near + 0.001 * gaussian_filter(image, 4 * self._sigma)
 
 
-BASELINES: Mapping[str, Callable[[tuple[int, int]], Baseline]] = {
+Constructor = Callable[[tuple[int, int]], Baseline]
+
+BASELINES: Mapping[str, Constructor] = {
     "last-seen": LastSeen,
     "normalized-convolution": NormalizedConvolution,
 }
@@ -104,7 +106,7 @@ BASELINES: Mapping[str, Callable[[tuple[int, int]], Baseline]] = {
 
 
 def reconstruct(
-    baseline: Callable[[tuple[int, int]], Baseline],
+    baseline: Constructor,
     mask: NDArray[np.bool_],
     masked: NDArray[Any],
 ) -> NDArray[np.float32]:

@@ -118,7 +118,7 @@ def rule_kind(path: Path) -> str:
             f"rule {path} has version {metadata.get('version')}, this Scotopia reads version "
             f"{VERSION}: write it again with this Scotopia"
         )
-    return metadata["scotopia"]
+    return str(metadata["scotopia"])
 
 
 def _one_line(error: Exception) -> str:

@@ -51,7 +51,7 @@ class Rule(nn.Module):
         self.update = nn.Conv2d(config.hidden, config.updates, 1)
         with torch.no_grad():  # start near x <- x, so that information survives the first steps
             self.update.weight.mul_(0.5)
-            self.update.bias.zero_()
+            nn.init.zeros_(self.update.bias)  # type: ignore[arg-type]
 
     @property
     def parameter_count(self) -> int:

@@ -5,6 +5,8 @@ trained on any machine without a download.
 """
 
 import math
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import skimage
@@ -37,31 +39,37 @@ PHOTOGRAPHS = (
 )
 
 
-def load_photographs() -> list[Tensor]:
+@cache
+def load_photographs() -> tuple[Tensor, ...]:
     """Load scikit-image's packaged photographs as (H, W) grey tensors in [0, 1]."""
-    folder = skimage.data_dir
-    return [
-        torch.from_numpy(np.asarray(Image.open(f"{folder}/{name}").convert("L"), np.float32) / 255)
+    folder = Path(skimage.__file__).parent / "data"
+    return tuple(
+        torch.from_numpy(np.asarray(Image.open(folder / name).convert("L"), np.float32) / 255)
         for name in PHOTOGRAPHS
-    ]
+    )
 
 
-def synthetic_clips(count: int, frames: int, size: int, seed: int) -> list[Clip]:
-    """Render `count` clips of `frames` frames, `size` x `size` pixels, named synthetic_000 on.
+def synthetic_clips(count: int, frames: int, size: int, seed: int, *, first: int = 0) -> list[Clip]:
+    """Render clips number `first` on of an endless series, named by their number.
 
     A third of the cameras stand still, the others move at 0.05 to 3 pixels a frame; zero to four
-    objects move in front at up to 4 pixels a frame. The same seed gives the same clips.
+    objects move in front at up to 4 pixels a frame. Clip n of a seed is always the same.
+
+    Returns
+    -------
+    `count` clips of (frames, size, size).
     """
-    rng = np.random.default_rng(seed)
-    photographs = load_photographs()
     return [
-        Clip(f"synthetic_{index:03}", _render(photographs, frames, size, rng))
-        for index in range(count)
+        Clip(
+            f"synthetic_{number:03}",
+            _render(load_photographs(), frames, size, np.random.default_rng([seed, number])),
+        )
+        for number in range(first, first + count)
     ]
 
 
 def _render(
-    photographs: list[Tensor], frames: int, size: int, rng: np.random.Generator
+    photographs: tuple[Tensor, ...], frames: int, size: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     still = rng.random() < 1 / 3
     speed = 0.0 if still else math.exp(rng.uniform(math.log(0.05), math.log(3)))
@@ -88,7 +96,7 @@ def _render(
 
 
 def _moving_view(
-    photographs: list[Tensor], frames: int, size: int, speed: float, rng: np.random.Generator
+    photographs: tuple[Tensor, ...], frames: int, size: int, speed: float, rng: np.random.Generator
 ) -> Tensor:
     """Film one photograph with a camera of `speed` pixels a frame; (T, size, size)."""
     photograph = photographs[rng.integers(len(photographs))]

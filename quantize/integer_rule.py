@@ -18,9 +18,7 @@ from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.files import read_rule_file, write_rule_file
 
-from .qformat import Overflow, QFormat, Rounding, shift_right
-
-IntArray = NDArray[np.int64]
+from .qformat import IntArray, Overflow, QFormat, Rounding, shift_right
 
 _PAD_MODE = {"zero": "constant", "replicate": "edge", "wrap": "wrap"}
 
@@ -98,13 +96,13 @@ class IntegerLayer:
         """Map input codes (..., I, K, N) of N cells to output codes (..., O, N)."""
         weight, bias, shift = self.aligned
         # Floats are fast here, and exact: no sum can leave the integers that they hold.
-        exact = np.float32 if self.accumulator_bound < 2**24 else np.float64
+        exact: type[np.floating[Any]] = np.float32 if self.accumulator_bound < 2**24 else np.float64
         flat = taps.reshape(*taps.shape[:-3], -1, taps.shape[-1]).astype(exact)
         total = (weight.reshape(len(weight), -1).astype(exact) @ flat).astype(np.int64)
         rounded = shift_right(total + bias[:, None], shift[:, None], rounding)
         lowest = np.array([f.lowest for f in self.outputs])[:, None]
         highest = np.array([f.highest for f in self.outputs])[:, None]
-        return np.clip(rounded, lowest, highest)
+        return np.clip(rounded, lowest, highest).astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +161,13 @@ class IntegerRule:
                 )
         if self.update.outputs != update_formats(config, self.state_formats, self.gate_format):
             raise InputError("update outputs differ from the state's formats: write the rule again")
+        register = {"sample": self.sample_format, "trace": self.trace_format}
+        for name, format in zip(config.inputs, self.input_formats, strict=True):
+            if format != register.get(name, format):
+                raise InputError(
+                    f"input {name} has format {format}, its register {register[name]}: "
+                    "choose the same, since the cells read the register"
+                )
         if self.state_formats[0] != self.sample_format:
             raise InputError(
                 f"prediction format {self.state_formats[0]} differs from sample format "
@@ -246,7 +251,7 @@ class IntegerRule:
         """Codes of `config.inputs`, (..., inputs, H, W)."""
         surprise = last - prediction
         frac = self.sample_format.frac_bits
-        codes = {  # name: code, fraction bits
+        codes: dict[str, tuple[IntArray, int]] = {  # name: code, fraction bits
             "sample": (last, frac),
             "trace": (trace, self.trace_format.frac_bits),
             "valid": (valid.astype(np.int64), 0),
@@ -287,12 +292,6 @@ class IntegerRule:
             return np.stack(moved, axis=-3)
         candidate, gate = update[..., :channels, :, :], update[..., channels:, :, :]
         return x + shift_right(gate * (candidate - x), self.gate_format.frac_bits, self.rounding)
-
-    def run_frame(self, state: IntArray, sample: IntArray, valid: NDArray[np.bool_]) -> IntArray:
-        """Do the `steps_per_frame` steps of one frame."""
-        for _ in range(self.config.steps_per_frame):
-            state = self.step(state, sample, valid)
-        return state
 
     def save(self, path: Path) -> None:
         """Write the rule to one file, whole or not at all."""

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scotopia.model.errors import InputError
-from scotopia.model.rule import Rule, to_state
+from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
+from scotopia.model.task import run
 from scotopia.model.video import Clip
 
 from .integer_rule import IntegerLayer, IntegerRule, update_formats
@@ -137,7 +138,6 @@ def _frac_bits(largest: float, highest_code: int) -> int:
     return frac_bits
 
 
-@torch.no_grad()
 def calibrate(
     rule: Rule,
     clips: Sequence[Clip],
@@ -162,17 +162,17 @@ def calibrate(
         largest = []
         for clip in clips:
             activations.clear()
-            mask = torch.from_numpy(sample_mask(clip.frames.shape, density, seed)).float()
-            state = rule.initial_state(1, *clip.frames.shape[1:])
-            for frame, valid in zip(torch.from_numpy(clip.frames), mask, strict=True):
-                for _ in range(rule.config.steps_per_frame):
-                    state = rule(state, to_state(frame)[None, None], valid[None, None])
+            mask = sample_mask(clip.frames.shape, density, seed)
+            for _ in run(rule, clip.frames, mask):
+                pass
             by_neuron = torch.cat(activations).transpose(0, 1).flatten(1).clamp(min=0)
             largest.append(np.percentile(by_neuron[:, ::7].numpy(), percentile, axis=1))
     finally:
         hook.remove()
-    return np.max(largest, axis=0)
+    ranges: NDArray[np.float64] = np.max(largest, axis=0)
+    return ranges
 
 
-def _array(parameter: Tensor) -> NDArray[np.float64]:
+def _array(parameter: Tensor | None) -> NDArray[np.float64]:
+    assert parameter is not None, "both layers have a bias"
     return parameter.detach().cpu().numpy().astype(np.float64)

@@ -7,14 +7,15 @@ Modes" and "Overflow Modes".
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scotopia.model.errors import InputError
 
-Codes = TypeVar("Codes", int, NDArray[np.int64])
+#: Codes of any shape.
+IntArray = NDArray[np.int64]
 
 
 class Rounding(StrEnum):
@@ -103,22 +104,21 @@ class QFormat:
         """Values of `codes`, exactly."""
         return np.ldexp(codes.astype(np.float64), -self.frac_bits)
 
-    def fit(self, codes: Codes, overflow: Overflow) -> Codes:
+    def fit(self, codes: IntArray, overflow: Overflow) -> IntArray:
         """Bring integers of any size into the format's range."""
         if overflow is Overflow.WRAP:
             return (codes - self.lowest) % (1 << self.bits) + self.lowest
         lowest = self.lowest + (overflow is Overflow.SAT_SYM and self.signed)
-        if isinstance(codes, int):
-            return min(max(codes, lowest), self.highest)
         return np.clip(codes, lowest, self.highest)
 
 
-def shift_right(codes: Codes, shift: Codes, rounding: Rounding) -> Codes:
+def shift_right(codes: IntArray, shift: IntArray | int, rounding: Rounding) -> IntArray:
     """Return codes / 2**shift, rounded to an integer; shift at least 0, broadcast over codes."""
     floor = codes >> shift
     rest = codes - (floor << shift)  # 0 to 2**shift - 1
     half = ((1 << shift) >> 1) | (shift == 0)  # nothing is half of nothing: no rest rounds up
-    return floor + _round_up(rounding, floor, rest, half)
+    rounded: IntArray = floor + _round_up(rounding, floor, rest, half)
+    return rounded
 
 
 def _round_up(rounding: Rounding, floor: Any, rest: Any, half: Any) -> Any:

@@ -9,8 +9,7 @@ from amaranth.sim import Simulator
 from scotopia.hdl.program import Program
 from scotopia.hdl.retina import Retina
 from scotopia.hdl.sequencer import Op
-from scotopia.quantize.integer_rule import IntArray
-from scotopia.quantize.qformat import QFormat
+from scotopia.quantize.qformat import IntArray, QFormat
 
 from .stimulus import Stimulus
 

@@ -14,11 +14,12 @@ from cocotb.triggers import FallingEdge, First, RisingEdge, Timer
 from numpy.typing import NDArray
 
 FOLDER = "SCOTOPIA_BENCH"
+RESULT = "result.npz"
 
 
-@cocotb.test()  # type: ignore[misc]
+@cocotb.test()
 async def run_stimulus(dut: Any) -> None:
-    """Write `words.npy`: uint8 (steps, bytes of the harness's `state`), and `cycles.npy`."""
+    """Write `words`, uint8 (steps, bytes of the harness's `state`), `cycles` and `marks_wrong`."""
     folder = Path(os.environ[FOLDER])
     stimulus = np.load(folder / "stimulus.npz", allow_pickle=False)
     steps_per_frame, patience = int(stimulus["steps_per_frame"]), int(stimulus["patience"])
@@ -45,13 +46,14 @@ async def run_stimulus(dut: Any) -> None:
         else:
             continue
         break
-    np.save(folder / "words.npy", np.array(words, np.uint8).reshape(-1, out_bytes))
-    np.save(folder / "cycles.npy", np.int64(int(dut.cycles.value)))
-    np.save(folder / "marks_wrong.npy", np.bool_(bool(int(dut.marks_wrong.value))))
+    np.savez(
+        folder / RESULT,
+        words=np.array(words, np.uint8).reshape(-1, out_bytes),
+        cycles=dut.cycles.value.to_unsigned(),
+        marks_wrong=dut.marks_wrong.value.to_unsigned(),
+    )
 
 
 def packed(rows: NDArray[np.uint8]) -> list[int]:
     """One integer a row of bits, the first bit lowest."""
-    return [
-        int.from_bytes(np.packbits(row, bitorder="little").tobytes(), "little") for row in rows
-    ]
+    return [int.from_bytes(np.packbits(row, bitorder="little").tobytes(), "little") for row in rows]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scotopia.quantize.integer_rule import IntArray
+from scotopia.quantize.qformat import IntArray
 
 
 @dataclass(frozen=True)

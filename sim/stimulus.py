@@ -1,12 +1,16 @@
 """What goes into a verification, and what must come out by the golden model."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scotopia.model.errors import InputError
-from scotopia.quantize.integer_rule import IntArray, IntegerRule
+from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.qformat import IntArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +55,9 @@ class Stimulus:
 
 
 def central_crop(
-    frames: NDArray[np.float32], name: str, height: int, width: int, count: int
-) -> NDArray[np.float32]:
-    """Cut the first `count` frames' central height x width pixels.
+    frames: NDArray[Scalar], name: str, height: int, width: int, count: int
+) -> NDArray[Scalar]:
+    """Cut the central height x width pixels of the first `count` frames of (T, H, W).
 
     Raises
     ------

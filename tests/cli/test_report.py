@@ -16,12 +16,12 @@ from scotopia.cli.report import (
     NO_SAMPLE,
     DemoResult,
     SideBySide,
-    Stage,
     render_page,
     render_picture,
     render_video,
     write_report,
 )
+from scotopia.sim.verify import Stage
 
 T, C, H, W = 5, 3, 12, 16
 NAMES = ["report.html", "side_by_side.mp4", "side_by_side.png"]

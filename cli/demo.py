@@ -1,0 +1,165 @@
+"""The whole path once: clip, 1 % of its pixels, rule, integers, Verilog, proof, report."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from scotopia.hdl.emit import emit
+from scotopia.hdl.program import Program
+from scotopia.model import task as float_task
+from scotopia.model.files import write_atomically
+from scotopia.model.rule import Rule, to_pixel
+from scotopia.model.score import psnr_curve
+from scotopia.model.video import resolve_clip
+from scotopia.quantize import task as integer_task
+from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.sim.faults import FAULTS
+from scotopia.sim.verify import Extent, verify
+
+from .evaluate import Shown, Video, cost, methods
+from .main import proof_json, proof_table, write_json
+from .report import DemoResult, write_report
+from .rules import SHIPPED, rule_path
+
+
+def run_demo(
+    out: Path,
+    clip_name: str,
+    density: float,
+    seed: int,
+    extent: tuple[int, int, int],
+    progress: Progress,
+) -> bool:
+    """Write the demo's folder and return whether every stage of the proof passed.
+
+    Parameters
+    ----------
+    extent
+        Height and width of the array in Verilog, and frames that it runs.
+    """
+    rule = Rule.load(rule_path("retina"))
+    integer = IntegerRule.load(rule_path("retina-int8"))
+    shown = Shown.by_protocol(resolve_clip(clip_name), density, seed)
+    frames, mask = shown.clip.frames, shown.mask
+
+    classical = methods([])
+    task = progress.add_task("baselines", total=len(classical))
+    estimates: dict[str, Video] = {}
+    for name, estimate in classical.items():
+        progress.update(task, description=name)
+        estimates[name] = estimate(shown)
+        progress.advance(task)
+    progress.update(task, description="baselines")
+
+    task = progress.add_task("float rule", total=len(frames))
+    predictions = []
+    for state in float_task.run(rule, frames, mask):
+        predictions.append(state[0])
+        progress.advance(task)
+    estimates["nca"] = np.stack([to_pixel(p).numpy() for p in predictions])
+
+    task = progress.add_task("integer rule", total=len(frames))
+    states = []
+    for codes in integer_task.run(integer, frames, mask):
+        states.append(codes)
+        progress.advance(task)
+    estimates["nca-int"] = np.stack([integer.pixels(codes[0]) for codes in states])
+
+    task = progress.add_task("Verilog", total=1)
+    height, width, count = extent
+    program = Program.compile(integer)
+    manifest = emit(program, height, width, out / "verilog")
+    progress.advance(task)
+
+    task = progress.add_task("proof", total=3 + len(FAULTS))
+
+    def on_stage(name: str) -> None:
+        progress.update(task, description=name)
+        progress.advance(task)
+
+    stages = verify(
+        integer,
+        frames,
+        Extent(height, width, count),
+        density=density,
+        seed=seed,
+        clip_name=shown.clip.name,
+        verilog=out / "verilog",
+        faults=FAULTS,
+        on_stage=on_stage,
+    )
+    progress.update(task, description="proof")
+    write_json(out / "verify.json", proof_json(stages))
+
+    task = progress.add_task("report", total=1)
+    for path in SHIPPED.values():
+        content = Path(str(path)).read_bytes()
+        write_atomically(
+            out / Path(str(path)).name,
+            lambda temporary, content=content: temporary.write_bytes(content),  # type: ignore[misc]
+        )
+    figures = cost(integer)
+    result = DemoResult(
+        clip_name=shown.clip.name,
+        clip=frames,
+        mask=mask,
+        density=density,
+        seed=seed,
+        estimates={name: estimates[name] for name in ("normalized-convolution", "nca", "nca-int")},
+        scores={name: shown.score(estimate) for name, estimate in estimates.items()},
+        curves={name: psnr_curve(frames, estimate) for name, estimate in estimates.items()},
+        channels=np.stack([_bytes(codes, integer) for codes in states]),
+        channel_names=["x0 (prediction)", *integer.config.channel_names[1:]],
+        cost={
+            "Parameters": figures["parameters"],
+            "Multiply-accumulates per cell and step": figures["macs_per_cell_and_step"],
+            "Steps per frame": figures["steps_per_frame"],
+            "State bits per cell": figures["state_bits_per_cell"],
+            "Clock cycles per step": manifest["cycles_per_step"],
+            "Frames a second at 50 MHz, any array size": round(
+                50e6 / (manifest["cycles_per_step"] * figures["steps_per_frame"])
+            ),
+            "Memory words per cell": f"{manifest['words_per_cell']} x {manifest['word_bits']} bits",
+            "Accumulator bits": manifest["accumulator_bits"],
+        },
+        stages=stages,
+        files=[
+            ("report.html", "this page"),
+            ("side_by_side.mp4", "the five panels as a video"),
+            ("side_by_side.png", "one frame of them"),
+            ("verilog/retina.v", f"top module of the {height} x {width} array"),
+            ("verilog/pixel_cell.v", "one pixel cell"),
+            ("verilog/sequencer.v", "sequencer, with the program in its memory"),
+            ("verilog/program.txt", "the program as a listing"),
+            ("verilog/manifest.json", "what the Verilog is, for machines"),
+            ("retina.safetensors", "float rule"),
+            ("retina-int8.safetensors", "integer rule"),
+            ("verify.json", "the proof, for machines"),
+        ],
+        training=training_sentence(rule),
+    )
+    write_report(result, out)
+    progress.advance(task)
+    progress.console.print(proof_table(stages))
+    return all(stage.passed for stage in stages)
+
+
+def training_sentence(rule: Rule) -> str:
+    """Tell what a rule was trained on."""
+    record = rule.training_record
+    parts = []
+    if record.get("synthetic_clips"):
+        parts.append(f"{record['synthetic_clips']} synthetic clips of moving photographs")
+    parts += record.get("clips", [])
+    return f"The rule was trained on {', '.join(parts) or 'nothing that its file names'}."
+
+
+def _bytes(codes: np.ndarray, rule: IntegerRule) -> np.ndarray:
+    """State codes (C, H, W) as bytes: signed ones + 128, wider ones by their upper bits."""
+    rows = []
+    for code, format in zip(codes, rule.channel_formats, strict=True):
+        offset = code - format.lowest
+        shift = format.bits - 8
+        rows.append(offset >> shift if shift > 0 else offset << -shift)
+    return np.stack(rows).astype(np.uint8)

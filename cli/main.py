@@ -1,0 +1,430 @@
+"""The command `scotopia`: one sub-command a stage."""
+
+import errno
+import json
+import shlex
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from scotopia.model.errors import InputError
+from scotopia.model.files import rule_kind, write_atomically
+
+# torch, amaranth and cocotb take seconds to import: each command imports what it needs.
+
+app = typer.Typer(
+    name="scotopia",
+    help="From a neural cellular automaton that sees a video by 1 % of its pixels to Verilog.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+RuleArgument = Annotated[
+    str, typer.Argument(help="Rule file, or a shipped rule: retina (float), retina-int8 (integer).")
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Also write the result to this file, for machines.")
+]
+DensityOption = Annotated[float, typer.Option(help="Share of the pixels shown, in (0, 1].")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of which pixels are shown.")]
+HeightOption = Annotated[int, typer.Option(help="Rows of cells, 1 to 1024.")]
+WidthOption = Annotated[int, typer.Option(help="Cells a row, 1 to 1024.")]
+
+
+def progress_bar() -> Progress:
+    """Progress bar that all commands share."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("out/demo"),
+    clip: Annotated[
+        str, typer.Option(help="davis_road (in the package), or any clip.")
+    ] = "davis_road",
+    density: DensityOption = 0.01,
+    seed: SeedOption = 0,
+    height: HeightOption = 16,
+    width: WidthOption = 16,
+    frames: Annotated[int, typer.Option(help="Frames that the Verilog runs.")] = 8,
+) -> None:
+    """Reconstruct a clip from 1 % of its pixels, emit the Verilog, prove it, write a report."""
+    from .demo import run_demo
+
+    with progress_bar() as progress:
+        passed = run_demo(out, clip, density, seed, (height, width, frames), progress)
+    console.print(f"[bold]Open {out / 'report.html'}[/bold]")
+    if not passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Rule file to write.")],
+    clips: Annotated[
+        list[str] | None,
+        typer.Argument(help="Clips to train on, beside the synthetic ones."),
+    ] = None,
+    synthetic: Annotated[
+        int, typer.Option(min=0, help="Synthetic clips of moving photographs to train on.")
+    ] = 64,
+    iterations: Annotated[int, typer.Option(help="Optimizer steps.")] = 4500,
+    channels: Annotated[int, typer.Option(help="Learned channels of the state.")] = 8,
+    hidden: Annotated[int, typer.Option(help="Neurons of the hidden layer.")] = 16,
+    steps_per_frame: Annotated[int, typer.Option(help="Steps between two frames.")] = 4,
+    trace_bits: Annotated[int, typer.Option(help="A trace lasts 2**trace_bits steps.")] = 9,
+    kind: Annotated[str, typer.Option(help="gated or residual.")] = "gated",
+    border: Annotated[str, typer.Option(help="zero, replicate or wrap.")] = "replicate",
+    loss: Annotated[str, typer.Option(help="dense, log-dense or observed.")] = "log-dense",
+    batch: Annotated[int, typer.Option(help="Videos that run side by side.")] = 8,
+    crop: Annotated[int, typer.Option(help="Side of the squares trained on, pixels.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, clips and samples.")] = 0,
+) -> None:
+    """Train a float rule by truncated backpropagation through time."""
+    import torch
+
+    from scotopia.model.config import RuleConfig
+    from scotopia.model.rule import Rule
+    from scotopia.model.synthetic import synthetic_clips
+    from scotopia.model.train import TrainOptions
+    from scotopia.model.train import train as train_rule
+    from scotopia.model.video import resolve_clip
+
+    config = RuleConfig(
+        kind=kind,  # type: ignore[arg-type]
+        channels=channels,
+        hidden=hidden,
+        steps_per_frame=steps_per_frame,
+        border=border,  # type: ignore[arg-type]
+        trace_bits=trace_bits,
+    )
+    options = TrainOptions(iterations=iterations, batch=batch, crop=crop, loss=loss, seed=seed)
+    real = [resolve_clip(name) for name in clips or []]
+    if not real and not synthetic:
+        raise InputError("there is nothing to train on: name a clip, or --synthetic 64")
+    with progress_bar() as progress:
+        rendering = progress.add_task("synthetic clips", total=synthetic)
+        videos = list(real)
+        for index in range(synthetic):
+            videos += synthetic_clips(1, 120, 128, seed, first=index)
+            progress.advance(rendering)
+        torch.manual_seed(seed)
+        rule = Rule(config)
+        rule.training_record = {
+            "clips": [clip.name for clip in real],
+            "synthetic_clips": synthetic,
+            "command": shlex.join(["scotopia", *sys.argv[1:]]),
+            "scotopia": version("scotopia"),
+        }
+        training = progress.add_task("train", total=iterations)
+        saved = time.monotonic()
+
+        def on_iteration(iteration: int, value: float) -> None:
+            nonlocal saved
+            progress.update(training, completed=iteration, description=f"train, loss {value:.4f}")
+            if time.monotonic() - saved > 60:
+                rule.save(out)
+                saved = time.monotonic()
+
+        try:
+            train_rule(rule, videos, options, on_iteration)
+        except FloatingPointError as error:
+            rule.save(out)
+            raise InputError(
+                f"training diverged, {error}: {out} holds the rule from before; "
+                "try another --seed or fewer --channels"
+            ) from error
+    rule.save(out)
+    console.print(f"{out}: {rule.parameter_count} parameters")
+
+
+@app.command()
+def evaluate(
+    clips: Annotated[
+        list[str], typer.Argument(help="Clips: .npz, .npy, video, folder, or davis_road.")
+    ],
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="Rule file or shipped name, up to one float and one integer rule."),
+    ] = None,
+    density: DensityOption = 0.01,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Score rules and baselines on clips."""
+    from scotopia.model.video import resolve_clip
+
+    from .evaluate import Shown, cost, mean_scores, methods
+
+    rules = [load_rule(name) for name in rule or ["retina", "retina-int8"]]
+    # All clips are read before the first is scored: a bad one is reported at once.
+    shown = [Shown.by_protocol(resolve_clip(name), density, seed) for name in clips]
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    estimators = methods(rules)
+    with progress_bar() as progress:
+        task = progress.add_task("evaluate", total=len(shown) * len(estimators))
+        for item in shown:
+            table[item.clip.name] = {}
+            for name, estimate in estimators.items():
+                progress.update(task, description=f"{item.clip.name}: {name}")
+                table[item.clip.name][name] = item.score(estimate(item))
+                progress.advance(task)
+    mean = mean_scores(table)
+
+    view = Table("clip", "method", "PSNR, dB", "SSIM", title=f"density {density:g}, seed {seed}")
+    for name, scores in [*table.items(), *([("mean", mean)] if len(table) > 1 else [])]:
+        for method, figures in scores.items():
+            view.add_row(name, method, f"{figures['psnr']:.2f}", f"{figures['ssim']:.3f}")
+        view.add_section()
+    console.print(view)
+    costs = {name_of(rule): cost(rule) for rule in rules}
+    for name, count in costs.items():
+        console.print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in count.items()))
+    result = {
+        "density": density,
+        "seed": seed,
+        "clips": table,
+        "mean": mean,
+        "cost": costs,
+        "training": {name_of(rule): training_of(rule) for rule in rules},
+    }
+    write_json(json_file, result)
+
+
+@app.command()
+def quantize(
+    rule: RuleArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Integer rule file to write.")],
+    weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 2 to 16.")] = 8,
+    state_bits: Annotated[int, typer.Option(help="Bits of a state channel, 2 to 16.")] = 8,
+    hidden_bits: Annotated[int, typer.Option(help="Bits of a hidden neuron, 2 to 16.")] = 8,
+    gate_bits: Annotated[int, typer.Option(help="Bits of a gate, 2 to 16.")] = 8,
+    rounding: Annotated[str, typer.Option(help="RND, TRN or another of ap_fixed's.")] = "RND",
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(help="Clips to find ranges with; by default four synthetic ones."),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Turn a float rule into an integer rule, without retraining."""
+    from scotopia.model.rule import Rule
+    from scotopia.model.synthetic import synthetic_clips
+    from scotopia.model.video import resolve_clip
+    from scotopia.quantize import post_training
+    from scotopia.quantize.qformat import Rounding
+
+    from .rules import rule_path
+
+    if rounding not in Rounding.__members__:
+        raise InputError(
+            f"rounding {rounding!r} is unknown: choose one of {', '.join(Rounding.__members__)}"
+        )
+    precision = post_training.Precision(weight_bits, state_bits, hidden_bits, gate_bits)
+    source = Rule.load(rule_path(rule))
+    clips = [resolve_clip(name) for name in calibrate or []] or synthetic_clips(
+        4, 60, 64, seed=0, first=1000
+    )
+    with console.status("calibrating"):
+        ranges = post_training.calibrate(source, clips)
+    integer = post_training.quantize(source, ranges, precision, Rounding[rounding])
+    integer.save(out)
+    result = {
+        "weight_bits": weight_bits,
+        "state_bits_per_cell": integer.state_bits,
+        "hidden_formats": [str(format) for format in integer.perceive.outputs],
+        "calibration_clips": [clip.name for clip in clips],
+    }
+    console.print(f"{out}: {weight_bits}-bit weights, {integer.state_bits} state bits a cell")
+    write_json(json_file, result)
+
+
+@app.command()
+def emit(
+    rule: RuleArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    height: HeightOption = 16,
+    width: WidthOption = 16,
+    json_file: JsonOption = None,
+) -> None:
+    """Write the Verilog of a pixel array that runs an integer rule."""
+    from scotopia.hdl.emit import emit as emit_verilog
+    from scotopia.hdl.program import Program
+    from scotopia.quantize.integer_rule import IntegerRule
+
+    from .rules import rule_path
+
+    integer = IntegerRule.load(rule_path(rule))
+    with console.status("emitting"):
+        manifest = emit_verilog(Program.compile(integer), height, width, out)
+    console.print(
+        f"{out}: {height} x {width} cells, {manifest['cycles_per_step']} cycles a step, "
+        f"{manifest['words_per_cell']} words of {manifest['word_bits']} bits a cell"
+    )
+    write_json(json_file, manifest)
+
+
+@app.command()
+def verify(
+    rule: RuleArgument = "retina-int8",
+    height: HeightOption = 16,
+    width: WidthOption = 16,
+    clip: Annotated[
+        str, typer.Option(help="Clip, whose centre is shown: a file, or davis_road.")
+    ] = "davis_road",
+    frames: Annotated[int, typer.Option(help="Frames to run.")] = 8,
+    density: DensityOption = 0.01,
+    seed: SeedOption = 0,
+    verilog: Annotated[
+        Path | None,
+        typer.Option(help="Check the Verilog in this folder, instead of emitting it."),
+    ] = None,
+    simulator: Annotated[str, typer.Option(help="verilator or icarus.")] = "verilator",
+    faults: Annotated[
+        bool, typer.Option("--faults", help="Also plant faults, each of which must be found.")
+    ] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare program, Amaranth simulation and Verilog with the golden model, bit for bit.
+
+    Exit status 1 on a mismatch.
+    """
+    from scotopia.model.video import resolve_clip
+    from scotopia.quantize.integer_rule import IntegerRule
+    from scotopia.sim.faults import FAULTS
+    from scotopia.sim.verify import Extent
+    from scotopia.sim.verify import verify as run_verification
+
+    from .rules import rule_path
+
+    integer = IntegerRule.load(rule_path(rule))
+    source = resolve_clip(clip)
+    with console.status("verify") as status:
+        stages = run_verification(
+            integer,
+            source.frames,
+            Extent(height, width, frames),
+            density=density,
+            seed=seed,
+            clip_name=source.name,
+            verilog=verilog,
+            simulator=simulator,
+            faults=FAULTS if faults else (),
+            on_stage=lambda name: status.update(name),
+        )
+    console.print(proof_table(stages))
+    write_json(json_file, proof_json(stages))
+    if not all(stage.passed for stage in stages):
+        raise typer.Exit(1)
+
+
+def proof_table(stages: list[Any]) -> Table:
+    """Stages of a verification as a table."""
+    view = Table("stage", "compared", "cell updates", "mismatches", "seconds", "")
+    for stage in stages:
+        view.add_row(
+            stage.name,
+            stage.compared + (f"\n{stage.detail}" if stage.detail else ""),
+            f"{stage.cell_updates:,}",
+            f"{stage.mismatches:,}",
+            f"{stage.seconds:.1f}",
+            ("[green]found" if stage.expect_mismatch else "[green]equal")
+            if stage.passed
+            else ("[red]MISSED" if stage.expect_mismatch else "[red]DIFFERS"),
+        )
+    return view
+
+
+def proof_json(stages: list[Any]) -> dict[str, Any]:
+    """Stages of a verification for machines; the top level sums those without a fault."""
+    honest = [stage for stage in stages if not stage.expect_mismatch]
+    return {
+        "passed": all(stage.passed for stage in stages),
+        "mismatches": sum(stage.mismatches for stage in honest),
+        "cell_updates": sum(stage.cell_updates for stage in honest),
+        "cycles": sum(stage.cycles for stage in honest),
+        "seconds": sum(stage.seconds for stage in honest),
+        "stages": [vars(stage) | {"passed": stage.passed} for stage in stages],
+    }
+
+
+def load_rule(name: str) -> Any:
+    """Load a rule of either kind."""
+    from scotopia.model.rule import Rule
+    from scotopia.quantize.integer_rule import IntegerRule
+
+    from .rules import rule_path
+
+    path = rule_path(name)
+    return IntegerRule.load(path) if rule_kind(path) == "integer rule" else Rule.load(path)
+
+
+def name_of(rule: Any) -> str:
+    """Name of a rule's method: "nca" or "nca-int"."""
+    from scotopia.quantize.integer_rule import IntegerRule
+
+    return "nca-int" if isinstance(rule, IntegerRule) else "nca"
+
+
+def training_of(rule: Any) -> dict[str, Any]:
+    """How a rule of either kind was trained."""
+    from scotopia.quantize.integer_rule import IntegerRule
+
+    record: dict[str, Any] = (
+        rule.training if isinstance(rule, IntegerRule) else rule.training_record
+    )
+    return record
+
+
+def write_json(path: Path | None, result: dict[str, Any]) -> None:
+    """Write a result for machines, whole or not at all."""
+    if path is not None:
+        text = json.dumps(result, indent=2) + "\n"
+        write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on standard error and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        fail(str(error))
+    except OSError as error:
+        remedy = {
+            errno.ENOSPC: "free some space, or choose another folder",
+            errno.EACCES: "choose a folder that you may write",
+            errno.EROFS: "choose a folder that you may write",
+        }.get(error.errno or 0)
+        if remedy is None:
+            raise
+        fail(f"{error.filename or 'a file'} cannot be written ({error.strerror}): {remedy}")
+
+
+def fail(message: str) -> None:
+    """Print one line and exit with status 2."""
+    print(f"scotopia: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)

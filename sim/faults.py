@@ -1,0 +1,88 @@
+"""Faults planted on purpose: a verification that cannot fail proves nothing."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scotopia.hdl.emit import emit
+from scotopia.hdl.program import HERE, ONE, Operation, Program, Term
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault, in the program or in the Verilog text.
+
+    Attributes
+    ----------
+    name
+        What is wrong, in a few words.
+    program
+        Returns a program with the fault; by default the program as it is.
+    edit
+        Breaks a folder of emitted Verilog; by default does nothing.
+    """
+
+    name: str
+    program: Callable[[Program], Program] = lambda program: program
+    edit: Callable[[Path], None] = lambda folder: None
+
+    def emit(self, program: Program, height: int, width: int, folder: Path) -> None:
+        """Write Verilog that has the fault."""
+        emit(self.program(program), height, width, folder)
+        self.edit(folder)
+
+
+def flip_weight_digit(program: Program) -> Program:
+    """Turn the sign of one digit of one weight of the hidden layer."""
+
+    def is_weight(operation: Operation) -> bool:
+        return operation.source not in (HERE, ONE) and operation.term is Term.ADD
+
+    return _change(program, is_weight, lambda operation: replace(operation, term=Term.SUBTRACT))
+
+
+def drop_rounding(program: Program) -> Program:
+    """Forget the half unit that rounds the last gated update, so that it truncates."""
+
+    def is_half(operation: Operation) -> bool:
+        return operation.source == ONE and operation.term is not Term.NONE
+
+    return _change(
+        program, is_half, lambda operation: replace(operation, term=Term.NONE), last=True
+    )
+
+
+def swap_rows(folder: Path) -> None:
+    """Exchange what one cell sees in the north and in the south."""
+    path = folder / "pixel_row.v"
+    text, count = re.subn(
+        r"(\.neighbours\(\{ )(south\[[^]]*\])(.*?)(north\[[^]]*\])( \}\))",
+        r"\1\4\3\2\5",
+        path.read_text(),
+        count=1,
+    )
+    if count != 1:
+        raise AssertionError(f"{path} has no cell whose neighbours can be exchanged")
+    path.write_text(text)
+
+
+FAULTS = (
+    Fault("sign of one weight digit turned", program=flip_weight_digit),
+    Fault("rounding of one update dropped", program=drop_rounding),
+    Fault("north and south of one cell exchanged", edit=swap_rows),
+)
+
+
+def _change(
+    program: Program,
+    choose: Callable[[Operation], bool],
+    change: Callable[[Operation], Operation],
+    *,
+    last: bool = False,
+) -> Program:
+    chosen = [i for i, operation in enumerate(program.operations) if choose(operation)]
+    index = chosen[-1] if last else chosen[len(chosen) // 2]
+    operations = list(program.operations)
+    operations[index] = change(operations[index])
+    return replace(program, operations=operations)

@@ -1,0 +1,166 @@
+"""Random rules, states and stimuli for all stages; everything is seeded.
+
+Fixtures that return functions, because importlib mode gives tests no module to import from. They
+live as long as the session, so that Hypothesis may use them.
+"""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from scotopia.model.config import RuleConfig
+from scotopia.model.rule import Rule
+from scotopia.quantize.integer_rule import IntArray, IntegerLayer, IntegerRule, update_formats
+from scotopia.quantize.post_training import Precision, quantize
+from scotopia.quantize.qformat import QFormat, Rounding
+from scotopia.sim.stimulus import Stimulus
+
+# Tensors here are so small that a second thread only waits for the first.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_config() -> Callable[..., RuleConfig]:
+    """A config of few numbers, in which any field can be set."""
+
+    def make(**fields: object) -> RuleConfig:
+        small = {"channels": 3, "hidden": 3, "steps_per_frame": 2, "trace_bits": 3}
+        return RuleConfig(**{**small, **fields})  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def float_rule() -> Callable[[int, RuleConfig], Rule]:
+    """A float rule with weights so large that hidden neurons, gates and states saturate."""
+
+    def make(seed: int, config: RuleConfig) -> Rule:
+        rng = np.random.default_rng(seed)
+        rule = Rule(config)
+        with torch.no_grad():
+            for parameter in rule.parameters():
+                parameter.copy_(torch.from_numpy(rng.normal(0, 0.5, tuple(parameter.shape))))
+        return rule
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_rule(float_rule: Callable[..., Rule]) -> Callable[..., IntegerRule]:
+    """A float rule, quantized."""
+
+    def make(
+        seed: int,
+        config: RuleConfig,
+        precision: Precision | None = None,
+        rounding: Rounding = Rounding.RND,
+    ) -> IntegerRule:
+        ranges = np.random.default_rng(seed).uniform(0.3, 5, config.hidden)
+        return quantize(float_rule(seed, config), ranges, precision, rounding)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mixed_rule() -> Callable[..., IntegerRule]:
+    """An integer rule in which every tensor has formats of its own."""
+
+    def make(
+        seed: int, config: RuleConfig, rounding: Rounding = Rounding.RND, coarse: bool = False
+    ) -> IntegerRule:
+        rng = np.random.default_rng(seed)
+        state = tuple(QFormat(1, int(f)) for f in rng.integers(2, 9, config.channels))
+        all_inputs = {
+            "sample": state[0],
+            "trace": QFormat(0, config.trace_bits, signed=False),
+            "valid": QFormat(1, int(rng.integers(0, 3)), signed=False),
+            "innovation": QFormat(int(rng.integers(0, 3)), 6),
+            "recall": QFormat(int(rng.integers(0, 3)), 5),
+        }
+        inputs = tuple(all_inputs[name] for name in config.inputs)
+        hidden = tuple(
+            QFormat(int(i), int(f), signed=False)
+            for i, f in zip(*rng.integers([[-1], [3]], [[3], [8]], (2, config.hidden)), strict=True)
+        )
+        gate = QFormat(0, int(rng.integers(2, 9)), signed=False)
+
+        def layer(
+            inputs: tuple[QFormat, ...], outputs: tuple[QFormat, ...], taps: int
+        ) -> IntegerLayer:
+            count = len(outputs)
+            return IntegerLayer(
+                weight=rng.integers(-100, 101, (count, len(inputs), taps)),
+                # A coarse layer has fewer fraction bits than its outputs: shifts to the left.
+                weight_frac=rng.integers(-4, 1, count) if coarse else rng.integers(2, 10, count),
+                bias=rng.integers(-9, 10, count) if coarse else rng.integers(-5000, 5001, count),
+                inputs=inputs,
+                outputs=outputs,
+            )
+
+        return IntegerRule(
+            config=config,
+            state_formats=state,
+            sample_format=state[0],
+            input_formats=inputs,
+            gate_format=gate,
+            perceive=layer(state + inputs, hidden, 9),
+            update=layer(hidden, update_formats(config, state, gate), 1),
+            rounding=rounding,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def extreme_state() -> Callable[..., IntArray]:
+    """State (..., C, H, W) of random codes, half of them a format's lowest or highest."""
+
+    def make(rule: IntegerRule, seed: int, *shape: int) -> IntArray:
+        rng = np.random.default_rng(seed)
+        channels = []
+        for format in rule.channel_formats:
+            codes = rng.integers(format.lowest, format.highest + 1, shape)
+            extremes = rng.choice([format.lowest, format.highest], shape)
+            channels.append(np.where(rng.random(shape) < 0.5, extremes, codes))
+        return np.stack(channels, -3)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_stimulus() -> Callable[..., Stimulus]:
+    """Frames of random pixels, of which three in ten arrive."""
+
+    def make(rule: IntegerRule, seed: int, frames: int, height: int, width: int) -> Stimulus:
+        rng = np.random.default_rng(seed)
+        shape = (frames, height, width)
+        return Stimulus.of(rule, rng.random(shape), rng.random(shape) < 0.3)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def round_exactly() -> Callable[[Fraction, Rounding], int]:
+    """Round a rational number by the words of UG1399, with no arithmetic of the package."""
+
+    def make(value: Fraction, rounding: Rounding) -> int:
+        below, above = math.floor(value), math.ceil(value)
+        if rounding is Rounding.TRN:
+            return below
+        if rounding is Rounding.TRN_ZERO:
+            return math.trunc(value)
+        if value - below != above - value:
+            return below if value - below < above - value else above
+        return {
+            Rounding.RND: above,
+            Rounding.RND_ZERO: min(below, above, key=abs),
+            Rounding.RND_INF: max(below, above, key=abs),
+            Rounding.RND_MIN_INF: below,
+            Rounding.RND_CONV: below if below % 2 == 0 else above,
+        }[rounding]
+
+    return make

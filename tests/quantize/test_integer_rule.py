@@ -1,0 +1,550 @@
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from scotopia.model.config import INPUTS
+from scotopia.model.errors import InputError
+from scotopia.model.files import MAX_BYTES
+from scotopia.model.rule import Rule
+from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.post_training import Precision
+from scotopia.quantize.qformat import Overflow, QFormat, Rounding
+
+Make = Callable[..., Any]  # a fixture of conftest.py
+
+KINDS = ["gated", "residual"]
+BORDERS = ["zero", "replicate", "wrap"]
+
+
+def reference_step(
+    rule: IntegerRule,
+    state: list[Any],
+    sample: list[Any],
+    valid: list[Any],
+    round_exactly: Callable[[Fraction, Rounding], int],
+) -> list[Any]:
+    """One step in rational numbers, cell by cell, from the docstrings alone."""
+    config = rule.config
+    height, width = len(sample), len(sample[0])
+    formats = rule.channel_formats
+    S, T = config.channels, config.channels + 1  # sample, trace
+
+    def code(value: Fraction, format: QFormat) -> int:
+        rounded = round_exactly(value * Fraction(2) ** format.frac_bits, rule.rounding)
+        return sorted([format.lowest, rounded, format.highest])[1]
+
+    def value(code: int, format: QFormat) -> Fraction:
+        return code * Fraction(2) ** -format.frac_bits
+
+    def run(layer: IntegerLayer, output: int, seen: list[list[Fraction]]) -> int:
+        frac = int(layer.weight_frac[output])
+        total = sum(
+            int(weight) * Fraction(2) ** -frac * shown
+            for weights, tap in zip(layer.weight[output], seen, strict=True)
+            for weight, shown in zip(weights, tap, strict=True)
+        )
+        bias_frac = frac + max(f.frac_bits for f in layer.inputs)
+        total += int(layer.bias[output]) * Fraction(2) ** -bias_frac
+        return code(total, layer.outputs[output])
+
+    new = [[[0] * width for _ in range(height)] for _ in formats]
+    shown: dict[tuple[int, int], list[Fraction]] = {}
+    for y in range(height):
+        for x in range(width):
+            arrived = bool(valid[y][x])
+            last = sample[y][x] if arrived else state[S][y][x]
+            trace = 2**config.trace_bits - 1 if arrived else max(0, state[T][y][x] - 1)
+            new[S][y][x], new[T][y][x] = last, trace
+            surprise = value(last, formats[S]) - value(state[0][y][x], formats[0])
+            inputs = {
+                "sample": value(last, formats[S]),
+                "trace": value(trace, formats[T]),
+                "valid": Fraction(arrived),
+                "innovation": arrived * surprise,
+                "recall": value(trace, formats[T]) * surprise,
+            }
+            shown[y, x] = [value(state[c][y][x], formats[c]) for c in range(S)] + [
+                value(code(inputs[name], format), format)
+                for name, format in zip(config.inputs, rule.input_formats, strict=True)
+            ]
+
+    def neighbour(y: int, x: int) -> list[Fraction]:
+        if config.border == "wrap":
+            return shown[y % height, x % width]
+        if config.border == "replicate":
+            return shown[sorted([0, y, height - 1])[1], sorted([0, x, width - 1])[1]]
+        return shown.get((y, x), [Fraction(0)] * config.perceived)
+
+    for y in range(height):
+        for x in range(width):
+            taps = [neighbour(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+            seen = [list(channel) for channel in zip(*taps, strict=True)]
+            hidden = [
+                [value(run(rule.perceive, i, seen), format)]
+                for i, format in enumerate(rule.perceive.outputs)
+            ]
+            for c in range(config.channels):
+                here = value(state[c][y][x], formats[c])
+                change = value(run(rule.update, c, hidden), rule.update.outputs[c])
+                if config.kind == "gated":
+                    gate = value(run(rule.update, config.channels + c, hidden), rule.gate_format)
+                    change = gate * (change - here)
+                    # What is rounded is the change, not the sum.
+                    grid = Fraction(2) ** formats[c].frac_bits
+                    change = round_exactly(change * grid, rule.rounding) / grid
+                new[c][y][x] = code(here + change, formats[c])
+    return new
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rounding", [Rounding.TRN, Rounding.RND, Rounding.RND_CONV])
+@pytest.mark.parametrize("formats", ["4 bits", "8 bits", "mixed", "mixed and coarse"])
+def test_step_is_the_arithmetic_of_the_docstrings(
+    kind: str,
+    border: str,
+    rounding: Rounding,
+    formats: str,
+    small_config: Make,
+    random_rule: Make,
+    mixed_rule: Make,
+    extreme_state: Make,
+    round_exactly: Any,
+) -> None:
+    config = small_config(kind=kind, border=border, hidden=2)
+    if formats.startswith("mixed"):
+        rule = mixed_rule(1, config, rounding, coarse="coarse" in formats)
+    else:
+        bits = int(formats[0])
+        rule = random_rule(1, config, Precision(bits, bits, bits, bits), rounding)
+    state, other = extreme_state(rule, 2, 2, 3), extreme_state(rule, 3, 2, 3)
+    sample, valid = other[config.channels], np.random.default_rng(4).random((2, 3)) < 0.5
+    expected = reference_step(rule, state.tolist(), sample.tolist(), valid.tolist(), round_exactly)
+    np.testing.assert_array_equal(rule.step(state, sample, valid), expected)
+
+
+@pytest.mark.parametrize("inputs", [(), ("trace",), ("valid", "recall"), ("sample", "innovation")])
+def test_step_perceives_only_the_inputs_of_its_config(
+    inputs: tuple[str, ...],
+    small_config: Make,
+    random_rule: Make,
+    extreme_state: Make,
+    round_exactly: Any,
+) -> None:
+    rule = random_rule(5, small_config(inputs=inputs))
+    state = extreme_state(rule, 6, 2, 2)
+    sample, valid = extreme_state(rule, 7, 2, 2)[3], np.array([[True, False], [False, True]])
+    expected = reference_step(rule, state.tolist(), sample.tolist(), valid.tolist(), round_exactly)
+    np.testing.assert_array_equal(rule.step(state, sample, valid), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_dimensions_do_not_mix(
+    kind: str, small_config: Make, mixed_rule: Make, extreme_state: Make
+) -> None:
+    rule = mixed_rule(8, small_config(kind=kind))
+    state = extreme_state(rule, 9, 2, 3, 4, 5)  # (2, 3, C, 4, 5)
+    sample = extreme_state(rule, 10, 2, 3, 4, 5)[..., 3, :, :]
+    valid = np.random.default_rng(11).random((2, 3, 4, 5)) < 0.5
+    together = rule.step(state, sample, valid)
+    for i, j in np.ndindex(2, 3):
+        alone = rule.step(state[i, j], sample[i, j], valid[i, j])
+        np.testing.assert_array_equal(together[i, j], alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rounding", Rounding)
+def test_no_step_leaves_the_state_formats(
+    kind: str, rounding: Rounding, small_config: Make, mixed_rule: Make, extreme_state: Make
+) -> None:
+    for seed in range(5):
+        rule = mixed_rule(seed, small_config(kind=kind), rounding)
+        state = extreme_state(rule, seed, 16, 6, 6)
+        sample = extreme_state(rule, seed + 1, 16, 6, 6)[:, 3]
+        state = rule.step(state, sample, np.random.default_rng(seed).random(sample.shape) < 0.5)
+        for channel, format in enumerate(rule.channel_formats):
+            assert format.lowest <= state[:, channel].min()
+            assert state[:, channel].max() <= format.highest
+
+
+def test_accumulator_bound_is_reached_by_the_worst_inputs() -> None:
+    layer = IntegerLayer(
+        weight=np.array([[[3, -5]]]),
+        weight_frac=np.array([2]),
+        bias=np.array([-7]),
+        inputs=(QFormat(1, 3),),
+        outputs=(QFormat(1, 3),),
+    )
+    # 8 * (3 + 5) from the weights, 7 from the bias, 2 from rounding at a shift of 2
+    assert layer.accumulator_bound == 8 * 8 + 7 + 2
+
+
+@pytest.mark.parametrize(
+    ("frac_bits", "codes"), [(7, [-128, 0, 127]), (3, [-8, 0, 7]), (9, [-512, 0, 508])]
+)
+def test_sample_codes_are_the_sensors_bits(
+    frac_bits: int, codes: list[int], small_config: Make, random_rule: Make
+) -> None:
+    rule = random_rule(0, small_config(), Precision(6, frac_bits + 1))
+    pixels = np.array([0, 128 / 255, 1])
+    assert rule.sample_codes(pixels).tolist() == codes
+
+
+def test_pixels_undo_sample_codes(small_config: Make, random_rule: Make) -> None:
+    rule = random_rule(0, small_config())
+    pixels = np.arange(256) / 255
+    np.testing.assert_allclose(rule.pixels(rule.sample_codes(pixels)), pixels, atol=1e-6)
+
+
+# Files
+
+
+@pytest.fixture
+def rule(small_config: Make, mixed_rule: Make) -> IntegerRule:
+    made: IntegerRule = mixed_rule(12, small_config(), Rounding.RND_CONV)
+    return dataclasses.replace(made, training={"clips": ["a"], "seed": 3})
+
+
+@pytest.fixture
+def path(rule: IntegerRule, tmp_path: Path) -> Path:
+    path = tmp_path / "rule.safetensors"
+    rule.save(path)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        IntegerRule.load(path)
+    return str(caught.value)
+
+
+def edit(
+    path: Path,
+    description: Callable[[dict[str, Any]], object] = lambda description: None,
+    tensors: Callable[[dict[str, Any]], object] = lambda tensors: None,
+    **metadata: str,
+) -> None:
+    """Write the file again with its description, tensors or metadata changed."""
+    held = load_file(path)
+    header = (
+        json.loads(path.read_bytes()[8:].split(b"\0")[0].partition(b"}}")[0] + b"}}")
+        if (False)
+        else header_of(path)
+    )
+    described = json.loads(header["description"])
+    description(described)
+    tensors(held)
+    save_file(held, path, header | {"description": json.dumps(described)} | metadata)
+
+
+def header_of(path: Path) -> dict[str, str]:
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
+    return metadata
+
+
+def test_saved_rule_loads_with_every_field(rule: IntegerRule, path: Path) -> None:
+    loaded = IntegerRule.load(path)
+    for field in dataclasses.fields(IntegerRule):
+        found, expected = getattr(loaded, field.name), getattr(rule, field.name)
+        if isinstance(expected, IntegerLayer):
+            for name in ("weight", "weight_frac", "bias"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+                assert getattr(found, name).dtype == np.int64
+            assert (found.inputs, found.outputs) == (expected.inputs, expected.outputs)
+        else:
+            assert found == expected, field.name
+
+
+def test_saved_rule_steps_as_before(rule: IntegerRule, path: Path, extreme_state: Make) -> None:
+    state, sample = extreme_state(rule, 1, 4, 4), extreme_state(rule, 2, 4, 4)[3]
+    valid = np.eye(4, dtype=bool)
+    loaded = IntegerRule.load(path)
+    np.testing.assert_array_equal(
+        loaded.step(state, sample, valid), rule.step(state, sample, valid)
+    )
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none.safetensors"
+    assert refusal(path) == (
+        f"rule {path} does not exist: give the path of a .safetensors rule file"
+    )
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 8, 9, 0.3, 0.9, -1])
+def test_truncated_file_is_refused(path: Path, kept: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if 0 < kept < 1 else int(kept)])
+    assert re.fullmatch(
+        rf"rule {re.escape(str(path))} cannot be read \([^\n]+\): "
+        "it is truncated or no rule file; write it again",
+        refusal(path),
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_bytes_are_refused(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "noise.safetensors"
+    path.write_bytes(np.random.default_rng(seed).bytes(5000))
+    assert re.fullmatch(
+        rf"rule {re.escape(str(path))} cannot be read \([^\n]+\): "
+        "it is truncated or no rule file; write it again",
+        refusal(path),
+    )
+
+
+def test_file_too_large_to_be_a_rule_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.safetensors"
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    assert refusal(path) == (
+        f"rule {path} has {MAX_BYTES + 1} bytes, more than {MAX_BYTES}: "
+        "give a rule file written by Scotopia"
+    )
+
+
+def test_safetensors_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": np.zeros(3)}, path)
+    assert refusal(path) == (
+        f"{path} is a safetensors file but no Scotopia rule: "
+        "give one written by `scotopia train` or `scotopia quantize`"
+    )
+
+
+def test_other_version_is_refused(path: Path) -> None:
+    edit(path, version="2")
+    assert refusal(path) == (
+        f"rule {path} has version 2, this Scotopia reads version 1: "
+        "write it again with this Scotopia"
+    )
+
+
+def test_float_rule_is_not_an_integer_rule(tmp_path: Path, small_config: Make) -> None:
+    path = tmp_path / "float.safetensors"
+    Rule(small_config()).save(path)
+    assert refusal(path) == (
+        f"{path} is a Scotopia float rule, not a Scotopia integer rule: "
+        "make one with `scotopia quantize`"
+    )
+
+
+def test_integer_rule_is_not_a_float_rule(path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        Rule.load(path)
+    assert str(caught.value) == (
+        f"{path} is a Scotopia integer rule, not a Scotopia float rule: name its source"
+    )
+
+
+def set_weight(code: int, dtype: type = np.int64) -> Callable[[dict[str, Any]], None]:
+    def change(tensors: dict[str, Any]) -> None:
+        weight = tensors["perceive.weight"].astype(dtype)
+        weight.flat[0] = code
+        tensors["perceive.weight"] = weight
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        (
+            lambda t: t.update({"perceive.weight": t["perceive.weight"][:2]}),
+            "weight has shape (2, 8, 9), its formats ask for (3, 8) and a number of taps: "
+            "write the rule again",
+        ),
+        (
+            lambda t: t.update({"perceive.weight": t["perceive.weight"][..., :8].copy()}),
+            "perceive taps number 8, the rule asks for 9: write the rule again",
+        ),
+        (
+            lambda t: t.update({"update.bias": t["update.bias"][1:]}),
+            "bias has shape (5,), its formats ask for (6,): write the rule again",
+        ),
+        (
+            lambda t: t.update({"update.weight": t["update.weight"].astype(np.float32)}),
+            "update.weight holds float32, not integers: write it again",
+        ),
+        (
+            lambda t: t["perceive.weight_frac"].fill(-32),
+            "weight_frac reaches 32, the most is 31: quantize the rule again",
+        ),
+    ],
+    ids=["outputs", "taps", "bias", "floats", "scale"],
+)
+def test_tensors_that_contradict_the_description_are_refused(
+    path: Path, tensors: Callable[[dict[str, Any]], object], sentence: str
+) -> None:
+    edit(path, tensors=tensors)
+    assert refusal(path) == f"rule {path}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("description", "sentence"),
+    [
+        (
+            lambda d: d["config"].update(channels=33),
+            "channels 33 is outside 1 to 32: choose one inside",
+        ),
+        (
+            lambda d: d["config"].update(hidden=4),
+            "perceive outputs number 3, the rule asks for 4: write the rule again",
+        ),
+        (
+            lambda d: d.update(overflow="WRAP"),
+            "overflow WRAP is not supported in a rule: choose SAT",
+        ),
+        (
+            lambda d: d["formats"].update(sample=[1, 12, True]),
+            "input sample has format Q1.6, its register Q1.12: "
+            "choose the same, since the cells read the register",
+        ),
+        (
+            lambda d: d["formats"].update(gate=[1, 6, True]),
+            "format Q1.6 of gate or hidden is signed: choose UQ0.8",
+        ),
+        (
+            lambda d: d["formats"]["state"].__setitem__(1, [1, 40, True]),
+            "format Q1.40 has 41 bits: choose int_bits + frac_bits from 1 to 32",
+        ),
+    ],
+)
+def test_description_that_contradicts_itself_is_refused(
+    path: Path, description: Callable[[dict[str, Any]], object], sentence: str
+) -> None:
+    edit(path, description)
+    assert refusal(path) == f"rule {path}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        lambda d: d.pop("config"),
+        lambda d: d["config"].update(depth=3),
+        lambda d: d["config"].update(inputs=5),
+        lambda d: d["formats"].pop("hidden"),
+        lambda d: d["formats"].update(gate=8),
+        lambda d: d["formats"].update(gate=[0, "8", False]),
+        lambda d: d["formats"].update(hidden=[]),
+        lambda d: d.update(rounding="NEAREST"),
+        lambda d: d.update(training=5),
+    ],
+)
+def test_description_that_lacks_something_is_refused(
+    path: Path, description: Callable[[dict[str, Any]], object]
+) -> None:
+    edit(path, description)
+    assert re.fullmatch(
+        rf"rule {re.escape(str(path))}( has no valid description \([^\n]+\): write it again|: .*)",
+        refusal(path),
+    )
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "nonsense", "null"])
+def test_description_that_is_no_object_is_refused(path: Path, text: str) -> None:
+    save_file(load_file(path), path, header_of(path) | {"description": text})
+    assert refusal(path).startswith(f"rule {path} has no valid description (")
+
+
+def test_missing_tensor_is_refused(path: Path) -> None:
+    edit(path, tensors=lambda tensors: tensors.pop("update.bias"))
+    assert refusal(path) == (
+        f"rule {path} has no valid description (KeyError('update.bias')): write it again"
+    )
+
+
+@pytest.mark.parametrize("code", [2**31 - 1, -(2**31), 2**62, -(2**63)])
+def test_absurd_weight_is_refused(path: Path, code: int) -> None:
+    edit(path, tensors=set_weight(code))
+    assert refusal(path).startswith(f"rule {path}: ")
+
+
+@pytest.mark.parametrize("frac_bits", [60, 100, 10**6])
+def test_absurd_format_is_refused(path: Path, frac_bits: int) -> None:
+    edit(path, lambda d: d["formats"]["hidden"].__setitem__(0, [8 - frac_bits, frac_bits, False]))
+    assert refusal(path).startswith(f"rule {path}: ")
+
+
+def test_gate_that_could_overshoot_is_refused(path: Path) -> None:
+    # With a gate of 1 or more, x + z (c - x) leaves the state's format.
+    edit(path, lambda d: d["formats"].update(gate=[4, 4, False]))
+    assert refusal(path) == f"rule {path}: gate format UQ4.4 has int_bits: choose UQ0.8"
+
+
+@pytest.mark.parametrize("name", ["sample", "trace"])
+def test_register_is_perceived_in_its_own_format(path: Path, name: str) -> None:
+    # The array reads the register's own word; it has no second, rounded one.
+    edit(path, lambda d: d["formats"]["inputs"].__setitem__(INPUTS.index(name), [3, 1, True]))
+    own = {"sample": "Q1.6", "trace": "UQ0.3"}[name]
+    assert refusal(path) == (
+        f"rule {path}: input {name} has format Q3.1, its register {own}: "
+        "choose the same, since the cells read the register"
+    )
+
+
+def test_prediction_and_sample_have_one_format(small_config: Make, random_rule: Make) -> None:
+    rule = random_rule(0, small_config(inputs=()))
+    with pytest.raises(InputError) as caught:
+        dataclasses.replace(rule, sample_format=QFormat(1, 5))
+    assert str(caught.value) == (
+        "prediction format Q1.7 differs from sample format Q1.5: "
+        "choose the same, since one predicts the other"
+    )
+
+
+def test_only_saturation_is_defined(rule: IntegerRule) -> None:
+    with pytest.raises(InputError) as caught:
+        dataclasses.replace(rule, overflow=Overflow.SAT_SYM)
+    assert str(caught.value) == "overflow SAT_SYM is not supported in a rule: choose SAT"
+
+
+def fail_to_write(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("operation", ["write_bytes", "replace"])
+def test_full_disk_leaves_nothing_under_the_name(
+    rule: IntegerRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    monkeypatch.setattr(Path, operation, fail_to_write)
+    with pytest.raises(OSError, match="No space left"):
+        rule.save(tmp_path / "rule.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("operation", ["write_bytes", "replace"])
+def test_full_disk_keeps_the_rule_that_was_there(
+    rule: IntegerRule, path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, operation, fail_to_write)
+    with pytest.raises(OSError, match="No space left"):
+        dataclasses.replace(rule, training={}).save(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_hardware_stages_load_a_rule_without_torch(path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; import scotopia.hdl.emit, scotopia.sim.stimulus;"
+        "from scotopia.quantize.integer_rule import IntegerRule;"
+        f"IntegerRule.load(Path({str(path)!r}));"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "False\n"
