@@ -93,11 +93,11 @@ def train(
     synthetic: Annotated[
         int, typer.Option(min=0, help="Synthetic clips of moving photographs to train on.")
     ] = 64,
-    iterations: Annotated[int, typer.Option(help="Optimizer steps.")] = 4500,
+    iterations: Annotated[int, typer.Option(help="Optimizer steps.")] = 4000,
     channels: Annotated[int, typer.Option(help="Learned channels of the state.")] = 8,
     hidden: Annotated[int, typer.Option(help="Neurons of the hidden layer.")] = 16,
     steps_per_frame: Annotated[int, typer.Option(help="Steps between two frames.")] = 4,
-    trace_bits: Annotated[int, typer.Option(help="A trace lasts 2**trace_bits steps.")] = 9,
+    trace_bits: Annotated[int, typer.Option(help="A trace lasts 2**trace_bits steps.")] = 10,
     kind: Annotated[str, typer.Option(help="gated or residual.")] = "gated",
     border: Annotated[str, typer.Option(help="zero, replicate or wrap.")] = "replicate",
     loss: Annotated[str, typer.Option(help="dense, log-dense or observed.")] = "log-dense",

@@ -50,7 +50,7 @@ async def run_stimulus(dut: Any) -> None:
         folder / RESULT,
         words=np.array(words, np.uint8).reshape(-1, out_bytes),
         cycles=dut.cycles.value.to_unsigned(),
-        marks_wrong=dut.marks_wrong.value.to_unsigned(),
+        marks_wrong=int(dut.marks_wrong.value),
     )
 
 

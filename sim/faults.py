@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scotopia.hdl.emit import emit
-from scotopia.hdl.program import HERE, ONE, Operation, Program, Term
+from scotopia.hdl.program import ONE, Operation, Program, Term
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,26 @@ class Fault:
 
 
 def flip_weight_digit(program: Program) -> Program:
-    """Turn the sign of one digit of one weight of the hidden layer."""
-
-    def is_weight(operation: Operation) -> bool:
-        return operation.source not in (HERE, ONE) and operation.term is Term.ADD
-
-    return _change(program, is_weight, lambda operation: replace(operation, term=Term.SUBTRACT))
+    """Turn the sign of the leading digit of the weights that make the prediction."""
+    stored = [i for i, op in enumerate(program.operations) if op.store]
+    first_candidate = program.names.index("candidate")
+    end = next(i for i in stored if program.operations[i].address == first_candidate)
+    digit = max((i for i in stored if i < end), default=-1) + 1
+    turned = {Term.ADD: Term.SUBTRACT, Term.SUBTRACT: Term.ADD}
+    return _change(
+        program, digit, lambda operation: replace(operation, term=turned[operation.term])
+    )
 
 
 def drop_rounding(program: Program) -> Program:
     """Forget the half unit that rounds the last gated update, so that it truncates."""
 
-    def is_half(operation: Operation) -> bool:
-        return operation.source == ONE and operation.term is not Term.NONE
-
-    return _change(
-        program, is_half, lambda operation: replace(operation, term=Term.NONE), last=True
-    )
+    halves = [
+        i
+        for i, operation in enumerate(program.operations)
+        if operation.source == ONE and operation.term is not Term.NONE
+    ]
+    return _change(program, halves[-1], lambda half: replace(half, term=Term.NONE))
 
 
 def swap_rows(folder: Path) -> None:
@@ -74,15 +77,7 @@ FAULTS = (
 )
 
 
-def _change(
-    program: Program,
-    choose: Callable[[Operation], bool],
-    change: Callable[[Operation], Operation],
-    *,
-    last: bool = False,
-) -> Program:
-    chosen = [i for i, operation in enumerate(program.operations) if choose(operation)]
-    index = chosen[-1] if last else chosen[len(chosen) // 2]
+def _change(program: Program, index: int, change: Callable[[Operation], Operation]) -> Program:
     operations = list(program.operations)
     operations[index] = change(operations[index])
     return replace(program, operations=operations)

@@ -413,8 +413,8 @@ def test_tensors_that_contradict_the_description_are_refused(
             "choose the same, since the cells read the register",
         ),
         (
-            lambda d: d["formats"].update(gate=[1, 6, True]),
-            "format Q1.6 of gate or hidden is signed: choose UQ0.8",
+            lambda d: d["formats"].update(gate=[0, 7, True]),
+            "format Q0.7 of gate or hidden is signed: choose UQ0.8",
         ),
         (
             lambda d: d["formats"]["state"].__setitem__(1, [1, 40, True]),
@@ -478,10 +478,15 @@ def test_absurd_format_is_refused(path: Path, frac_bits: int) -> None:
     assert refusal(path).startswith(f"rule {path}: ")
 
 
-def test_gate_that_could_overshoot_is_refused(path: Path) -> None:
-    # With a gate of 1 or more, x + z (c - x) leaves the state's format.
-    edit(path, lambda d: d["formats"].update(gate=[4, 4, False]))
-    assert refusal(path) == f"rule {path}: gate format UQ4.4 has int_bits: choose UQ0.8"
+@pytest.mark.parametrize("int_bits", [4, -1])
+def test_gate_that_is_not_between_0_and_1_is_refused(path: Path, int_bits: int) -> None:
+    # With a gate above 1, x + z (c - x) leaves the state's format.
+    format = [int_bits, 8 - int_bits, False]
+    edit(path, lambda description: description["formats"].update(gate=format))
+    assert refusal(path) == (
+        f"rule {path}: gate format UQ{int_bits}.{8 - int_bits} has int_bits {int_bits}, not 0: "
+        "choose UQ0.8"
+    )
 
 
 @pytest.mark.parametrize("name", ["sample", "trace"])

@@ -141,5 +141,5 @@ def test_fewest_and_many_bits_make_a_rule(bits: int, small_config: Make, random_
 
 
 def test_sums_too_large_for_32_bits_are_refused(small_config: Make, random_rule: Make) -> None:
-    with pytest.raises(InputError, match="an accumulator can reach .*: quantize with fewer bits"):
+    with pytest.raises(InputError, match=r"an accumulator can reach .*: quantize with fewer bits"):
         random_rule(0, small_config(), Precision(16, 16, 16, 16))
