@@ -322,7 +322,8 @@ def verify(
     from .rules import rule_path
 
     integer = IntegerRule.load(rule_path(rule))
-    source = resolve_clip(clip)
+    # By PROTOCOL 128 x 128, of which the array sees the centre; more only for a larger array.
+    source = resolve_clip(clip, size=max(128, height, width))
     with console.status("verify") as status:
         stages = run_verification(
             integer,
@@ -416,12 +417,10 @@ def main() -> None:
     except OSError as error:
         remedy = {
             errno.ENOSPC: "free some space, or choose another folder",
-            errno.EACCES: "choose a folder that you may write",
-            errno.EROFS: "choose a folder that you may write",
-        }.get(error.errno or 0)
-        if remedy is None:
-            raise
-        fail(f"{error.filename or 'a file'} cannot be written ({error.strerror}): {remedy}")
+            errno.EDQUOT: "free some space, or choose another folder",
+            errno.EFBIG: "raise the limit on file sizes, or choose another folder",
+        }.get(error.errno or 0, "choose a path that exists and that you may use")
+        fail(f"{error.filename or 'a file'}: {error.strerror}: {remedy}")
 
 
 def fail(message: str) -> None:

@@ -50,6 +50,7 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
     files = {f"{name}.v": text for name, text in modules.items()}
     files["program.txt"] = program.listing()
     files[MANIFEST] = json.dumps(manifest, indent=2) + "\n"  # last: it vouches for the others
+    (folder / MANIFEST).unlink(missing_ok=True)
     for name, text in files.items():
         write_atomically(folder / name, lambda path, text=text: path.write_text(text))  # type: ignore[misc]
     return manifest
@@ -58,12 +59,12 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
 def verilog_modules(program: Program, height: int, width: int) -> dict[str, str]:
     """Verilog text of every module by its name, each kind once."""
     parts: dict[str, wiring.Component] = {
+        "retina": Retina(program, height, width, by_name=True),  # first: it checks the size
         "pixel_cell": PixelCell(program),
         "pixel_row": PixelRow(program, width, by_name=True),
         "pixel_array": PixelArray(program, height, width, by_name=True),
         "sequencer": Sequencer(program, height, width),
         "row_buffer": RowBuffer(program, width),
-        "retina": Retina(program, height, width, by_name=True),
     }
     return {
         name: verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)

@@ -79,7 +79,7 @@ class TrainOptions:
     chunk: int = 8
     learning_rate: float = 3e-3
     densities: tuple[float, float] = (0.005, 0.04)
-    restart: float = 0.03
+    restart: float = 0.08
     loss: str | Loss = "dense"
     seed: int = 0
 

@@ -1,0 +1,294 @@
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from scotopia.cli import main as cli
+from scotopia.cli.rules import SHIPPED, rule_path
+from scotopia.model.files import write_rule_file
+
+Run = Callable[..., tuple[int, str, str]]
+
+COMMAND = Path(sys.executable).parent / "scotopia"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command as a user types it, but in this process: exit status, output, errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["scotopia", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(exit.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """25 frames of a moving gradient, 128 x 128."""
+    ramp = np.arange(128) * 2
+    frames = np.stack([np.tile(np.roll(ramp, t), (128, 1)) for t in range(25)])
+    path = tmp_path / "ramp.npz"
+    np.savez_compressed(path, frames=frames.astype(np.uint8))
+    return path
+
+
+def test_help_names_every_command(run: Run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    for command in ("demo", "train", "evaluate", "quantize", "emit", "verify"):
+        assert command in out
+
+
+def test_the_installed_command_runs_on_its_own() -> None:
+    done = subprocess.run([COMMAND, "emit", "--help"], capture_output=True, text=True, check=True)
+    assert "--height" in done.stdout
+
+
+def test_evaluate_writes_the_protocol_as_json(run: Run, clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "scores.json"
+    status, out, _ = run("evaluate", clip, "--json", target)
+    result = json.loads(target.read_text())
+    assert status == 0
+    assert "normalized-convolution-oracle" in out
+    assert list(result["clips"]["ramp"]) == [
+        "last-seen",
+        "normalized-convolution",
+        "normalized-convolution-oracle",
+        "nca",
+        "nca-int",
+    ]
+    assert result["mean"] == result["clips"]["ramp"]
+    assert set(result["mean"]["nca-int"]) == {"psnr", "ssim"}
+    assert result["cost"]["nca-int"]["parameters"] <= 2500
+
+
+def test_a_rule_goes_from_training_to_verilog(run: Run, clip: Path, tmp_path: Path) -> None:
+    rule, integer = tmp_path / "rule.safetensors", tmp_path / "integer.safetensors"
+    shape = ("--channels", 2, "--hidden", 3, "--steps-per-frame", 1, "--trace-bits", 4)
+    effort = ("--synthetic", 0, "--iterations", 2, "--batch", 2, "--crop", 16)
+    assert run("train", clip, "--out", rule, *shape, *effort)[0] == 0
+    assert run("quantize", rule, "--out", integer, "--calibrate", clip)[0] == 0
+    assert run("emit", integer, "--out", tmp_path / "v", "--height", 3, "--width", 5)[0] == 0
+    manifest = json.loads((tmp_path / "v" / "manifest.json").read_text())
+    assert (manifest["height"], manifest["width"]) == (3, 5)
+    assert manifest["channels"] == ["x0", "x1", "sample", "trace"]
+
+
+def test_training_says_how_it_was_done(run: Run, clip: Path, tmp_path: Path) -> None:
+    from scotopia.model.rule import Rule
+
+    out = tmp_path / "rule.safetensors"
+    run("train", clip, "--out", out, "--synthetic", 0, "--iterations", 1, "--crop", 16)
+    assert Rule.load(out).training_record == {
+        "clips": ["ramp"],
+        "synthetic_clips": 0,
+        "command": f"scotopia train {clip} --out {out} --synthetic 0 --iterations 1 --crop 16",
+        "scotopia": version("scotopia"),
+    }
+
+
+def test_shipped_rules_are_small_and_agree_on_their_training() -> None:
+    from scotopia.model.rule import Rule
+    from scotopia.quantize.integer_rule import IntegerRule
+
+    rule = Rule.load(rule_path("retina"))
+    integer = IntegerRule.load(rule_path("retina-int8"))
+    assert rule.parameter_count <= 2500
+    assert integer.config == rule.config
+    assert integer.training == rule.training_record
+    assert "davis_road" not in rule.training_record["clips"]
+    assert all(Path(str(path)).stat().st_size < 100_000 for path in SHIPPED.values())
+
+
+def test_shipped_rule_beats_last_seen_and_nears_the_oracle_on_a_clip_it_never_saw(
+    run: Run, tmp_path: Path
+) -> None:
+    target = tmp_path / "scores.json"
+    run("evaluate", "davis_road", "--json", target)
+    psnr = {name: s["psnr"] for name, s in json.loads(target.read_text())["mean"].items()}
+    for rule in ("nca", "nca-int"):
+        assert psnr[rule] > psnr["normalized-convolution"]
+        assert psnr[rule] > psnr["normalized-convolution-oracle"] - 0.7
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(rule_path("retina-int8").read_bytes()[:5000])
+
+
+def of_another_version(path: Path) -> None:
+    write_rule_file(path, "integer rule", {}, {})
+    path.write_bytes(path.read_bytes().replace(b'"version":"1"', b'"version":"7"'))
+
+
+def of_something_else(path: Path) -> None:
+    save_file({"weight": np.zeros(3, np.float32)}, path)
+
+
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (
+            truncated,
+            "rule {path} cannot be read (Error while deserializing header: incomplete metadata, "
+            "file not fully covered): it is truncated or no rule file; write it again",
+        ),
+        (
+            of_another_version,
+            "rule {path} has version 7, this Scotopia reads version 1: "
+            "write it again with this Scotopia",
+        ),
+        (
+            of_something_else,
+            "{path} is a safetensors file but no Scotopia rule: "
+            "give one written by `scotopia train` or `scotopia quantize`",
+        ),
+        (
+            lambda path: None,
+            "rule {path} does not exist: give the path of a .safetensors rule file",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["emit", "verify", "quantize"])
+def test_a_bad_rule_is_one_line(
+    run: Run, tmp_path: Path, command: str, write: Callable[[Path], None], sentence: str
+) -> None:
+    rule = tmp_path / "rule.safetensors"
+    write(rule)
+    out = () if command == "verify" else ("--out", tmp_path / "out")
+    status, _, err = run(command, rule, *out)
+    assert (status, err) == (2, f"scotopia: {sentence.format(path=rule)}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_float_rule_where_integers_are_needed_names_the_command(run: Run) -> None:
+    path = rule_path("retina")
+    assert run("verify", "retina") == (
+        2,
+        "",
+        f"scotopia: {path} is a Scotopia float rule, not a Scotopia integer rule: "
+        "make one with `scotopia quantize`\n",
+    )
+
+
+@pytest.mark.parametrize("density", ["0", "1.5", "-0.1", "nan"])
+@pytest.mark.parametrize("command", [("evaluate", "davis_road"), ("verify",), ("demo",)])
+def test_a_density_outside_0_to_1_is_one_line(
+    run: Run, tmp_path: Path, command: tuple[str, ...], density: str
+) -> None:
+    out = ("--out", tmp_path / "out") if command == ("demo",) else ()
+    status, _, err = run(*command, *out, "--density", density)
+    assert status == 2
+    assert err == (
+        f"scotopia: density {float(density):g} is not above 0 and up to 1: give 0.01 for 1 %\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("emit", "retina-int8", "--height", "0"),
+            "height 0 is outside 1 to 1024: choose 16, for instance",
+        ),
+        (
+            ("quantize", "retina", "--weight-bits", "1"),
+            "weight bits 1 are outside 2 to 16: choose 8, for instance",
+        ),
+        (
+            ("quantize", "retina", "--rounding", "UP"),
+            "rounding 'UP' is unknown: choose one of TRN, TRN_ZERO, RND, RND_ZERO, RND_INF, "
+            "RND_MIN_INF, RND_CONV",
+        ),
+        (
+            ("train", "--synthetic", "0"),
+            "there is nothing to train on: name a clip, or --synthetic 64",
+        ),
+        (
+            ("train", "--channels", "0"),
+            "channels 0 is outside 1 to 32: choose one inside",
+        ),
+    ],
+)
+def test_a_bad_option_is_one_line(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    out = tmp_path / "out"
+    assert run(*arguments, "--out", out) == (2, "", f"scotopia: {sentence}\n")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("--frames", "119"),
+            "clip davis_road has 118 frames, 119 were asked for: choose --frames from 1 to 118",
+        ),
+        (("--simulator", "magic"), "simulator 'magic' is unknown: choose verilator or icarus"),
+        (
+            ("--verilog", "nowhere"),
+            "nowhere/manifest.json cannot be read (FileNotFoundError): "
+            "give a folder written by `scotopia emit`",
+        ),
+    ],
+)
+def test_a_bad_verification_is_one_line(
+    run: Run, arguments: tuple[str, ...], sentence: str
+) -> None:
+    status, _, err = run("verify", "--height", 2, "--width", 2, "--frames", 1, *arguments)
+    assert (status, err) == (2, f"scotopia: {sentence}\n")
+
+
+def test_a_clip_smaller_than_the_array_is_one_line(run: Run) -> None:
+    status, _, err = run("verify", "--height", 200, "--width", 150)
+    assert status == 2
+    assert err.endswith(
+        "davis_road.npz: its frames of 128 x 128 pixels are smaller than 200 x 200: "
+        "choose a smaller size or a larger clip\n"
+    )
+    assert err.count("\n") == 1
+
+
+def test_a_missing_compiler_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, _, err = run("verify", "--height", 2, "--width", 2, "--frames", 1)
+    assert (status, err) == (
+        2,
+        "scotopia: c++ is not on the path, Verilator needs it: "
+        "install a C++ compiler, make and perl\n",
+    )
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out, write_text = tmp_path / "verilog", Path.write_text
+
+    def fill_up(path: Path, text: str) -> int:
+        if len(text) < 100_000:
+            return write_text(path, text)
+        write_text(path, text[:100_000])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", fill_up)
+    status, _, err = run("emit", "retina-int8", "--out", out)
+    assert status == 2
+    assert err.startswith("scotopia: ")
+    assert err.endswith("No space left on device: free some space, or choose another folder\n")
+    assert err.count("\n") == 1
+    assert not (out / "manifest.json").exists()
+    assert all(path.read_text().rstrip().endswith("endmodule") for path in out.iterdir())
+    assert "sequencer.v" not in [path.name for path in out.iterdir()]
