@@ -103,6 +103,7 @@ def train(
     loss: Annotated[str, typer.Option(help="dense, log-dense or observed.")] = "log-dense",
     batch: Annotated[int, typer.Option(help="Videos that run side by side.")] = 8,
     crop: Annotated[int, typer.Option(help="Side of the squares trained on, pixels.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Peak of Adam's learning rate.")] = 3e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, clips and samples.")] = 0,
 ) -> None:
     """Train a float rule by truncated backpropagation through time."""
@@ -123,7 +124,14 @@ def train(
         border=border,  # type: ignore[arg-type]
         trace_bits=trace_bits,
     )
-    options = TrainOptions(iterations=iterations, batch=batch, crop=crop, loss=loss, seed=seed)
+    options = TrainOptions(
+        iterations=iterations,
+        batch=batch,
+        crop=crop,
+        learning_rate=learning_rate,
+        loss=loss,
+        seed=seed,
+    )
     real = [resolve_clip(name) for name in clips or []]
     if not real and not synthetic:
         raise InputError("there is nothing to train on: name a clip, or --synthetic 64")

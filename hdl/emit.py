@@ -13,7 +13,7 @@ from scotopia.model.files import write_atomically
 from .array import PixelArray, PixelRow
 from .cell import PixelCell
 from .program import Program
-from .retina import Retina
+from .retina import Retina, check_size
 from .sequencer import RowBuffer, Sequencer
 
 MANIFEST = "manifest.json"
@@ -32,6 +32,7 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
     InputError
         If a side is out of range.
     """
+    check_size(height, width)  # before Amaranth complains of parts that were never used
     rule = program.rule
     modules = verilog_modules(program, height, width)
     manifest = {
@@ -59,12 +60,12 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
 def verilog_modules(program: Program, height: int, width: int) -> dict[str, str]:
     """Verilog text of every module by its name, each kind once."""
     parts: dict[str, wiring.Component] = {
-        "retina": Retina(program, height, width, by_name=True),  # first: it checks the size
         "pixel_cell": PixelCell(program),
         "pixel_row": PixelRow(program, width, by_name=True),
         "pixel_array": PixelArray(program, height, width, by_name=True),
         "sequencer": Sequencer(program, height, width),
         "row_buffer": RowBuffer(program, width),
+        "retina": Retina(program, height, width, by_name=True),
     }
     return {
         name: verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)
@@ -84,6 +85,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
         missing = [name for name in manifest["sources"] if not (folder / name).is_file()]
+        for key in ("top", "height", "width", "channels", "cycles_per_step", "word_bits"):
+            manifest[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read ({error.__class__.__name__}): "

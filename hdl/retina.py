@@ -35,9 +35,7 @@ class Retina(wiring.Component):
     """
 
     def __init__(self, program: Program, height: int, width: int, *, by_name: bool = False) -> None:
-        for name, side in (("height", height), ("width", width)):
-            if not 1 <= side <= 1024:
-                raise InputError(f"{name} {side} is outside 1 to 1024: choose 16, for instance")
+        check_size(height, width)
         self.program, self.height, self.width, self.by_name = program, height, width, by_name
         super().__init__(
             {
@@ -104,3 +102,16 @@ class Retina(wiring.Component):
             },
         )
         return m
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse an array that cannot be built.
+
+    Raises
+    ------
+    InputError
+        If a side is outside 1 to 1024.
+    """
+    for name, side in (("height", height), ("width", width)):
+        if not 1 <= side <= 1024:
+            raise InputError(f"{name} {side} is outside 1 to 1024: choose 16, for instance")

@@ -80,9 +80,20 @@ def read_rule_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
         )
         raise InputError(f"{path} is a Scotopia {found}, not a Scotopia {kind}: {remedy}")
     with safe_open(path, framework="numpy") as file:
-        text = file.metadata()["description"]
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return json.loads(text), tensors
+        try:
+            description = json.loads(file.metadata()["description"])
+        except (KeyError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"rule {path} has no valid description ({error!r}): write it again"
+            ) from error
+        try:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (TypeError, AttributeError) as error:  # a type that NumPy has not
+            raise InputError(
+                f"rule {path} has a tensor of a type that no rule has ({_one_line(error)}): "
+                "write it again"
+            ) from error
+    return description, tensors
 
 
 def rule_kind(path: Path) -> str:

@@ -70,7 +70,7 @@ class TrainOptions:
     loss
         A name out of `LOSSES`, or any function of `Loss`'s form.
     seed
-        Of the weights, the videos and the samples.
+        Of the videos and the samples; the weights are the caller's.
     """
 
     iterations: int = 3000
@@ -189,7 +189,6 @@ def train(
     FloatingPointError
         If the loss is no longer finite; the rule then holds the last finite weights.
     """
-    torch.manual_seed(options.seed)
     videos = Videos(clips, options)
     loss_function = LOSSES[options.loss] if isinstance(options.loss, str) else options.loss
     optimizer = torch.optim.Adam(rule.parameters(), lr=options.learning_rate)
@@ -213,7 +212,9 @@ def train(
             raise FloatingPointError(f"the loss is {loss.item()} at iteration {iteration}")
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(rule.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(rule.parameters(), 1.0)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient is {norm.item()} at iteration {iteration}")
         optimizer.step()
         schedule.step()
         on_iteration(iteration, loss.item())

@@ -60,6 +60,18 @@ class IntegerLayer:
                     f"{name} has shape {vector.shape}, its formats ask for {shape[:1]}: "
                     "write the rule again"
                 )
+        for name, numbers in (("weight", self.weight), ("bias", self.bias)):
+            for number in (numbers.min(), numbers.max()):
+                if not -(2**31) <= number < 2**31:
+                    raise InputError(
+                        f"{name} reaches {number}, beyond 32 bits: quantize the rule again"
+                    )
+        for format in (*self.inputs, *self.outputs):
+            if abs(format.frac_bits) > 31:
+                raise InputError(
+                    f"format {format} has more than 31 bits before or behind its point: "
+                    "quantize the rule again"
+                )
         if np.abs(self.weight_frac).max() > 31:
             raise InputError(
                 f"weight_frac reaches {np.abs(self.weight_frac).max()}, the most is 31: "
@@ -77,20 +89,27 @@ class IntegerLayer:
 
         Inputs of different formats are brought to one scale by shifting their weights.
         """
+        align, extra, shift = self._shifts
+        return self.weight << align[:, :, None], self.bias << extra, shift
+
+    @cached_property
+    def _shifts(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Left shifts of weights (O, I) and of biases (O,), then right shifts of the sums (O,)."""
         in_frac = np.array([f.frac_bits for f in self.inputs])
         out_frac = np.array([f.frac_bits for f in self.outputs])
         shift = self.weight_frac + in_frac.max() - out_frac
         extra = np.maximum(-shift, 0)  # an output finer than its accumulator
-        align = (in_frac.max() - in_frac)[None, :] + extra[:, None]
-        return self.weight << align[:, :, None], self.bias << extra, shift + extra
+        return (in_frac.max() - in_frac)[None, :] + extra[:, None], extra, shift + extra
 
     @cached_property
     def accumulator_bound(self) -> int:
         """Largest magnitude of any partial sum, in any order, for inputs in their formats."""
-        weight, bias, shift = self.aligned
+        align, extra, shift = self._shifts
         largest = np.array([max(-f.lowest, f.highest) for f in self.inputs])
-        total = (np.abs(weight).sum(2) * largest).sum(1) + np.abs(bias) + ((1 << shift) >> 1)
-        return int(total.max())
+        # In floats, since formats far apart shift beyond any integer; below 2**53 they are exact.
+        weight = np.ldexp(np.abs(self.weight).sum(2).astype(np.float64), align)
+        bias = np.ldexp(np.abs(self.bias).astype(np.float64), extra)
+        return int((weight @ largest + bias + np.ldexp(0.5, shift) * (shift > 0)).max())
 
     def __call__(self, taps: IntArray, rounding: Rounding) -> IntArray:
         """Map input codes (..., I, K, N) of N cells to output codes (..., O, N)."""
@@ -178,6 +197,11 @@ class IntegerRule:
                 raise InputError(
                     f"state format {format} is not signed with int_bits 1: choose Q1.7"
                 )
+        if self.gate_format.int_bits != 0:
+            raise InputError(
+                f"gate format {self.gate_format} has int_bits {self.gate_format.int_bits}, not 0: "
+                "choose UQ0.8"
+            )
         for format in (self.gate_format, *self.perceive.outputs):
             if format.signed:
                 raise InputError(f"format {format} of gate or hidden is signed: choose UQ0.8")

@@ -59,7 +59,17 @@ def quantize(
         (hidden,) the largest value that each hidden neuron needs, from `calibrate`.
     rounding
         Of every shift to the right in the integer rule; weights are rounded to nearest.
+
+    Raises
+    ------
+    InputError
+        If a weight or a range is not finite, or an accumulator would need more than 32 bits.
     """
+    for name, parameter in rule.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(f"{name} of the rule is not finite: train it again")
+    if not np.isfinite(hidden_ranges).all():
+        raise InputError("the range of a hidden neuron is not finite: calibrate again")
     bits, config = precision or Precision(), rule.config
     state = (QFormat(1, bits.state - 1),) * config.channels
     sample = QFormat(1, bits.state - 1)

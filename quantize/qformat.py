@@ -142,4 +142,4 @@ def _round_up(rounding: Rounding, floor: Any, rest: Any, half: Any) -> Any:
 
 def required_bits(lowest: int, highest: int) -> int:
     """Width of the narrowest signed format that holds both."""
-    return max((~lowest if lowest < 0 else lowest).bit_length(), highest.bit_length()) + 1
+    return max((~end if end < 0 else end).bit_length() for end in (lowest, highest)) + 1

@@ -23,7 +23,10 @@ from scotopia.quantize.qformat import IntArray
 from .cocotb_bench import FOLDER, RESULT
 from .stimulus import Stimulus
 
-SIMULATORS = ("verilator", "icarus")
+REMEDIES = {
+    "verilator": "Verilator needs a C++ compiler, make and perl; install them",
+    "icarus": "install Icarus Verilog, or choose --simulator verilator",
+}
 
 NS_PER_CLOCK = 2  #: of the harness
 
@@ -51,16 +54,20 @@ class Bench:
     Raises
     ------
     InputError
-        If there is no simulator of that name.
+        If there is no simulator of that name, or a tool that it needs is missing.
     """
 
     simulator: str = "verilator"
 
     def __post_init__(self) -> None:
-        if self.simulator not in SIMULATORS:
+        if self.simulator not in REMEDIES:
             raise InputError(f"simulator {self.simulator!r} is unknown: choose verilator or icarus")
 
     def __enter__(self) -> Self:
+        tools = ("iverilog",) if self.simulator == "icarus" else ("c++", "make", "perl")
+        for tool in tools:
+            if shutil.which(tool) is None:
+                raise InputError(f"{tool} is not on the path: {REMEDIES[self.simulator]}")
         self._folder = tempfile.TemporaryDirectory(prefix="scotopia-")
         self.work = Path(self._folder.name)
         return self
@@ -132,12 +139,12 @@ class Bench:
             harness.insert(0, Path(str(here / "harness.vlt")))
             build_args = ["--timing", "-Wno-fatal", "-O3", "--x-assign", "fast"]
         log = self.work / "build.log"
-        runner = (
-            _Verilator()
-            if self.simulator == "verilator"
-            else cocotb_tools.runner.get_runner(self.simulator)
-        )
         with _tools(self.simulator):
+            runner = (
+                _Verilator()
+                if self.simulator == "verilator"
+                else cocotb_tools.runner.get_runner(self.simulator)
+            )
             try:
                 runner.build(
                     sources=[*harness, *sources],
@@ -182,12 +189,6 @@ def _tools(simulator: str) -> Iterator[None]:
     """Put the simulator on the path, for the runner looks there, and take it off again."""
     environment = dict(os.environ)
     if simulator == "verilator":
-        for tool in ("c++", "make", "perl"):
-            if shutil.which(tool) is None:
-                raise InputError(
-                    f"{tool} is not on the path, Verilator needs it: "
-                    "install a C++ compiler, make and perl"
-                )
         root = Path(str(distribution("verilator").locate_file("verilator")))
         os.environ["VERILATOR_ROOT"] = str(root)
         os.environ["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -201,10 +202,6 @@ def _tools(simulator: str) -> Iterator[None]:
                 "OPT_FAST=-O1",
                 "OPT_GLOBAL=-O0",
             )
-        )
-    elif shutil.which("iverilog") is None:
-        raise InputError(
-            "iverilog is not on the path: install Icarus Verilog, or choose --simulator verilator"
         )
     try:
         yield

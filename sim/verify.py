@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scotopia.hdl.emit import emit
+from scotopia.hdl.emit import emit, read_manifest
 from scotopia.hdl.program import Program
 from scotopia.model.sampling import sample_mask
 from scotopia.quantize.integer_rule import IntegerRule
@@ -155,19 +155,23 @@ def verify(
         min(SMALL.width, extent.width),
         min(SMALL.frames, extent.frames),
     )
-    run(
-        "golden model = program",
-        extent,
-        density,
-        lambda stimulus: (run_program(program, stimulus), 0),
-    )
-    run(
-        "golden model = Amaranth",
-        small,
-        SMALL_DENSITY,
-        lambda stimulus: run_amaranth(program, stimulus),
-    )
+    # What is bad is said before anything slow begins.
+    central_crop(frames, clip_name, extent.height, extent.width, extent.frames)
+    if verilog is not None:
+        read_manifest(verilog)
     with Bench(simulator) as bench:
+        run(
+            "golden model = program",
+            extent,
+            density,
+            lambda stimulus: (run_program(program, stimulus), 0),
+        )
+        run(
+            "golden model = Amaranth",
+            small,
+            SMALL_DENSITY,
+            lambda stimulus: run_amaranth(program, stimulus),
+        )
         run(
             f"golden model = Verilog ({simulator.capitalize()})",
             extent,

@@ -267,8 +267,8 @@ def test_a_missing_compiler_is_one_line(
     status, _, err = run("verify", "--height", 2, "--width", 2, "--frames", 1)
     assert (status, err) == (
         2,
-        "scotopia: c++ is not on the path, Verilator needs it: "
-        "install a C++ compiler, make and perl\n",
+        "scotopia: c++ is not on the path: "
+        "Verilator needs a C++ compiler, make and perl; install them\n",
     )
 
 

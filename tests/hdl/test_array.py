@@ -27,7 +27,8 @@ def tiny_rule(small_config: Make, random_rule: Make) -> Callable[..., IntegerRul
         kind: str = "gated", border: str = "replicate", inputs: tuple[str, ...] = ("valid",)
     ) -> IntegerRule:
         config = small_config(kind=kind, border=border, channels=2, hidden=2, inputs=inputs)
-        rule: IntegerRule = random_rule(0, config, Precision(3, 5, 4, 3))
+        # The hidden words are unsigned and the widest: no bit of a word is always a sign.
+        rule: IntegerRule = random_rule(0, config, Precision(3, 5, 6, 3))
         return rule
 
     return make

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from safetensors.numpy import load_file, save_file
 
 from scotopia.model.config import INPUTS
@@ -453,10 +455,26 @@ def test_description_that_lacks_something_is_refused(
     )
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "nonsense", "null"])
+@pytest.mark.parametrize("text", ["{", "[]", "nonsense", "null", "[" * 10**5])
 def test_description_that_is_no_object_is_refused(path: Path, text: str) -> None:
     save_file(load_file(path), path, header_of(path) | {"description": text})
     assert refusal(path).startswith(f"rule {path} has no valid description (")
+
+
+def test_file_without_description_is_refused(path: Path) -> None:
+    metadata = header_of(path)
+    del metadata["description"]
+    save_file(load_file(path), path, metadata)
+    assert refusal(path) == (
+        f"rule {path} has no valid description (KeyError('description')): write it again"
+    )
+
+
+def test_tensor_of_a_type_that_numpy_has_not_is_refused(path: Path) -> None:
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in load_file(path).items()}
+    tensors["update.weight"] = tensors["update.weight"].bfloat16()
+    safetensors.torch.save_file(tensors, path, header_of(path))
+    assert refusal(path).startswith(f"rule {path} has a tensor of a type that no rule has (")
 
 
 def test_missing_tensor_is_refused(path: Path) -> None:

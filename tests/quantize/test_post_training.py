@@ -140,6 +140,22 @@ def test_fewest_and_many_bits_make_a_rule(bits: int, small_config: Make, random_
     assert {format.bits for format in rule.perceive.outputs} == {bits}
 
 
+@pytest.mark.parametrize("name", ["perceive.weight", "perceive.bias", "update.weight"])
+def test_weight_that_is_no_number_is_refused(name: str, small_config: Make) -> None:
+    rule = Rule(small_config())
+    with torch.no_grad():
+        rule.get_parameter(name).view(-1)[0] = torch.nan
+    with pytest.raises(InputError) as caught:
+        quantize(rule, np.ones(3))
+    assert str(caught.value) == f"{name} of the rule is not finite: train it again"
+
+
+def test_range_that_is_no_number_is_refused(small_config: Make) -> None:
+    with pytest.raises(InputError) as caught:
+        quantize(Rule(small_config()), np.array([1, np.nan, 1]))
+    assert str(caught.value) == "the range of a hidden neuron is not finite: calibrate again"
+
+
 def test_sums_too_large_for_32_bits_are_refused(small_config: Make, random_rule: Make) -> None:
     with pytest.raises(InputError, match=r"an accumulator can reach .*: quantize with fewer bits"):
         random_rule(0, small_config(), Precision(16, 16, 16, 16))

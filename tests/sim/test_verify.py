@@ -1,0 +1,97 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from scotopia.hdl.emit import emit
+from scotopia.hdl.program import Program
+from scotopia.model.errors import InputError
+from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.sim import verify as verification
+from scotopia.sim.faults import FAULTS, drop_rounding, flip_weight_digit, swap_rows
+from scotopia.sim.stimulus import Stimulus
+from scotopia.sim.verify import Extent, Stage, run_program, verify
+
+Make = Callable[..., IntegerRule]
+
+
+@pytest.fixture
+def frames() -> NDArray[np.float32]:
+    """Two frames of noise, 6 x 6."""
+    return np.random.default_rng(3).random((2, 6, 6)).astype(np.float32)
+
+
+@pytest.fixture
+def rule(small_config: Make, random_rule: Make) -> IntegerRule:
+    """A small rule, whose arrays compile fast."""
+    return random_rule(5, small_config())
+
+
+def test_every_stage_agrees_and_every_fault_is_found(
+    rule: IntegerRule, frames: NDArray[np.float32]
+) -> None:
+    names: list[str] = []
+    stages = verify(
+        rule, frames, Extent(4, 5, 2), density=0.3, faults=FAULTS, on_stage=names.append
+    )
+    assert [stage.name for stage in stages] == names
+    assert [stage.expect_mismatch for stage in stages] == [False] * 3 + [True] * len(FAULTS)
+    assert all(stage.passed for stage in stages)
+    assert stages[2].cell_updates == 4 * 5 * 2 * rule.config.steps_per_frame
+    assert stages[2].cycles > 0
+    assert all("first at step" in stage.detail for stage in stages[3:])
+
+
+def test_verilog_on_disk_is_what_is_checked(
+    rule: IntegerRule, frames: NDArray[np.float32], tmp_path: Path
+) -> None:
+    emit(flip_weight_digit(Program.compile(rule)), 3, 3, tmp_path)
+    *before, verilog = verify(rule, frames, Extent(3, 3, 2), density=0.5, verilog=tmp_path)
+    assert all(stage.passed for stage in before)
+    assert not verilog.passed
+    assert verilog.mismatches > 0
+
+
+@pytest.mark.parametrize("fault", [flip_weight_digit, drop_rounding])
+def test_a_program_fault_changes_one_operation(
+    rule: IntegerRule, fault: Callable[[Program], Program]
+) -> None:
+    program = Program.compile(rule)
+    changed = fault(program)
+    pairs = zip(program.operations, changed.operations, strict=True)
+    assert sum(before != after for before, after in pairs) == 1
+
+
+def test_the_wiring_fault_changes_one_cell(rule: IntegerRule, tmp_path: Path) -> None:
+    emit(Program.compile(rule), 3, 3, tmp_path)
+    before = (tmp_path / "pixel_row.v").read_text().splitlines()
+    swap_rows(tmp_path)
+    after = (tmp_path / "pixel_row.v").read_text().splitlines()
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+
+
+def test_the_interpreter_runs_all_frames_with_the_state_carried(
+    rule: IntegerRule, frames: NDArray[np.float32]
+) -> None:
+    mask = np.random.default_rng(4).random(frames.shape) < 0.5
+    stimulus = Stimulus.of(rule, frames, mask)
+    assert np.array_equal(run_program(Program.compile(rule), stimulus), stimulus.expected)
+
+
+def test_a_stage_that_compared_nothing_has_not_passed() -> None:
+    assert not Stage("empty", "nothing", 0, 0, 0.0).passed
+    assert not Stage("empty", "nothing", 0, 0, 0.0, expect_mismatch=True).passed
+
+
+def test_a_crop_larger_than_the_clip_is_refused_before_anything_is_built(
+    rule: IntegerRule, frames: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "Bench", None)
+    with pytest.raises(InputError) as error:
+        verify(rule, frames, Extent(7, 3, 1), clip_name="noise")
+    assert str(error.value) == (
+        "clip noise has 6 x 6 pixels, the array 3 x 7 cells: "
+        "choose a larger clip or a smaller array"
+    )
