@@ -93,7 +93,7 @@ def train(
     synthetic: Annotated[
         int, typer.Option(min=0, help="Synthetic clips of moving photographs to train on.")
     ] = 64,
-    iterations: Annotated[int, typer.Option(help="Optimizer steps.")] = 4000,
+    iterations: Annotated[int, typer.Option(help="Optimizer steps.")] = 4500,
     channels: Annotated[int, typer.Option(help="Learned channels of the state.")] = 8,
     hidden: Annotated[int, typer.Option(help="Neurons of the hidden layer.")] = 16,
     steps_per_frame: Annotated[int, typer.Option(help="Steps between two frames.")] = 4,
@@ -103,7 +103,7 @@ def train(
     loss: Annotated[str, typer.Option(help="dense, log-dense or observed.")] = "log-dense",
     batch: Annotated[int, typer.Option(help="Videos that run side by side.")] = 8,
     crop: Annotated[int, typer.Option(help="Side of the squares trained on, pixels.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="Peak of Adam's learning rate.")] = 3e-3,
+    learning_rate: Annotated[float, typer.Option(help="Peak of Adam's learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, clips and samples.")] = 0,
 ) -> None:
     """Train a float rule by truncated backpropagation through time."""

@@ -52,7 +52,7 @@ def load_photographs() -> tuple[Tensor, ...]:
 def synthetic_clips(count: int, frames: int, size: int, seed: int, *, first: int = 0) -> list[Clip]:
     """Render clips number `first` on of an endless series, named by their number.
 
-    A third of the cameras stand still, the others move at 0.05 to 3 pixels a frame; zero to four
+    Two thirds of the cameras stand still, the others move at 0.05 to 3 pixels a frame; zero to four
     objects move in front at up to 4 pixels a frame. Clip n of a seed is always the same.
 
     Returns
@@ -71,7 +71,7 @@ def synthetic_clips(count: int, frames: int, size: int, seed: int, *, first: int
 def _render(
     photographs: tuple[Tensor, ...], frames: int, size: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    still = rng.random() < 1 / 3
+    still = rng.random() < 2 / 3
     speed = 0.0 if still else math.exp(rng.uniform(math.log(0.05), math.log(3)))
     scene = _moving_view(photographs, frames, size, speed, rng)
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")

@@ -94,7 +94,7 @@ def test_dense_losses_by_hand() -> None:
     prediction = torch.tensor([0.5, 0.1])[:, None, None, None].expand(2, 1, 3, 3)
     frame = torch.zeros(2, 1, 3, 3)
     assert dense_loss(prediction, frame, frame, frame).item() == pytest.approx(0.13)
-    expected = (math.log(0.25 + 3e-4) + math.log(0.01 + 3e-4)) / 2
+    expected = (math.log(0.25 + 2e-3) + math.log(0.01 + 2e-3)) / 2
     assert log_dense_loss(prediction, frame, frame, frame).item() == pytest.approx(expected)
 
 
