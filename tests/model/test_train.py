@@ -20,6 +20,7 @@ from scotopia.model.train import (
     learning_rate_factor,
     log_dense_loss,
     observed_loss,
+    running_average,
     train,
 )
 from scotopia.model.video import Clip
@@ -199,3 +200,18 @@ def test_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
     assert max(factors) == factors[20] == 1
     assert factors[20:] == sorted(factors[20:], reverse=True)
     assert factors[1000] == pytest.approx(0.01)
+
+
+def test_running_average_forgets_the_first_weights_then_moves_slowly() -> None:
+    update = running_average(0.998)
+    assert update(torch.tensor(5.0), torch.tensor(1.0), 0).item() == pytest.approx(1.4)
+    assert update(torch.tensor(5.0), torch.tensor(1.0), 10**6).item() == pytest.approx(4.992)
+
+
+def test_training_ends_with_the_average_of_its_weights(
+    small_config: Make, float_rule: Make
+) -> None:
+    last, averaged = float_rule(0, small_config()), float_rule(0, small_config())
+    train(last, [NOISE], dataclasses.replace(TINY, average=0.0))
+    train(averaged, [NOISE], dataclasses.replace(TINY, average=0.998))
+    assert not any(map(torch.equal, weights(last), weights(averaged)))
