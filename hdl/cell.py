@@ -1,6 +1,7 @@
 """The pixel cell: an accumulator, a few words of memory, and wires to eight neighbours."""
 
 from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import ShapeLike
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -45,17 +46,24 @@ class ExecuteLayout(data.StructLayout):
         super().__init__(
             {
                 "address": address_bits(program),
-                "base": Base,
-                "term": Term,
-                "condition": Condition,
-                "gate": Gate,
-                "store": 1,
-                "limit": range(max(2, len(program.limits))),
+                **execute_fields(program),
                 "sample": program.word_bits,
                 "sense": 1,
                 "forget": 1,
             }
         )
+
+
+def execute_fields(program: Program) -> dict[str, ShapeLike]:
+    """Fields of `program.Operation` that the second half of an operation needs."""
+    return {
+        "base": Base,
+        "term": Term,
+        "condition": Condition,
+        "gate": Gate,
+        "store": 1,
+        "limit": range(max(2, len(program.limits))),
+    }
 
 
 def address_bits(program: Program) -> int:

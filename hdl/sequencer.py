@@ -7,8 +7,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from .cell import ExecuteLayout, FetchLayout, address_bits
-from .program import HERE, Base, Condition, Gate, Operation, Program, Term
+from .cell import ExecuteLayout, FetchLayout, address_bits, execute_fields
+from .program import HERE, Operation, Program
 
 SOUTH = 7  # reading order
 
@@ -51,12 +51,7 @@ class OperationLayout(data.StructLayout):
                 "address": address_bits(program),
                 "source": 4,
                 "signed": 1,
-                "base": Base,
-                "term": Term,
-                "condition": Condition,
-                "gate": Gate,
-                "store": 1,
-                "limit": range(max(2, len(program.limits))),
+                **execute_fields(program),
             }
         )
 
@@ -142,7 +137,7 @@ class Sequencer(wiring.Component):
             ]
             m.d.sync += [
                 getattr(execute, name).eq(getattr(operation, name))
-                for name in ("address", "base", "term", "condition", "gate", "store", "limit")
+                for name in ("address", *execute_fields(program))
             ]
 
         steps = Signal(8)
