@@ -93,7 +93,7 @@ def train(
     synthetic: Annotated[
         int, typer.Option(min=0, help="Synthetic clips of moving photographs to train on.")
     ] = 64,
-    iterations: Annotated[int, typer.Option(help="Optimizer steps.")] = 4500,
+    iterations: Annotated[int, typer.Option(help="Optimizer steps.")] = 3600,
     channels: Annotated[int, typer.Option(help="Learned channels of the state.")] = 8,
     hidden: Annotated[int, typer.Option(help="Neurons of the hidden layer.")] = 16,
     steps_per_frame: Annotated[int, typer.Option(help="Steps between two frames.")] = 4,

@@ -78,7 +78,7 @@ class TrainOptions:
         Of the videos and the samples; the weights are the caller's.
     """
 
-    iterations: int = 4500
+    iterations: int = 3600
     batch: int = 8
     crop: int = 64
     chunk: int = 8

@@ -130,8 +130,9 @@ def verify(
         stages.append(
             Stage(
                 name,
-                f"{part.height} x {part.width} cells, frames 1 to {part.frames}, "
-                f"{mask.sum()} samples; every channel and step",
+                f"{part.height} x {part.width} cells, "
+                f"{part.frames} frame{'s' if part.frames > 1 else ''}, {mask.sum()} samples; "
+                "every channel and step",
                 result.cell_updates,
                 result.mismatches,
                 time.perf_counter() - start,

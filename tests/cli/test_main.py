@@ -111,15 +111,15 @@ def test_shipped_rules_are_small_and_agree_on_their_training() -> None:
     assert all(Path(str(path)).stat().st_size < 100_000 for path in SHIPPED.values())
 
 
-def test_shipped_rule_beats_last_seen_and_nears_the_oracle_on_a_clip_it_never_saw(
+def test_shipped_rule_beats_last_seen_by_5_db_and_the_oracle_on_a_clip_it_never_saw(
     run: Run, tmp_path: Path
 ) -> None:
     target = tmp_path / "scores.json"
     run("evaluate", "davis_road", "--json", target)
     psnr = {name: s["psnr"] for name, s in json.loads(target.read_text())["mean"].items()}
     for rule in ("nca", "nca-int"):
-        assert psnr[rule] > psnr["normalized-convolution"]
-        assert psnr[rule] > psnr["normalized-convolution-oracle"] - 0.7
+        assert psnr[rule] > psnr["last-seen"] + 5
+        assert psnr[rule] > psnr["normalized-convolution-oracle"]
 
 
 def truncated(path: Path) -> None:
