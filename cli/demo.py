@@ -117,7 +117,7 @@ def run_demo(
             "Steps per frame": figures["steps_per_frame"],
             "State bits per cell": figures["state_bits_per_cell"],
             "Clock cycles per step": manifest["cycles_per_step"],
-            "Frames a second at 50 MHz, any array size": round(
+            "Frames a second at an assumed 50 MHz, input and output apart": round(
                 50e6 / (manifest["cycles_per_step"] * figures["steps_per_frame"])
             ),
             "Memory words per cell": f"{manifest['words_per_cell']} x {manifest['word_bits']} bits",

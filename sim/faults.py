@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import ONE, Operation, Program, Term
+from scotopia.model.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,8 @@ def flip_weight_digit(program: Program) -> Program:
     first_candidate = program.names.index("candidate")
     end = next(i for i in stored if program.operations[i].address == first_candidate)
     digit = max((i for i in stored if i < end), default=-1) + 1
-    turned = {Term.ADD: Term.SUBTRACT, Term.SUBTRACT: Term.ADD}
-    return _change(
-        program, digit, lambda operation: replace(operation, term=turned[operation.term])
-    )
+    turned = {Term.NONE: Term.ADD, Term.ADD: Term.SUBTRACT, Term.SUBTRACT: Term.ADD}
+    return _change(program, digit, lambda leading: replace(leading, term=turned[leading.term]))
 
 
 def drop_rounding(program: Program) -> Program:
@@ -57,16 +56,24 @@ def drop_rounding(program: Program) -> Program:
 
 
 def swap_rows(folder: Path) -> None:
-    """Exchange what one cell sees in the north and in the south."""
+    """Exchange what one cell sees in the north and in the south.
+
+    Raises
+    ------
+    InputError
+        If no cell lies inside the borders.
+    """
     path = folder / "pixel_row.v"
     text, count = re.subn(
-        r"(\.neighbours\(\{ )(south\[[^]]*\])(.*?)(north\[[^]]*\])( \}\))",
-        r"\1\4\3\2\5",
+        r"\.neighbours\(\{ south((?:\[\d+:\d+\])?)(,.*?)north\1 \}\)",
+        r".neighbours({ north\1\2south\1 })",
         path.read_text(),
         count=1,
     )
     if count != 1:
-        raise AssertionError(f"{path} has no cell whose neighbours can be exchanged")
+        raise InputError(
+            f"{path} has no cell inside the borders: plant faults in 3 x 3 cells or more"
+        )
     path.write_text(text)
 
 

@@ -69,7 +69,20 @@ def test_the_wiring_fault_changes_one_cell(rule: IntegerRule, tmp_path: Path) ->
     before = (tmp_path / "pixel_row.v").read_text().splitlines()
     swap_rows(tmp_path)
     after = (tmp_path / "pixel_row.v").read_text().splitlines()
-    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+    changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+    assert len(changed) == 1
+    ((line, edited),) = changed
+    assert edited == line.replace("south", "?").replace("north", "south").replace("?", "north")
+
+
+def test_the_wiring_fault_needs_a_cell_inside(rule: IntegerRule, tmp_path: Path) -> None:
+    emit(Program.compile(rule), 2, 2, tmp_path)
+    with pytest.raises(InputError) as error:
+        swap_rows(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'pixel_row.v'} has no cell inside the borders: "
+        "plant faults in 3 x 3 cells or more"
+    )
 
 
 def test_the_interpreter_runs_all_frames_with_the_state_carried(
