@@ -17,7 +17,7 @@ from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.faults import FAULTS
 from scotopia.sim.verify import Extent, verify
 
-from .evaluate import Shown, Video, cost, methods
+from .evaluate import Scores, Shown, Video, cost, methods
 from .main import proof_json, proof_table, write_json
 from .report import DemoResult, write_report
 from .rules import SHIPPED, rule_path
@@ -46,9 +46,11 @@ def run_demo(
     classical = methods([])
     task = progress.add_task("baselines", total=len(classical))
     estimates: dict[str, Video] = {}
+    scores: dict[str, Scores] = {}  # at once: a clip too short to score is refused here
     for name, estimate in classical.items():
         progress.update(task, description=name)
         estimates[name] = estimate(shown)
+        scores[name] = shown.score(estimates[name])
         progress.advance(task)
     progress.update(task, description="baselines")
 
@@ -99,6 +101,8 @@ def run_demo(
             out / Path(str(path)).name,
             lambda temporary, content=content: temporary.write_bytes(content),  # type: ignore[misc]
         )
+    for name in ("nca", "nca-int"):
+        scores[name] = shown.score(estimates[name])
     figures = cost(integer)
     result = DemoResult(
         clip_name=shown.clip.name,
@@ -107,7 +111,7 @@ def run_demo(
         density=density,
         seed=seed,
         estimates={name: estimates[name] for name in ("normalized-convolution", "nca", "nca-int")},
-        scores={name: shown.score(estimate) for name, estimate in estimates.items()},
+        scores=scores,
         curves={name: psnr_curve(frames, estimate) for name, estimate in estimates.items()},
         channels=np.stack([_bytes(codes, integer) for codes in states]),
         channel_names=["x0 (prediction)", *integer.config.channel_names[1:]],

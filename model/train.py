@@ -93,6 +93,10 @@ class TrainOptions:
         for name in ("iterations", "batch", "crop", "chunk"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} is below 1: choose at least 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(
+                f"learning_rate {self.learning_rate:g} is not above 0 and finite: choose 0.002"
+            )
         low, high = self.densities
         if not 0 < low <= high <= 1:
             raise InputError(f"densities {low} to {high} are outside (0, 1]: choose 0.005 to 0.04")

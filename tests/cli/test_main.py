@@ -218,6 +218,10 @@ def test_a_density_outside_0_to_1_is_one_line(
             ("train", "--channels", "0"),
             "channels 0 is outside 1 to 32: choose one inside",
         ),
+        (
+            ("train", "--learning-rate", "nan"),
+            "learning_rate nan is not above 0 and finite: choose 0.002",
+        ),
     ],
 )
 def test_a_bad_option_is_one_line(
@@ -260,6 +264,17 @@ def test_a_clip_smaller_than_the_array_is_one_line(run: Run) -> None:
     assert err.count("\n") == 1
 
 
+def test_a_clip_too_short_to_score_is_refused_before_anything_is_written(
+    run: Run, tmp_path: Path
+) -> None:
+    short, out = tmp_path / "short.npy", tmp_path / "out"
+    np.save(short, np.zeros((20, 128, 128), np.uint8))
+    status, _, err = run("demo", "--clip", short, "--out", out)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "20 frames" in err
+    assert not out.exists()
+
+
 def test_a_missing_compiler_is_one_line(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -276,6 +291,8 @@ def test_a_full_disk_leaves_nothing_half_written(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out, write_text = tmp_path / "verilog", Path.write_text
+    run("emit", "retina-int8", "--out", out)
+    earlier = (out / "sequencer.v").read_text()
 
     def fill_up(path: Path, text: str) -> int:
         if len(text) < 100_000:
@@ -284,11 +301,12 @@ def test_a_full_disk_leaves_nothing_half_written(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(Path, "write_text", fill_up)
-    status, _, err = run("emit", "retina-int8", "--out", out)
+    status, _, err = run("emit", "retina-int8", "--out", out, "--height", 8)
     assert status == 2
     assert err.startswith("scotopia: ")
     assert err.endswith("No space left on device: free some space, or choose another folder\n")
     assert err.count("\n") == 1
     assert not (out / "manifest.json").exists()
-    assert all(path.read_text().rstrip().endswith("endmodule") for path in out.iterdir())
-    assert "sequencer.v" not in [path.name for path in out.iterdir()]
+    assert all(path.read_text().rstrip().endswith("endmodule") for path in out.glob("*.v"))
+    assert (out / "sequencer.v").read_text() == earlier
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
