@@ -7,12 +7,16 @@ from .errors import InputError
 
 Kind = Literal["gated", "residual"]
 Border = Literal["zero", "replicate", "wrap"]
+Perception = Literal["full", "depthwise", "sobel"]
+
+#: 3x3 filters of each perceived channel, where perception is no full 3x3 layer.
+FILTERS: dict[Perception, int] = {"depthwise": 3, "sobel": 4}
 
 #: What a cell may perceive beside its learned channels, in this order:
 #: `sample`, the last sample; `trace`, 1 when it arrived, falling linearly to 0; `valid`, 1 while
 #: the frame that brought it lasts; `innovation`, valid * (sample - prediction);
 #: `recall`, trace * (sample - prediction).
-INPUTS = ("sample", "trace", "valid", "innovation", "recall")
+INPUTS = ("sample", "trace", "valid", "innovation", "recall", "trust", "trusted")
 
 #: Channels of the input register, behind the learned ones.
 REGISTER = ("sample", "trace")
@@ -38,18 +42,29 @@ class RuleConfig:
         What a cell at the border sees beyond it: zeros, its own edge, or the opposite side.
     trace_bits
         A trace lasts 2**trace_bits steps (1 to 16).
+    perception
+        How a cell sees its neighbours: "full", a 3x3 layer; "depthwise", three learned 3x3 filters
+        of each channel; "sobel", four fixed ones (itself, Sobel in x and in y, Laplacian).
+    fire_rate
+        Share of the cells that update in a step, drawn anew each step, in (0, 1].
+    block
+        A cell stands for block x block pixels (1 to 4), each with a prediction and a register.
     """
 
     kind: Kind = "gated"
     channels: int = 8
     hidden: int = 16
-    inputs: tuple[str, ...] = INPUTS
+    inputs: tuple[str, ...] = ("sample", "trace", "valid", "innovation", "recall")
     steps_per_frame: int = 4
     border: Border = "replicate"
     trace_bits: int = 8
+    perception: Perception = "full"
+    fire_rate: float = 1.0
+    block: int = 1
 
     def __post_init__(self) -> None:
         for name, low, high in (
+            ("block", 1, 4),
             ("channels", 1, 32),
             ("hidden", 1, 64),
             ("steps_per_frame", 1, 64),
@@ -62,6 +77,17 @@ class RuleConfig:
             raise InputError(f"kind {self.kind!r} is unknown: choose gated or residual")
         if self.border not in ("zero", "replicate", "wrap"):
             raise InputError(f"border {self.border!r} is unknown: choose zero, replicate or wrap")
+        if self.perception not in ("full", "depthwise", "sobel"):
+            raise InputError(
+                f"perception {self.perception!r} is unknown: choose full, depthwise or sobel"
+            )
+        if not 0 < self.fire_rate <= 1:
+            raise InputError(f"fire_rate {self.fire_rate} is outside (0, 1]: choose 1")
+        if self.channels < self.pixels:
+            raise InputError(
+                f"channels {self.channels} cannot hold the predictions of {self.pixels} pixels: "
+                f"choose at least {self.pixels}"
+            )
         object.__setattr__(self, "inputs", tuple(self.inputs))
         if self.inputs != tuple(name for name in INPUTS if name in self.inputs):
             raise InputError(
@@ -70,9 +96,14 @@ class RuleConfig:
             )
 
     @property
+    def pixels(self) -> int:
+        """Pixels of a cell: as many predictions, samples and traces it has."""
+        return self.block**2
+
+    @property
     def perceived(self) -> int:
         """Channels a cell sees of each neighbour: learned ones, then inputs."""
-        return self.channels + len(self.inputs)
+        return self.channels + self.pixels * len(self.inputs)
 
     @property
     def updates(self) -> int:
@@ -80,11 +111,28 @@ class RuleConfig:
         return self.channels * (2 if self.kind == "gated" else 1)
 
     @property
+    def parameters(self) -> int:
+        """Trained numbers."""
+        filters = FILTERS.get(self.perception, 9)
+        learned_filters = 9 * filters * self.perceived if self.perception == "depthwise" else 0
+        layers = self.hidden * (filters * self.perceived + 1) + self.updates * (self.hidden + 1)
+        return learned_filters + layers
+
+    @property
     def macs(self) -> int:
-        """Multiply-accumulates per cell and step in both layers."""
-        return self.hidden * (9 * self.perceived + self.updates)
+        """Multiply-accumulates per cell and step."""
+        if self.perception == "full":
+            return self.hidden * (9 * self.perceived + self.updates)
+        filters = FILTERS[self.perception]
+        # Fixed filters are sums and shifts, but for eight neighbours: counted as what they read.
+        filtering = 9 * filters * self.perceived
+        return filtering + self.hidden * (filters * self.perceived + self.updates)
 
     @property
     def channel_names(self) -> tuple[str, ...]:
         """Names of all state channels, register included."""
-        return (*(f"x{i}" for i in range(self.channels)), *REGISTER)
+        numbers = [""] if self.pixels == 1 else [str(i) for i in range(self.pixels)]
+        return (
+            *(f"x{i}" for i in range(self.channels)),
+            *(f"{name}{number}" for name in REGISTER for number in numbers),
+        )

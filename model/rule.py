@@ -14,9 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Border, RuleConfig
+from .config import FILTERS, Border, RuleConfig
 from .errors import InputError
 from .files import read_rule_file, write_rule_file
+
+#: Identity, Sobel in x and in y, Laplacian, each scaled to a response of about one.
+_SOBEL = torch.tensor(
+    [
+        [[0, 0, 0], [0, 1, 0], [0, 0, 0]],
+        [[-1 / 8, 0, 1 / 8], [-2 / 8, 0, 2 / 8], [-1 / 8, 0, 1 / 8]],
+        [[-1 / 8, -2 / 8, -1 / 8], [0, 0, 0], [1 / 8, 2 / 8, 1 / 8]],
+        [[1 / 16, 2 / 16, 1 / 16], [2 / 16, -12 / 16, 2 / 16], [1 / 16, 2 / 16, 1 / 16]],
+    ]
+)
 
 _PAD_MODE: dict[Border, str] = {"zero": "constant", "replicate": "replicate", "wrap": "circular"}
 
@@ -35,11 +45,41 @@ def to_pixel(state: Tensor) -> Tensor:
     return ((state + 1) * (128 / 255)).clamp(0, 1)
 
 
+class FilteredLayer(nn.Module):
+    """A 3x3 layer whose kernels are sums of a few filters of each channel.
+
+    Nothing lies between filter and sum, so that it equals a full layer with kernels `weight`; but
+    it has fewer parameters, and needs fewer MACs when each filter is applied once.
+    """
+
+    def __init__(self, config: RuleConfig) -> None:
+        super().__init__()
+        count = FILTERS[config.perception]
+        if config.perception == "sobel":
+            self.register_buffer("filters", _SOBEL.expand(config.perceived, 4, 3, 3).clone())
+        else:
+            self.filters = nn.Parameter(torch.randn(config.perceived, count, 3, 3) / 3)
+        bound = (count * config.perceived) ** -0.5
+        self.mix = nn.Parameter(torch.empty(config.hidden, config.perceived, count))
+        self.bias = nn.Parameter(torch.empty(config.hidden))
+        nn.init.uniform_(self.mix, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    @property
+    def weight(self) -> Tensor:
+        """Kernels of the full layer that this one equals, (hidden, perceived, 3, 3)."""
+        return torch.einsum("hpf,pfyx->hpyx", self.mix, self.filters)
+
+    def forward(self, padded: Tensor) -> Tensor:
+        """Apply it to (B, perceived, H + 2, W + 2)."""
+        return F.conv2d(padded, self.weight, self.bias)
+
+
 class Rule(nn.Module):
     """The float rule.
 
     All tensors are (B, C, H, W): batch size, state channels (`config.channel_names`), rows,
-    columns. Learned channels and samples lie in [-1, 1], traces in [0, 1).
+    columns of cells. Learned channels and samples lie in [-1, 1], traces in [0, 1).
     """
 
     def __init__(self, config: RuleConfig) -> None:
@@ -47,7 +87,11 @@ class Rule(nn.Module):
         self.config = config
         #: How the rule was trained: clips, command, options. Empty for a new rule.
         self.training_record: dict[str, Any] = {}
-        self.perceive = nn.Conv2d(config.perceived, config.hidden, 3)
+        self.perceive: nn.Conv2d | FilteredLayer = (
+            nn.Conv2d(config.perceived, config.hidden, 3)
+            if config.perception == "full"
+            else FilteredLayer(config)
+        )
         self.update = nn.Conv2d(config.hidden, config.updates, 1)
         with torch.no_grad():  # start near x <- x, so that information survives the first steps
             self.update.weight.mul_(0.5)
@@ -63,7 +107,9 @@ class Rule(nn.Module):
         device = self.perceive.weight.device
         return torch.zeros(batch, len(self.config.channel_names), height, width, device=device)
 
-    def forward(self, state: Tensor, sample: Tensor, valid: Tensor) -> Tensor:
+    def forward(
+        self, state: Tensor, sample: Tensor, valid: Tensor, fired: Tensor | None = None
+    ) -> Tensor:
         """Do one step.
 
         Parameters
@@ -71,15 +117,23 @@ class Rule(nn.Module):
         state
             (B, C, H, W).
         sample
-            (B, 1, H, W) what arrived in this frame, mapped by `to_state`; read where valid.
+            (B, P, H, W) what arrived in this frame, mapped by `to_state`; read where valid. P is
+            `config.pixels`.
         valid
-            (B, 1, H, W) 1 where a pixel arrived in this frame, else 0. Both are held for all steps
+            (B, P, H, W) 1 where a pixel arrived in this frame, else 0. Both are held for all steps
             of the frame.
+        fired
+            (B, 1, H, W) 1 where a cell updates, else 0: its register is written all the same. By
+            default all do.
         """
         x, register = state[:, : self.config.channels], state[:, self.config.channels :]
-        sample, trace = self.latch(register[:, :1], register[:, 1:], sample, valid)
+        last, trace = register.chunk(2, 1)
+        sample, trace = self.latch(last, trace, sample, valid)
         hidden = F.relu(self.perceive(self.perception(x, sample, trace, valid)))
-        return torch.cat([self.apply_update(x, self.update(hidden)), sample, trace], 1)
+        updated = self.apply_update(x, self.update(hidden))
+        if fired is not None:
+            updated = torch.where(fired > 0, updated, x)
+        return torch.cat([updated, sample, trace], 1)
 
     def latch(
         self, last: Tensor, trace: Tensor, sample: Tensor, valid: Tensor
@@ -91,7 +145,7 @@ class Rule(nn.Module):
 
     def perception(self, x: Tensor, sample: Tensor, trace: Tensor, valid: Tensor) -> Tensor:
         """Gather what a cell shows its neighbours, with a border of one cell around."""
-        surprise = sample - x[:, :1]
+        surprise = sample - x[:, : self.config.pixels]
         inputs = {
             "sample": sample,
             "trace": trace,
@@ -99,6 +153,12 @@ class Rule(nn.Module):
             "innovation": (valid * surprise).clamp(-1, 1),
             "recall": (trace * surprise).clamp(-1, 1),
         }
+        if {"trust", "trusted"} & set(self.config.inputs):
+            age = trace + (8 * trace - 7).clamp(min=0) + 2 * (64 * trace - 63).clamp(min=0)
+            trust = (age - 4 * x[:, self.config.pixels : self.config.pixels + 1]).clamp(0, 1)
+            inputs["trust"] = trust
+            inputs["trusted"] = (trust * surprise).clamp(-1, 1)
+
         seen = torch.cat([x, *(inputs[name] for name in self.config.inputs)], 1)
         return F.pad(seen, (1, 1, 1, 1), mode=_PAD_MODE[self.config.border])
 

@@ -1,0 +1,597 @@
+// A chunk of one video through the float rule, forward and backward.
+//
+// It computes what `Rule.forward` computes (rule.py says what and why); tests compare the two.
+// Two loops do nearly all the work, both over planes of pixels with the vector in the direction
+// of the row: `combine` (each output a weighted sum of inputs: both layers, and their transposes)
+// and `correlate` (each weight's gradient the sum over all cells of a product of two planes).
+//
+// The rule's shape comes from the compiler's command line, so that all inner loops have constant
+// length: CHANNELS, HIDDEN, PIXELS (of one cell), GATED, BORDER, TRACE_TICK, and one of
+// HAS_SAMPLE, HAS_TRACE, ... for each input of the rule.
+
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+struct Aligned {
+    Vector lanes;
+};
+
+constexpr int TILE = 2 * LANES;  // cells of a row that are worked on together
+constexpr int INPUTS = HAS_SAMPLE + HAS_TRACE + HAS_VALID + HAS_INNOVATION + HAS_RECALL + HAS_TRUST + HAS_TRUSTED;
+constexpr int SEEN = CHANNELS + INPUTS * PIXELS;
+constexpr int STATE = CHANNELS + 2 * PIXELS;
+constexpr int UPDATES = (GATED ? 2 : 1) * CHANNELS;
+// What a cell sees that depends on the learned channels: these, then innovation and recall, which
+// are therefore the last inputs.
+constexpr int DERIVED = (HAS_INNOVATION + HAS_RECALL + HAS_TRUST + HAS_TRUSTED) * PIXELS;
+constexpr int FIRST_DERIVED = SEEN - DERIVED;
+enum { ZERO, REPLICATE, WRAP };
+
+// The planes that one loop works on never overlap, which the compiler cannot know.
+#define EACH_CELL _Pragma("GCC ivdep") for (int x = 0; x < width; x++)
+
+inline Vector load(const float* p) {
+    Vector v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+inline void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
+inline float clamp(float x, float low, float high) {
+    return x < low ? low : x > high ? high : x;
+}
+
+// Rows of planes that lie a fixed distance apart.
+struct Rows {
+    const float* first;
+    size_t to_plane, to_row;
+};
+
+// How recent a sample is, from 4 to 0, about linear in the logarithm of its age.
+inline float recency(float trace) {
+    const float fast = 64 * trace - 63, slow = 8 * trace - 7;
+    return trace + (slow > 0 ? slow : 0) + 2 * (fast > 0 ? fast : 0);
+}
+
+// Planes of H x W numbers inside a margin of one row above and below and one tile left and right.
+// Here as everywhere a row of one plane is followed by the same row of the next: what is worked on
+// together lies together.
+struct Planes {
+    int count, stride;
+    std::vector<Aligned> numbers;  // so aligned that a vector of the frame is one of the cache
+    Planes(int count, int height, int width)
+        : count(count), stride((width + TILE - 1) / TILE * TILE + 2 * TILE),
+          numbers(size_t(count) * (height + 2) * stride / LANES + 2) {}
+    float* at(int plane, int y, int x = 0) {
+        return reinterpret_cast<float*>(numbers.data()) +
+               (size_t(y + 1) * count + plane) * stride + TILE + x;
+    }
+    Rows rows(int plane, int y, int x = 0) {
+        return {at(plane, y, x), size_t(stride), size_t(count) * stride};
+    }
+};
+
+// out[n] = bias[n] + sum over k of weight[k][n] * in[k], for N outputs along one row.
+template <int N>
+void combine(int count, const float* const* in, const float* weight, const float* bias,
+             float* const* out, int begin, int end, bool relu = false) {
+    int x = begin;
+    for (; x + LANES < end; x += TILE) {
+        Vector left[N], right[N];
+        for (int n = 0; n < N; n++) left[n] = right[n] = Vector{} + bias[n];
+        for (int k = 0; k < count; k++) {
+            const Vector a = load(in[k] + x), b = load(in[k] + x + LANES);
+#pragma GCC unroll 16
+            for (int n = 0; n < N; n++) {
+                left[n] += weight[k * N + n] * a;
+                right[n] += weight[k * N + n] * b;
+            }
+        }
+        for (int n = 0; n < N; n++) {
+            if (!out[n]) continue;  // a padded output
+            const Vector zero{};
+            store(out[n] + x, relu ? (left[n] > zero ? left[n] : zero) : left[n]);
+            store(out[n] + x + LANES, relu ? (right[n] > zero ? right[n] : zero) : right[n]);
+        }
+    }
+    if (x < end) {
+        Vector sum[N];
+        for (int n = 0; n < N; n++) sum[n] = Vector{} + bias[n];
+        for (int k = 0; k < count; k++) {
+            const Vector a = load(in[k] + x);
+#pragma GCC unroll 16
+            for (int n = 0; n < N; n++) sum[n] += weight[k * N + n] * a;
+        }
+        for (int n = 0; n < N; n++)
+            if (out[n]) store(out[n] + x, relu ? (sum[n] > Vector{} ? sum[n] : Vector{}) : sum[n]);
+    }
+}
+
+// sum(n, m) += a[n] * b[m], added up over `height` rows, each lane on its own.
+template <int N, int M, typename Sum>
+void correlate(Rows a, Rows b, int height, int width, Sum sum) {
+    Vector lanes[N][M];
+#pragma GCC unroll 16
+    for (int n = 0; n < N; n++)
+#pragma GCC unroll 4
+        for (int m = 0; m < M; m++) lanes[n][m] = Vector{};
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x += LANES) {
+            const float* left = a.first + y * a.to_row + x;
+            const float* right = b.first + y * b.to_row + x;
+            Vector v[M];
+#pragma GCC unroll 4
+            for (int m = 0; m < M; m++) v[m] = load(right + m * b.to_plane);
+#pragma GCC unroll 16
+            for (int n = 0; n < N; n++) {
+                const Vector u = load(left + n * a.to_plane);
+#pragma GCC unroll 4
+                for (int m = 0; m < M; m++) lanes[n][m] += u * v[m];
+            }
+        }
+#pragma GCC unroll 16
+    for (int n = 0; n < N; n++)
+#pragma GCC unroll 4
+        for (int m = 0; m < M; m++) sum(n, m) += lanes[n][m];
+}
+
+// Outputs in blocks of N <= 8, the last padded: 2 N accumulators fit the vector registers.
+constexpr int blocks(int outputs) { return (outputs + 7) / 8; }
+constexpr int block_size(int outputs) { return (outputs + blocks(outputs) - 1) / blocks(outputs); }
+
+// Call `f(size, first)` for each block; only the last may be smaller.
+template <int OUTPUTS, typename F>
+void over_blocks(F f) {
+    constexpr int N = block_size(OUTPUTS), WHOLE = OUTPUTS / N, REST = OUTPUTS % N;
+    for (int b = 0; b < WHOLE; b++) f(std::integral_constant<int, N>(), b * N);
+    if constexpr (REST) f(std::integral_constant<int, REST>(), WHOLE * N);
+}
+
+// Weights in the order in which `combine` reads them: [block][input][output in the block].
+template <int OUTPUTS>
+struct Weights {
+    static constexpr int N = block_size(OUTPUTS), BLOCKS = blocks(OUTPUTS);
+    int inputs;
+    std::vector<float> weight, bias;
+    Weights(int inputs)
+        : inputs(inputs), weight(BLOCKS * inputs * N), bias(BLOCKS * N) {}
+    float& operator()(int output, int input) {
+        return weight[(output / N * inputs + input) * N + output % N];
+    }
+    void apply(const float* const* in, float* const* out, int begin, int end, bool relu = false) {
+        float* padded[BLOCKS * N] = {};
+        for (int o = 0; o < OUTPUTS; o++) padded[o] = out[o];
+        for (int b = 0; b < BLOCKS; b++)
+            combine<N>(inputs, in, &weight[b * inputs * N], &bias[b * N], padded + b * N, begin,
+                       end, relu);
+    }
+};
+
+// perceive: [HIDDEN][SEEN][9], then [HIDDEN]; update: [UPDATES][HIDDEN], then [UPDATES].
+struct Parameters {
+    const float* perceive;
+    const float* perceive_bias;
+    const float* update;
+    const float* update_bias;
+    explicit Parameters(const float* all)
+        : perceive(all), perceive_bias(perceive + HIDDEN * SEEN * 9),
+          update(perceive_bias + HIDDEN), update_bias(update + UPDATES * HIDDEN) {}
+};
+constexpr int PARAMETERS = HIDDEN * (SEEN * 9 + 1) + UPDATES * (HIDDEN + 1);
+
+struct Video {
+    int height, width, row;  // row: numbers from one row of a saved plane to the next
+    Planes seen, updates;
+    Weights<HIDDEN> perceive{SEEN * 9};
+    Weights<UPDATES> update{HIDDEN};
+
+    Video(int height, int width, const Parameters& p)
+        : height(height), width(width), row((width + TILE - 1) / TILE * TILE),
+          seen(SEEN, height, width), updates(UPDATES, height, width) {
+        for (int h = 0; h < HIDDEN; h++) {
+            for (int k = 0; k < SEEN * 9; k++) perceive(h, k) = p.perceive[h * SEEN * 9 + k];
+            perceive.bias[h] = p.perceive_bias[h];
+        }
+        for (int o = 0; o < UPDATES; o++) {
+            for (int h = 0; h < HIDDEN; h++) update(o, h) = p.update[o * HIDDEN + h];
+            update.bias[o] = p.update_bias[o];
+        }
+    }
+
+    // Where row y of plane c starts, in an array of `count` planes without a margin.
+    size_t at(int count, int c, int y) const { return (size_t(y) * count + c) * row; }
+    size_t state_size() const { return at(STATE, 0, height); }
+    size_t hidden_size() const { return at(HIDDEN, 0, height); }
+
+    // The sensor writes the input register; `perceived` with a border of one cell around.
+    void look(const float* state, const float* sample, const float* valid, float* next) {
+        for (int y = 0; y < height; y++) {
+            for (int c = 0; c < CHANNELS; c++)
+                std::memcpy(seen.at(c, y), state + at(STATE, c, y), 4 * row);
+            for (int p = 0; p < PIXELS; p++) {
+                const size_t in = (size_t(p) * height + y) * width;
+                const size_t last_at = at(STATE, CHANNELS + p, y);
+                const size_t age_at = at(STATE, CHANNELS + PIXELS + p, y);
+                const float* last = state + last_at;
+                const float* age = state + age_at;
+                [[maybe_unused]] const float* x0 = state + at(STATE, p, y);
+                float* new_last = next + last_at;
+                float* new_age = next + age_at;
+                int input = CHANNELS + p;
+                [[maybe_unused]] auto channel = [&] {
+                    float* plane = seen.at(input, y);
+                    input += PIXELS;
+                    return plane;
+                };
+
+                EACH_CELL {
+                    const float v = valid[in + x], aged = age[x] - float(TRACE_TICK);
+                    new_last[x] = v != 0 ? sample[in + x] : last[x];
+                    new_age[x] = v != 0 ? 1 - float(TRACE_TICK) : aged > 0 ? aged : 0;
+                }
+#if HAS_SAMPLE
+                std::memcpy(channel(), new_last, 4 * width);
+#endif
+#if HAS_TRACE
+                std::memcpy(channel(), new_age, 4 * width);
+#endif
+#if HAS_VALID
+                std::memcpy(channel(), valid + in, 4 * width);
+#endif
+#if HAS_INNOVATION
+                float* innovation = channel();
+                EACH_CELL innovation[x] = clamp(valid[in + x] * (new_last[x] - x0[x]), -1, 1);
+#endif
+#if HAS_RECALL
+                float* recall = channel();
+                EACH_CELL recall[x] = clamp(new_age[x] * (new_last[x] - x0[x]), -1, 1);
+#endif
+                [[maybe_unused]] const float* doubt = state + at(STATE, PIXELS, y);
+#if HAS_TRUST
+                float* trust = channel();
+                EACH_CELL trust[x] = clamp(recency(new_age[x]) - 4 * doubt[x], 0, 1);
+#endif
+#if HAS_TRUSTED
+                float* trusted = channel();
+                EACH_CELL {
+                    const float t = clamp(recency(new_age[x]) - 4 * doubt[x], 0, 1);
+                    trusted[x] = clamp(t * (new_last[x] - x0[x]), -1, 1);
+                }
+#endif
+            }
+        }
+        if (BORDER == ZERO) return;  // planes start as zeros
+        for (int c = 0; c < SEEN; c++) {
+            for (int y = 0; y < height; y++) {
+                *seen.at(c, y, -1) = *seen.at(c, y, BORDER == WRAP ? width - 1 : 0);
+                *seen.at(c, y, width) = *seen.at(c, y, BORDER == WRAP ? 0 : width - 1);
+            }
+            const size_t bytes = 4 * (width + 2);
+            std::memcpy(seen.at(c, -1, -1), seen.at(c, BORDER == WRAP ? height - 1 : 0, -1), bytes);
+            std::memcpy(seen.at(c, height, -1), seen.at(c, BORDER == WRAP ? 0 : height - 1, -1),
+                        bytes);
+        }
+    }
+
+    // hidden: HIDDEN planes, written.
+    void think(int y, float* hidden) {
+        const float* in[SEEN * 9];
+        float* out[HIDDEN];
+        for (int c = 0; c < SEEN; c++)
+            for (int tap = 0; tap < 9; tap++)
+                in[9 * c + tap] = seen.at(c, y + tap / 3 - 1, tap % 3 - 1);
+        for (int h = 0; h < HIDDEN; h++) out[h] = hidden + at(HIDDEN, h, y);
+        perceive.apply(in, out, 0, width, true);
+    }
+
+    void propose(int y, const float* hidden) {
+        const float* in[HIDDEN];
+        float* out[UPDATES];
+        for (int h = 0; h < HIDDEN; h++) in[h] = hidden + at(HIDDEN, h, y);
+        for (int o = 0; o < UPDATES; o++) out[o] = updates.at(o, y);
+        update.apply(in, out, 0, width);
+    }
+
+    void step(const float* state, const float* sample, const float* valid, const float* fired,
+              float* hidden, float* next) {
+        look(state, sample, valid, next);
+        for (int y = 0; y < height; y++) {
+            think(y, hidden);
+            propose(y, hidden);
+            for (int c = 0; c < CHANNELS; c++) {
+                const float* old = state + at(STATE, c, y);
+                const float* u = updates.at(c, y);
+                const float* fire = fired ? fired + y * width : nullptr;
+                float* out = next + at(STATE, c, y);
+#if GATED
+                const float* gate = updates.at(CHANNELS + c, y);
+                EACH_CELL {
+                    const float z = clamp(0.5f + 0.25f * gate[x], 0, 1);
+                    out[x] = old[x] + z * (clamp(u[x], -1, 1) - old[x]);
+                }
+#else
+                EACH_CELL out[x] = clamp(old[x] + u[x], -1, 1);
+#endif
+                if (fire) EACH_CELL out[x] = fire[x] != 0 ? out[x] : old[x];
+            }
+        }
+    }
+};
+
+struct Gradient {
+    Video& video;
+    const Parameters& p;
+    std::vector<Aligned> sum = std::vector<Aligned>(PARAMETERS);  // as Parameters, lane by lane
+    // What of `seen` depends on the learned channels, as outputs of the transposed layer.
+    static constexpr int LEARNED = CHANNELS + DERIVED;
+    Weights<LEARNED> perceive{HIDDEN * 9};
+    Weights<HIDDEN> update{UPDATES};
+    Planes dhidden, dseen, dupdates;
+
+    Gradient(Video& video, const Parameters& p)
+        : video(video), p(p), dhidden(HIDDEN, video.height + 2, video.width + 2),
+          dseen(LEARNED, video.height, video.width), dupdates(UPDATES, video.height, video.width) {
+        for (int c = 0; c < LEARNED; c++)
+            for (int h = 0; h < HIDDEN; h++)
+                for (int tap = 0; tap < 9; tap++) {
+                    const int source = c < CHANNELS ? c : c - CHANNELS + FIRST_DERIVED;
+                    perceive(c, 9 * h + tap) = p.perceive[(h * SEEN + source) * 9 + tap];
+                }
+        for (int h = 0; h < HIDDEN; h++)
+            for (int o = 0; o < UPDATES; o++) update(h, o) = p.update[o * HIDDEN + h];
+    }
+
+    // From the gradient of the state after a step to that before; adds to the parameters'.
+    // before, after: the states; dstate: CHANNELS planes, read and written.
+    void step(const float* before, const float* after, const float* hidden, const float* sample,
+              const float* valid, const float* fired, float* dstate, float* scratch) {
+        const int height = video.height, width = video.width;
+        video.look(before, sample, valid, scratch);
+        for (int y = 0; y < height; y++) {
+            video.propose(y, hidden);
+            backward_update(y, before, fired, dstate);
+            backward_hidden(y, hidden);
+        }
+        accumulate(hidden);
+        backward_seen();
+        for (int y = 0; y < height; y++) {
+            for (int c = 0; c < CHANNELS; c++) {
+                const float* d = dseen.at(c, y);
+                float* out = dstate + video.at(CHANNELS, c, y);
+                EACH_CELL out[x] += d[x];
+            }
+            for (int q = 0; q < PIXELS; q++) {
+                const float* last = after + video.at(STATE, CHANNELS + q, y);
+                [[maybe_unused]] const float* age =
+                    after + video.at(STATE, CHANNELS + PIXELS + q, y);
+                [[maybe_unused]] const float* v = valid + (size_t(q) * height + y) * width;
+                const float* x0 = before + video.at(STATE, q, y);
+                float* out = dstate + video.at(CHANNELS, q, y);
+                [[maybe_unused]] int derived = CHANNELS + q;
+                // A product of a factor in [0, 1] and a surprise, clamped to [-1, 1].
+                [[maybe_unused]] auto backward_product = [&](const float* factor) {
+                    const float* d = dseen.at(derived, y);
+                    derived += PIXELS;
+                    EACH_CELL {
+                        const float product = factor[x] * (last[x] - x0[x]);
+                        out[x] -= (product >= -1) & (product <= 1) ? factor[x] * d[x] : 0;
+                    }
+                };
+#if HAS_INNOVATION
+                backward_product(v);
+#endif
+#if HAS_RECALL
+                backward_product(age);
+#endif
+#if HAS_TRUST || HAS_TRUSTED
+                const float* doubt = before + video.at(STATE, PIXELS, y);
+                float* ddoubt = dstate + video.at(CHANNELS, PIXELS, y);
+#if HAS_TRUST
+                const float* dtrust = dseen.at(derived, y);
+                derived += PIXELS;
+                EACH_CELL {
+                    const float t = recency(age[x]) - 4 * doubt[x];
+                    ddoubt[x] -= (t >= 0) & (t <= 1) ? 4 * dtrust[x] : 0;
+                }
+#endif
+#if HAS_TRUSTED
+                const float* dtrusted = dseen.at(derived, y);
+                EACH_CELL {
+                    const float t = recency(age[x]) - 4 * doubt[x], trust = clamp(t, 0, 1);
+                    const float surprise = last[x] - x0[x], product = trust * surprise;
+                    const float d = (product >= -1) & (product <= 1) ? dtrusted[x] : 0;
+                    out[x] -= trust * d;
+                    ddoubt[x] -= (t >= 0) & (t <= 1) ? 4 * surprise * d : 0;
+                }
+#endif
+#endif
+            }
+        }
+    }
+
+    void backward_update(int y, const float* before, const float* fired, float* dstate) {
+        const int width = video.width;
+        const float* fire = fired ? fired + y * width : nullptr;
+        for (int c = 0; c < CHANNELS; c++) {
+            const float* old = before + video.at(STATE, c, y);
+            const float* u = video.updates.at(c, y);
+            float* d = dstate + video.at(CHANNELS, c, y);
+            float* du = dupdates.at(c, y);
+            float keep[width];
+            if (fire)
+                EACH_CELL {
+                    keep[x] = fire[x] != 0 ? 0 : d[x];
+                    d[x] -= keep[x];
+                }
+#if GATED
+            const float* gate = video.updates.at(CHANNELS + c, y);
+            float* dgate = dupdates.at(CHANNELS + c, y);
+            EACH_CELL {
+                const float open = 0.5f + 0.25f * gate[x], z = clamp(open, 0, 1);
+                dgate[x] = (open >= 0) & (open <= 1)
+                               ? 0.25f * d[x] * (clamp(u[x], -1, 1) - old[x]) : 0;
+                du[x] = (u[x] >= -1) & (u[x] <= 1) ? d[x] * z : 0;
+                d[x] *= 1 - z;
+            }
+#else
+            EACH_CELL {
+                const float moved = old[x] + u[x];
+                d[x] = (moved >= -1) & (moved <= 1) ? d[x] : 0;
+                du[x] = d[x];
+            }
+#endif
+            if (fire) EACH_CELL d[x] += keep[x];
+        }
+    }
+
+    void backward_hidden(int y, const float* hidden) {
+        const int width = video.width;
+        const float* in[UPDATES];
+        float* out[HIDDEN];
+        for (int o = 0; o < UPDATES; o++) in[o] = dupdates.at(o, y);
+        for (int h = 0; h < HIDDEN; h++) out[h] = at_dhidden(h, y);
+        update.apply(in, out, 0, width);
+        for (int h = 0; h < HIDDEN; h++) {
+            const float* active = hidden + video.at(HIDDEN, h, y);
+            EACH_CELL out[h][x] = active[x] > 0 ? out[h][x] : 0;
+        }
+    }
+
+    // The transposed layer reads hidden gradients two cells outside the frame: zeros.
+    float* at_dhidden(int h, int y, int x = 0) { return dhidden.at(h, y + 1, x); }
+
+    void accumulate(const float* hidden) {
+        const int height = video.height, width = video.width;
+        Aligned* dperceive = sum.data();
+        Aligned* dperceive_bias = dperceive + HIDDEN * SEEN * 9;
+        Aligned* dupdate = dperceive_bias + HIDDEN;
+        Aligned* dupdate_bias = dupdate + UPDATES * HIDDEN;
+        constexpr int STRIP = 8;  // rows whose hidden gradients stay in the nearest cache
+        for (int top = 0; top < height; top += STRIP) {
+            const int rows = top + STRIP < height ? STRIP : height - top;
+            over_blocks<HIDDEN>([&](auto size, int first) {
+                constexpr int N = size;
+                const Rows a = dhidden.rows(first, top + 1);
+                for (int c = 0; c < SEEN; c++)
+                    for (int dy = 0; dy < 3; dy++) {
+                        Rows b = video.seen.rows(c, top + dy - 1, -1);
+                        b.to_plane = 1;  // the three taps of a row
+                        correlate<N, 3>(a, b, rows, width, [&](int n, int dx) -> Vector& {
+                            return dperceive[((first + n) * SEEN + c) * 9 + 3 * dy + dx].lanes;
+                        });
+                    }
+            });
+            over_blocks<UPDATES>([&](auto size, int first) {
+                constexpr int N = size;
+                const Rows a = dupdates.rows(first, top);
+                for (int h = 0; h < HIDDEN; h++) {
+                    const Rows b{hidden + video.at(HIDDEN, h, top), 0, video.at(HIDDEN, 0, 1)};
+                    correlate<N, 1>(a, b, rows, width, [&](int n, int) -> Vector& {
+                        return dupdate[(first + n) * HIDDEN + h].lanes;
+                    });
+                }
+            });
+            for (int y = top; y < top + rows; y++) {
+                for (int h = 0; h < HIDDEN; h++) add_row(dperceive_bias[h], at_dhidden(h, y));
+                for (int o = 0; o < UPDATES; o++) add_row(dupdate_bias[o], dupdates.at(o, y));
+            }
+        }
+    }
+
+    void add_row(Aligned& sum, const float* numbers) {
+        for (int x = 0; x < video.width; x += LANES) sum.lanes += load(numbers + x);
+    }
+
+    void backward_seen() {
+        const int height = video.height, width = video.width;
+        // A cell beyond the border stands for one inside (or for zero), which gets its gradient.
+        for (int y = -1; y <= height; y++) {
+            const float* in[HIDDEN * 9];
+            float* out[LEARNED];
+            for (int h = 0; h < HIDDEN; h++)
+                for (int tap = 0; tap < 9; tap++)
+                    in[9 * h + tap] = at_dhidden(h, y + 1 - tap / 3, 1 - tap % 3);
+            for (int c = 0; c < LEARNED; c++) out[c] = dseen.at(c, y);
+            if (BORDER == ZERO && (y < 0 || y == height)) continue;
+            perceive.apply(in, out, BORDER == ZERO ? 0 : -1, width + (BORDER != ZERO));
+        }
+        if (BORDER == ZERO) return;
+        for (int c = 0; c < LEARNED; c++) {
+            float* above = dseen.at(c, -1);
+            float* below = dseen.at(c, height);
+            float* top = dseen.at(c, BORDER == WRAP ? height - 1 : 0);
+            float* bottom = dseen.at(c, BORDER == WRAP ? 0 : height - 1);
+            for (int x = -1; x <= width; x++) top[x] += above[x];
+            for (int x = -1; x <= width; x++) bottom[x] += below[x];
+            for (int y = 0; y < height; y++) {
+                float* d = dseen.at(c, y);
+                d[BORDER == WRAP ? width - 1 : 0] += d[-1];
+                d[BORDER == WRAP ? 0 : width - 1] += d[width];
+            }
+        }
+    }
+};
+
+}  // namespace
+
+// Arrays are contiguous float32. `row` is the width, rounded up as `padded_width` says.
+//   parameters            as Parameters
+//   samples, valids       (frames, PIXELS, height, width)
+//   fired                 (frames * steps, height, width), or null: every cell, every step
+//   states                (frames * steps + 1, height, STATE, row); the first is given
+//   hiddens               (frames * steps, height, HIDDEN, row), or null: not kept
+extern "C" int padded_width(int width) { return (width + TILE - 1) / TILE * TILE; }
+
+extern "C" void forward(int frames, int steps, int height, int width, const float* parameters,
+                        const float* samples, const float* valids, const float* fired,
+                        float* states, float* hiddens) {
+    const Parameters p(parameters);
+    Video video(height, width, p);
+    std::vector<float> scratch(hiddens ? 0 : video.hidden_size());
+    for (int i = 0; i < frames * steps; i++) {
+        const size_t frame = size_t(i / steps) * PIXELS * height * width;
+        video.step(states + i * video.state_size(), samples + frame, valids + frame,
+                   fired ? fired + size_t(i) * height * width : nullptr,
+                   hiddens ? hiddens + i * video.hidden_size() : scratch.data(),
+                   states + (i + 1) * video.state_size());
+    }
+}
+
+//   dpredictions          (frames, PIXELS, height, width)
+//   dparameters           as Parameters, written
+extern "C" void backward(int frames, int steps, int height, int width, const float* parameters,
+                         const float* samples, const float* valids, const float* fired,
+                         const float* states, const float* hiddens, const float* dpredictions,
+                         float* dparameters) {
+    const Parameters p(parameters);
+    Video video(height, width, p);
+    Gradient gradient(video, p);
+    std::vector<float> dstate(video.at(CHANNELS, 0, height)), scratch(video.state_size());
+    for (int i = frames * steps - 1; i >= 0; i--) {
+        const size_t frame = size_t(i / steps) * PIXELS * height * width;
+        if (i % steps == steps - 1)
+            for (int q = 0; q < PIXELS; q++)
+                for (int y = 0; y < height; y++)
+                    EACH_CELL dstate[video.at(CHANNELS, q, y) + x] +=
+                        dpredictions[frame + (size_t(q) * height + y) * width + x];
+        const float* before = states + i * video.state_size();
+        gradient.step(before, before + video.state_size(), hiddens + i * video.hidden_size(),
+                      samples + frame, valids + frame,
+                      fired ? fired + size_t(i) * height * width : nullptr, dstate.data(),
+                      scratch.data());
+    }
+    for (int i = 0; i < PARAMETERS; i++) {
+        dparameters[i] = 0;
+        for (int lane = 0; lane < LANES; lane++) dparameters[i] += gradient.sum[i].lanes[lane];
+    }
+}

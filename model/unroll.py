@@ -1,0 +1,65 @@
+"""The rule unrolled over a chunk of frames: what training differentiates."""
+
+import torch
+from torch import Tensor
+
+from . import fused
+from .rule import Rule
+
+
+def unroll(
+    rule: Rule,
+    state: Tensor,
+    samples: Tensor,
+    valids: Tensor,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run `steps_per_frame` steps in each frame of a chunk.
+
+    On a CPU with a C++ compiler by `fused`, elsewhere by PyTorch's own operators: same numbers up
+    to the order of sums.
+
+    Parameters
+    ----------
+    state
+        (B, C, H, W) before the chunk. No gradient flows into it.
+    samples, valids
+        (B, T, P, H, W), as `Rule.forward` reads them frame by frame.
+    generator
+        Draws which cells fire, if the rule's `fire_rate` is below 1.
+
+    Returns
+    -------
+    predictions
+        (B, T, P, H, W) after each frame, differentiable in the rule's parameters.
+    state
+        (B, C, H, W) after the chunk, without gradient.
+    """
+    fired = draw_fired(rule, samples, generator)
+    if samples.device.type == "cpu" and fused.available():
+        return fused.unroll(rule, state, samples, valids, fired)
+    return unroll_plainly(rule, state.detach(), samples, valids, fired)
+
+
+def draw_fired(rule: Rule, samples: Tensor, generator: torch.Generator | None) -> Tensor | None:
+    """Draw which cells update, (B, T * steps, 1, H, W); None if all do."""
+    if rule.config.fire_rate == 1:
+        return None
+    videos, frames, _, height, width = samples.shape
+    shape = (videos, frames * rule.config.steps_per_frame, 1, height, width)
+    chance = torch.rand(shape, generator=generator)
+    return (chance < rule.config.fire_rate).float().to(samples.device)
+
+
+def unroll_plainly(
+    rule: Rule, state: Tensor, samples: Tensor, valids: Tensor, fired: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Do it as one would write it down: the reference that `fused` is compared with."""
+    predictions = []
+    for t in range(samples.shape[1]):
+        for step in range(rule.config.steps_per_frame):
+            i = t * rule.config.steps_per_frame + step
+            mask = None if fired is None else fired[:, i]
+            state = rule(state, samples[:, t], valids[:, t], mask)
+        predictions.append(state[:, : rule.config.pixels])
+    return torch.stack(predictions, 1), state.detach()
