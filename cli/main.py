@@ -174,54 +174,105 @@ def train(
 @app.command()
 def evaluate(
     clips: Annotated[
-        list[str], typer.Argument(help="Clips: .npz, .npy, video, folder, or davis_road.")
+        list[str],
+        typer.Argument(
+            help="Clips: .npz, .npy, video, folder of images or of clips, or davis_road."
+        ),
     ],
     rule: Annotated[
         list[str] | None,
         typer.Option(help="Rule file or shipped name, up to one float and one integer rule."),
     ] = None,
+    baselines: Annotated[
+        str, typer.Option(help="all, none, or names with commas; by default the three quickest.")
+    ] = "last-seen,normalized-convolution,normalized-convolution-oracle",
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Score the mean over this many seeds, from --seed on.")
+    ] = 1,
+    size: Annotated[int, typer.Option(help="Side of the frames, pixels.")] = 128,
+    photons: Annotated[
+        float | None,
+        typer.Option(help="Photons that a mid-gray pixel collects a frame; default: no noise."),
+    ] = None,
+    read_noise: Annotated[
+        float, typer.Option(help="Standard deviation in electrons; needs --photons.")
+    ] = 0.0,
+    dead: Annotated[float, typer.Option(help="Share of pixels that read black, 0 to 1.")] = 0.0,
+    stuck: Annotated[float, typer.Option(help="Share of pixels that read white, 0 to 1.")] = 0.0,
+    gain_mismatch: Annotated[
+        float, typer.Option(help="Standard deviation of the pixels' gains, whose mean is 1.")
+    ] = 0.0,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw all methods on a late frame of each clip, .png.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Score rules and baselines on clips."""
+    """Score rules and baselines on clips.
+
+    A clip is static where the median pixel changes by less than 0.02 in ten frames. Clips that a
+    rule was trained on stand last and count for no mean.
+    """
+    from dataclasses import asdict
+
+    from scotopia.model.sensor import Sensor
     from scotopia.model.video import resolve_clip
 
-    from .evaluate import Shown, cost, mean_scores, methods
+    from . import evaluate as protocol
 
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise InputError(f"picture {picture} is not named .png: choose such a name")
+    sensor = Sensor(photons, read_noise, dead, stuck, gain_mismatch)
     rules = [load_rule(name) for name in rule or ["retina", "retina-int8"]]
+    estimators = protocol.methods(rules, protocol.baseline_names(baselines))
     # All clips are read before the first is scored: a bad one is reported at once.
-    shown = [Shown.by_protocol(resolve_clip(name), density, seed) for name in clips]
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    estimators = methods(rules)
+    videos = [resolve_clip(name, size) for name in protocol.clip_names(clips)]
     with progress_bar() as progress:
-        task = progress.add_task("evaluate", total=len(shown) * len(estimators))
-        for item in shown:
-            table[item.clip.name] = {}
-            for name, estimate in estimators.items():
-                progress.update(task, description=f"{item.clip.name}: {name}")
-                table[item.clip.name][name] = item.score(estimate(item))
-                progress.advance(task)
-    mean = mean_scores(table)
+        task = progress.add_task("evaluate", total=len(videos) * len(estimators) * seeds)
 
-    view = Table("clip", "method", "PSNR, dB", "SSIM", title=f"density {density:g}, seed {seed}")
-    for name, scores in [*table.items(), *([("mean", mean)] if len(table) > 1 else [])]:
-        for method, figures in scores.items():
-            view.add_row(name, method, f"{figures['psnr']:.2f}", f"{figures['ssim']:.3f}")
-        view.add_section()
-    console.print(view)
-    costs = {name_of(rule): cost(rule) for rule in rules}
+        def on_progress(clip: str, method: str) -> None:
+            progress.update(task, advance=1, description=f"{clip}: {method}")
+
+        result = protocol.evaluate(
+            videos,
+            estimators,
+            lambda clip, seed: protocol.Shown.by_protocol(clip, density, seed, sensor),
+            range(seed, seed + seeds),
+            {name for rule in rules for name in training_of(rule).get("clips", [])},
+            on_progress,
+        )
+
+    conditions = f"density {density:g}, "
+    conditions += f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
+    if not sensor.is_ideal:
+        conditions += f", {sensor}"
+    # Rather wider than the terminal than with figures cut short.
+    wide = Console(width=max(console.width, 200))
+    for figure, heading in (("psnr", "PSNR in dB"), ("ssim", "SSIM")):
+        wide.print(f"{heading}, {conditions}", highlight=False)
+        wide.print(protocol.score_table(result, figure))
+    costs = {name_of(rule): protocol.cost(rule) for rule in rules}
     for name, count in costs.items():
         console.print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in count.items()))
-    result = {
-        "density": density,
-        "seed": seed,
-        "clips": table,
-        "mean": mean,
-        "cost": costs,
-        "training": {name_of(rule): training_of(rule) for rule in rules},
-    }
-    write_json(json_file, result)
+    if picture is not None:
+        from .contact_sheet import contact_sheet
+
+        image = contact_sheet(result, f"Reconstruction, {conditions}")
+        write_atomically(picture, lambda temporary: image.save(temporary, "PNG"))
+    write_json(
+        json_file,
+        {
+            "density": density,
+            "seed": seed,
+            "seeds": seeds,
+            "size": size,
+            "sensor": asdict(sensor),
+            **protocol.to_json(result),
+            "cost": costs,
+            "training": {name_of(rule): training_of(rule) for rule in rules},
+        },
+    )
 
 
 @app.command()
@@ -349,6 +400,71 @@ def verify(
     write_json(json_file, proof_json(stages))
     if not all(stage.passed for stage in stages):
         raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    rule: RuleArgument,
+    clip: Annotated[
+        str, typer.Option(help="davis_road (in the package), or any clip.")
+    ] = "davis_road",
+    density: DensityOption = 0.01,
+    seed: SeedOption = 0,
+    frames: Annotated[
+        int | None, typer.Option(help="Only the clip's first frames, 50 or more.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y",
+            help="Column and row of the sample that is changed; by default the one nearest the "
+            "centre.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path(
+        "out/inspect.html"
+    ),
+    json_file: JsonOption = None,
+) -> None:
+    """Look inside a rule: its channels over time, how far a sample is heard, how damage heals."""
+    from scotopia.model.sampling import sample_mask
+    from scotopia.model.video import resolve_clip
+
+    from .evaluate import cost
+    from .inspect import inspect as run_inspection
+    from .inspect import parse_pixel
+    from .inspect_page import figures_of, render_page
+    from .rules import SHIPPED
+
+    loaded = load_rule(rule)
+    pixel = parse_pixel(at) if at is not None else None
+    shown = resolve_clip(clip)
+    if frames is not None and not 1 <= frames <= len(shown.frames):
+        raise InputError(
+            f"--frames {frames} is not from 1 to the {len(shown.frames)} frames of {shown.name}: "
+            "give fewer, or leave it out"
+        )
+    video = shown.frames[:frames]
+    mask = sample_mask(shown.frames.shape, density, seed)[: len(video)]
+    with console.status("inspect") as status:
+        found = run_inspection(
+            loaded, video, mask, pixel, seed, on_stage=lambda name: status.update(name)
+        )
+        status.update("page")
+        name = rule if rule in SHIPPED else Path(rule).stem
+        kind = "integer rule" if name_of(loaded) == "nca-int" else "float rule"
+        figures = figures_of(found, name, kind, cost(loaded), shown.name, density, seed)
+        page = render_page(found, figures)
+    write_atomically(out, lambda temporary: temporary.write_text(page, "utf-8"))
+    write_json(json_file, figures)
+    sample = figures["sample"]
+    console.print(
+        f"{len(video)} frames, PSNR {figures['psnr']:.2f} dB; one sample's effect peaks with a "
+        f"radius of {sample['peak_radius_pixels']:.1f} pixels; "
+        f"{sample['light_cone']['violations']} light cone violations in "
+        f"{sample['light_cone']['steps_checked']} steps"
+    )
+    console.print(f"[bold]Open {out}[/bold]")
 
 
 def proof_table(stages: list[Any]) -> Table:

@@ -1,24 +1,22 @@
 """The demo's result as a page, a video and a picture, each of which stands alone."""
 
-import base64
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib import resources
 from pathlib import Path
-from urllib.parse import quote
 
 import av
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from scotopia.model.score import WARM_UP
 from scotopia.sim.verify import Stage
+
+from .page import data_uri, environment, finite, gray, png, sheet
 
 FRAMES_PER_SECOND = 25
 CHANNEL_BYTES = 4_500_000  # PNG bytes the page spends on state channels before it thins them out
@@ -134,7 +132,7 @@ def render_page(result: DemoResult, picture: bytes) -> str:
     ``picture`` is the PNG that a browser without JavaScript shows in place of the player.
     """
     frames, height, width = result.clip.shape
-    source = _gray(result.clip)
+    source = gray(result.clip)
     samples = np.stack([source * result.mask, result.mask * np.uint8(255)], axis=-1)
     channels, stride = _channel_sheets(result.channels)
     data = {
@@ -145,13 +143,13 @@ def render_page(result: DemoResult, picture: bytes) -> str:
         "framesPerSecond": FRAMES_PER_SECOND,
         "arrived": result.mask.sum(axis=(1, 2)).tolist(),
         "panels": [
-            {"kind": "source", **_sheet(source)},
-            {"kind": "samples", **_sheet(samples)},
+            {"kind": "source", **sheet(source)},
+            {"kind": "samples", **sheet(samples)},
             *(
                 {
                     "kind": "estimate",
-                    "psnr": _finite(result.curves.get(name, ())),
-                    **_sheet(_gray(estimate)),
+                    "psnr": finite(result.curves.get(name, ())),
+                    **sheet(gray(estimate)),
                 }
                 for name, estimate in result.estimates.items()
             ),
@@ -165,30 +163,28 @@ def render_page(result: DemoResult, picture: bytes) -> str:
                 "colour": _method(name).colour,
                 "dash": _method(name).dash,
                 "width": _method(name).width,
-                "psnr": _finite(curve),
+                "psnr": finite(curve),
             }
             for name, curve in result.curves.items()
         ],
     }
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
-    environment.filters["href"] = quote
-    template = resources.files("scotopia.cli").joinpath("report.html").read_text("utf-8")
-    return environment.from_string(template).render(
-        result=result,
-        data=data,
-        picture=_data_uri(picture),
-        percent=f"{100 * result.density:g}",
-        removed=f"{100 * (1 - result.density):g}",
-        panels=[(_method(name), result.scores[name]["psnr"]) for name in result.estimates],
-        facts=_facts(result),
-        scores=_score_rows(result),
-        agreements=[stage for stage in result.stages if not stage.expect_mismatch],
-        faults=[stage for stage in result.stages if stage.expect_mismatch],
-        stride=stride,
-        ranges=[(channel["low"], channel["high"]) for channel in channels],
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            result=result,
+            data=data,
+            picture=data_uri(picture),
+            percent=f"{100 * result.density:g}",
+            removed=f"{100 * (1 - result.density):g}",
+            panels=[(_method(name), result.scores[name]["psnr"]) for name in result.estimates],
+            facts=_facts(result),
+            scores=_score_rows(result),
+            agreements=[stage for stage in result.stages if not stage.expect_mismatch],
+            faults=[stage for stage in result.stages if stage.expect_mismatch],
+            stride=stride,
+            ranges=[(channel["low"], channel["high"]) for channel in channels],
+        )
     )
 
 
@@ -247,48 +243,6 @@ def _signed(value: float) -> str:
     return text[1:] if text[1:] == "0.00" else text
 
 
-def _number(value: float | str) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-
-def _finite(curve: Iterable[float]) -> list[float | None]:
-    """Value of a curve for JSON, which has neither NaN nor a perfect frame's infinity."""
-    return [round(float(x), 3) if math.isfinite(x) else None for x in curve]
-
-
-def _gray(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Value of each pixel in [0, 1] as the nearest of 256 grays."""
-    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def _sheet(frames: NDArray[np.uint8]) -> dict[str, object]:
-    """Value of gray (T, H, W), or gray and opacity (T, H, W, 2), as one lossless PNG.
-
-    Frame t stands in row ``t // columns`` and column ``t % columns``. Nearly square, because
-    browsers refuse images that are longer than some ten thousand pixels.
-    """
-    count, height, width, *depth = frames.shape
-    columns = math.ceil(math.sqrt(count * height / width))
-    rows = math.ceil(count / columns)
-    padded = np.zeros((rows * columns, height, width, *depth), np.uint8)
-    padded[:count] = frames
-    grid = padded.reshape(rows, columns, height, width, *depth).swapaxes(1, 2)
-    pixels = grid.reshape(rows * height, columns * width, *depth)
-    return {"sheet": _data_uri(_png(pixels)), "columns": columns}
-
-
 def _channel_sheets(channels: NDArray[np.uint8]) -> tuple[list[dict[str, object]], int]:
     """Value of the state's (T, C, H, W) codes + 128 as sheets, and every how many frames.
 
@@ -302,7 +256,7 @@ def _channel_sheets(channels: NDArray[np.uint8]) -> tuple[list[dict[str, object]
 
     def sheets(stride: int) -> list[dict[str, object]]:
         return [
-            {"low": int(low[c]) - 128, "high": int(high[c]) - 128, **_sheet(grays[::stride, c])}
+            {"low": int(low[c]) - 128, "high": int(high[c]) - 128, **sheet(grays[::stride, c])}
             for c in range(channels.shape[1])
         ]
 
@@ -317,7 +271,7 @@ def _channel_sheets(channels: NDArray[np.uint8]) -> tuple[list[dict[str, object]
 
 def render_picture(result: DemoResult) -> bytes:
     """Value of the frame two thirds through the clip, all panels side by side, as PNG."""
-    return _png(SideBySide(result).frame(2 * len(result.clip) // 3))
+    return png(SideBySide(result).frame(2 * len(result.clip) // 3))
 
 
 def render_video(result: DemoResult) -> bytes:
@@ -343,7 +297,7 @@ class SideBySide:
         self.result = result
         _, height, width = result.clip.shape
         self.scale = max(1, PANEL // max(height, width))
-        self.panels = [_gray(result.clip), *map(_gray, result.estimates.values())]
+        self.panels = [gray(result.clip), *map(gray, result.estimates.values())]
         self.pitch = width * self.scale + GAP
         self.bottom = MARGIN + height * self.scale
         # yuv420p shares a colour between 2 x 2 pixels, so it wants even sides.

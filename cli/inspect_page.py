@@ -1,0 +1,268 @@
+"""An inspection as one page that stands alone, and as figures for machines."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scotopia.model.score import psnr_curve
+
+from .automaton import Video
+from .inspect import RECOVERED, VISIBLE, Inspection, Ripple, region_psnr
+from .page import data_uri, environment, finite, gray, png, sheet
+
+CHANNEL_BYTES = 7_000_000  # PNG bytes the page spends on hidden channels before it thins them out
+GRAYS = 64  # of a hidden channel's picture: all that a colour map can tell, in half the bytes
+DECADES = 4  # of the ripple's logarithmic colour scale, from 1 down: the page says 0.0001
+RIPPLE_FRAMES = 3  # frames after the changed sample that the page shows step by step
+
+#: Kinds of damage as the page calls them: title, colour.
+DAMAGE_TITLES = {
+    "zero": ("All set to zero", "#63e6be"),
+    "random": ("All set to random codes", "#f2b45c"),
+    "learned": ("Random, input register kept", "#d79bf0"),
+}
+
+
+def figures_of(
+    found: Inspection,
+    rule: str,
+    kind: str,
+    cost: dict[str, int],
+    clip: str,
+    density: float,
+    seed: int,
+) -> dict[str, Any]:
+    """All figures of an inspection, ready for JSON; what is not finite is None.
+
+    Parameters
+    ----------
+    rule, kind, cost
+        Name, "float rule" or "integer rule", and costs by name.
+    clip, density, seed
+        What was shown.
+    """
+    count, height, width = found.frames.shape
+    history, ripple = found.history, found.ripple
+    names = found.config.channel_names
+    rows, columns = found.region
+    after = slice(found.onset, None)
+    return {
+        "rule": rule,
+        "kind": kind,
+        "cost": cost,
+        "clip": clip,
+        "density": density,
+        "seed": seed,
+        "frames": count,
+        "width": width,
+        "height": height,
+        "steps_per_frame": found.config.steps_per_frame,
+        "warm_up": found.onset,
+        "psnr": _pooled_psnr(found.frames[after], history.predictions[after]),
+        "psnr_by_frame": finite(psnr_curve(found.frames, history.predictions)),
+        "channels": {
+            name: {key: finite(curve[:, c], 5) for key, curve in history.statistics.items()}
+            for c, name in enumerate(names)
+        },
+        "gates": None
+        if history.gates is None or history.gates_at_samples is None
+        else {
+            name: {
+                "mean": finite(history.gates[:, c], 5),
+                "at_samples": finite(history.gates_at_samples[:, c], 5),
+            }
+            for c, name in enumerate(names[: found.config.channels])
+        },
+        "sample": _ripple_figures(ripple),
+        "damage": {
+            "frame": found.onset,
+            "x": columns.start,
+            "y": rows.start,
+            "side": rows.stop - rows.start,
+            "recovered_within_db": RECOVERED,
+            "undamaged_psnr": finite(
+                region_psnr(found.frames[after], history.predictions[after], found.region)
+            ),
+            "kinds": {
+                name: {
+                    "psnr": finite(recovery.psnr),
+                    "first_frames": recovery.first,
+                    "lasting_frames": recovery.lasting,
+                }
+                for name, recovery in found.recoveries.items()
+            },
+        },
+    }
+
+
+def _pooled_psnr(frames: Video, estimates: Video) -> float:
+    """PSNR over all frames together, in dB."""
+    flat = (1, -1, frames.shape[2])
+    return round(float(psnr_curve(frames.reshape(flat), estimates.reshape(flat))[0]), 4)
+
+
+def _ripple_figures(ripple: Ripple) -> dict[str, Any]:
+    def places(distances: NDArray[np.int64]) -> list[int | None]:
+        return [int(distance) if distance >= 0 else None for distance in distances]
+
+    peak = int(ripple.visible.argmax())
+    return {
+        "frame": ripple.frame,
+        "x": ripple.x,
+        "y": ripple.y,
+        "added": ripple.added,
+        "before": round(ripple.before, 5),
+        "after": round(ripple.after, 5),
+        "next_sample_frames": ripple.renewed,
+        "peak_step": peak + 1,
+        "peak_radius_pixels": finite(ripple.radius[peak : peak + 1], 4)[0] or 0,
+        "half_life_steps": ripple.half_life,
+        "visible_half_life_steps": ripple.visible_half_life,
+        "light_cone": {
+            "steps_checked": len(ripple.front),
+            "violations": ripple.violations,
+            "front_pixels_per_step": round(ripple.speed, 4),
+            "visible_reach_pixels": max(0, int(ripple.farthest.max())),
+            "visible_reach_step": int(ripple.farthest.argmax()) + 1,
+        },
+        "by_step": {
+            "total": finite(ripple.total, 6),
+            "visible": finite(ripple.visible, 6),
+            "largest": finite(ripple.largest, 6),
+            "radius": finite(ripple.radius, 4),
+            "farthest": places(ripple.farthest),
+            "front": places(ripple.front),
+        },
+    }
+
+
+def render_page(found: Inspection, figures: dict[str, Any]) -> str:
+    """Value of an inspection as one HTML page that refers to nothing outside itself."""
+    names = found.config.channel_names
+    channels, stride = _channel_sheets(found.history.values, found.config.channels)
+    truth = gray(found.frames)
+    samples = np.stack([truth * found.mask, found.mask * np.uint8(255)], axis=-1)
+    steps = _ripple_steps(found)
+    box = _around(figures["damage"], found.frames.shape[1:])
+    data = {
+        "figures": figures,
+        "names": list(names),  # in order, which JSON's objects do not promise
+        "truth": sheet(truth),
+        "samples": sheet(samples),
+        "arrived": found.mask.sum(axis=(1, 2)).tolist(),
+        "channels": channels,
+        "ripple": {
+            "steps": [int(step) + 1 for step in steps],
+            **sheet(_logarithm(found.ripple.difference[steps])),
+            "spacetime": data_uri(png(_spacetime(found.ripple))),
+            "rows": len(_spacetime(found.ripple)),
+        },
+        "damage": {
+            "left": box[1].start,
+            "top": box[0].start,
+            "side": box[0].stop - box[0].start,
+            "kinds": [
+                {
+                    "name": name,
+                    "title": DAMAGE_TITLES[name][0],
+                    "colour": DAMAGE_TITLES[name][1],
+                    **sheet(gray(np.stack([recovery.damaged, *recovery.predictions])[:, *box])),
+                }
+                for name, recovery in found.recoveries.items()
+            ],
+        },
+    }
+    return (
+        environment()
+        .get_template("inspect.html")
+        .render(
+            figures=figures,
+            data=data,
+            names=names,
+            learned=found.config.channels,
+            channels=channels,
+            stride=stride,
+            percent=f"{100 * figures['density']:g}",
+            visible=VISIBLE,
+            titles=DAMAGE_TITLES,
+            steps_shown=RIPPLE_FRAMES * found.config.steps_per_frame,
+        )
+    )
+
+
+def _channel_sheets(values: Video, learned: int) -> tuple[list[dict[str, Any]], int]:
+    """Value of the channels (T, C, H, W) as sheets of codes, and every how many frames.
+
+    A code stands for (code - 128) / 128 * scale, a trace's for code / 256. The prediction and the
+    last sample have scale 1, so that their codes are the 8-bit pixels; the hidden channels a scale
+    that all but one value in 200 fit in, and fewer codes.
+    """
+    hidden = []
+    for c in range(1, learned):
+        plane = values[:, c]
+        scale = float(np.quantile(np.abs(plane), 0.995)) or 1.0
+        hidden.append((scale, _codes(plane, scale) // (256 // GRAYS) * (256 // GRAYS)))
+
+    def sheets(stride: int) -> list[dict[str, Any]]:
+        return [
+            {"scale": round(scale, 4), "signed": True, "stride": stride, **sheet(codes[::stride])}
+            for scale, codes in hidden
+        ]
+
+    shown = sheets(1)
+    size = sum(len(str(one["sheet"])) for one in shown) * 3 // 4  # base64
+    stride = max(1, math.ceil(size / CHANNEL_BYTES))
+    if stride > 1:
+        shown = sheets(stride)
+    prediction, sample, trace = (values[:, c] for c in (0, learned, learned + 1))
+    pixel = {"scale": 1.0, "signed": True, "stride": 1}
+    ages = np.clip(np.rint(trace * 256), 0, 255).astype(np.uint8)
+    return [
+        {**pixel, **sheet(_codes(prediction, 1))},
+        *shown,
+        {**pixel, **sheet(_codes(sample, 1))},
+        {"scale": 1.0, "signed": False, "stride": 1, **sheet(ages // 4 * 4)},
+    ], stride
+
+
+def _codes(plane: Video, scale: float) -> NDArray[np.uint8]:
+    codes: NDArray[np.uint8] = np.clip(np.rint(128 + plane * (128 / scale)), 0, 255).astype(
+        np.uint8
+    )
+    return codes
+
+
+def _ripple_steps(found: Inspection) -> NDArray[np.int64]:
+    """Steps that the page shows, from 0: all of the first frames, then each frame's last."""
+    count, every = len(found.ripple.difference), found.config.steps_per_frame
+    step = np.arange(count)
+    shown: NDArray[np.int64] = step[(step < RIPPLE_FRAMES * every) | (step % every == every - 1)]
+    return shown
+
+
+def _logarithm(difference: Video) -> NDArray[np.uint8]:
+    """Value of differences as codes: 0 for none at all, 1 for 10**-DECADES or less, 255 for 1."""
+    with np.errstate(divide="ignore"):
+        level = 1 + 254 * (np.log10(difference) + DECADES) / DECADES
+    codes: NDArray[np.uint8] = np.where(difference > 0, np.clip(level, 1, 255), 0).astype(np.uint8)
+    return codes
+
+
+def _spacetime(ripple: Ripple) -> NDArray[np.uint8]:
+    """Value of the largest difference in each column after each step, as codes (steps, W).
+
+    As many steps as the picture is wide, so that light's path has 45 degrees.
+    """
+    return _logarithm(ripple.difference.max(axis=1)[: ripple.difference.shape[2]])
+
+
+def _around(damage: dict[str, Any], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Value of the square shown around the damaged one, twice as wide where there is room."""
+    side = min(2 * damage["side"], *shape)
+    top, left = (
+        max(0, min(start - (side - damage["side"]) // 2, length - side))
+        for start, length in zip((damage["y"], damage["x"]), shape, strict=True)
+    )
+    return slice(top, top + side), slice(left, left + side)

@@ -1,0 +1,36 @@
+"""The command in this process, and a clip for it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scotopia.cli import main as cli
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command as a user types it, but in this process: exit status, output, errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["scotopia", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(exit.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """25 frames of a moving gradient, 128 x 128."""
+    ramp = np.arange(128) * 2
+    frames = np.stack([np.tile(np.roll(ramp, t), (128, 1)) for t in range(25)])
+    path = tmp_path / "ramp.npz"
+    np.savez_compressed(path, frames=frames.astype(np.uint8))
+    return path
