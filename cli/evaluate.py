@@ -1,26 +1,52 @@
 """PROTOCOL: how reconstruction is scored, and what it costs."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
 
 from scotopia.model import baselines, score
 from scotopia.model import task as float_task
+from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
+from scotopia.model.sensor import Sensor
 from scotopia.model.video import Clip
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule
 
 Video = NDArray[np.float32]
 Scores = dict[str, float]
+Method = Callable[["Shown"], Video]
+
+ORACLE = "normalized-convolution-oracle"
+BASELINES = (*baselines.BASELINES, ORACLE)
+DEFAULT_BASELINES = ("last-seen", "normalized-convolution", ORACLE)
+
+CURVE = 60
+"""Frames of the warm-up curve: three warm-ups."""
+
+# A folder that holds one of these is many clips; else it is one, of images. The rest that PyAV
+# decodes can be named one by one.
+_CLIP_SUFFIXES = frozenset(
+    {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".npy", ".npz", ".ogv", ".webm"}
+    | {".y4m"}
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A clip and which of its pixels are shown.
+    """A clip, and what is shown of it.
 
     Attributes
     ----------
@@ -28,15 +54,22 @@ class Shown:
         The ground truth.
     mask
         (T, H, W) by PROTOCOL: numpy's default generator, `density`, `seed`.
+    readings
+        (T, H, W) in [0, 1], what the sensor reads where `mask` is true.
     """
 
     clip: Clip
     mask: NDArray[np.bool_]
+    readings: Video
 
     @classmethod
-    def by_protocol(cls, clip: Clip, density: float, seed: int) -> "Shown":
-        """Draw the mask."""
-        return cls(clip, sample_mask(clip.frames.shape, density, seed))
+    def by_protocol(
+        cls, clip: Clip, density: float, seed: int, sensor: Sensor | None = None
+    ) -> "Shown":
+        """Draw the mask and, from another stream of the same seed, the noise of a sensor."""
+        rng = np.random.default_rng([seed, 1])
+        readings = sensor.expose(clip.frames, rng) if sensor else clip.frames
+        return cls(clip, sample_mask(clip.frames.shape, density, seed), readings)
 
     def score(self, estimates: Video) -> Scores:
         """PSNR in dB and SSIM of estimates (T, H, W)."""
@@ -46,30 +79,290 @@ class Shown:
         }
 
 
-def methods(rules: list[Rule | IntegerRule]) -> dict[str, Callable[[Shown], Video]]:
-    """All methods by name: the baselines, then "nca" for a float rule, "nca-int" for an integer."""
+@dataclass(frozen=True)
+class Glimpse:
+    """A late frame of a clip, for the picture: brightness in [0, 1], (H, W)."""
 
-    def classical(baseline: baselines.Constructor) -> Callable[[Shown], Video]:
-        return lambda shown: baselines.reconstruct(
-            baseline, shown.mask, shown.mask * shown.clip.frames
-        )
+    frame: int
+    truth: Video
+    mask: NDArray[np.bool_]
+    readings: Video
+    estimates: dict[str, Video]
 
-    found: dict[str, Callable[[Shown], Video]] = {
-        name: classical(baseline) for name, baseline in baselines.BASELINES.items()
-    }
-    found["normalized-convolution-oracle"] = lambda shown: baselines.reconstruct_oracle(
-        shown.clip.frames, shown.mask
-    )[0]
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of methods on clips, in the order of a table.
+
+    Attributes
+    ----------
+    clips
+        By clip and method, means over the seeds: unseen ones first, of these the static first.
+    motion
+        By clip, see `score.motion`.
+    trained_on
+        Names of those clips that a rule was trained on; they are the last ones.
+    warm_up
+        By method, the PSNR of each of the first `CURVE` frames, the mean over the seeds and the
+        clips: the unseen ones, if there are any, and of these the ones that have so many frames (if
+        none has, the longest). Were shorter ones in it, the curve would jump where they end.
+    glimpses
+        By clip, of the first seed.
+    """
+
+    clips: dict[str, dict[str, Scores]]
+    motion: dict[str, float]
+    trained_on: list[str]
+    warm_up: dict[str, list[float]]
+    glimpses: dict[str, Glimpse]
+
+    @property
+    def unseen(self) -> dict[str, dict[str, Scores]]:
+        """Scores of the clips that no rule was trained on: all that count for means."""
+        return {name: row for name, row in self.clips.items() if name not in self.trained_on}
+
+    @property
+    def static(self) -> dict[str, dict[str, Scores]]:
+        """Scores of the unseen clips that hardly change."""
+        return {name: row for name, row in self.unseen.items() if self.is_static(name)}
+
+    @property
+    def moving(self) -> dict[str, dict[str, Scores]]:
+        """Scores of the other unseen clips."""
+        return {name: row for name, row in self.unseen.items() if not self.is_static(name)}
+
+    def is_static(self, name: str) -> bool:
+        """Whether the clip of that name hardly changes."""
+        return self.motion[name] < score.STATIC_BELOW
+
+
+def clip_names(arguments: Sequence[str]) -> list[str]:
+    """Clips that a user named, each folder of clips replaced by the clips in it."""
+    return [name for argument in arguments for name in _clips_in(argument)]
+
+
+def _clips_in(argument: str) -> list[str]:
+    folder = Path(argument)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    clips = [
+        str(file)
+        for file in files
+        if file.suffix.lower() in _CLIP_SUFFIXES and not file.name.startswith(".")
+    ]
+    return clips or [argument]
+
+
+def baseline_names(text: str) -> tuple[str, ...]:
+    """Baselines that a user named: `all`, `none`, or a list with commas.
+
+    Raises
+    ------
+    InputError
+        If one is unknown.
+    """
+    if text in ("all", "none"):
+        return BASELINES if text == "all" else ()
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in BASELINES:
+            raise InputError(
+                f"baseline {name!r} is unknown: choose all, none, or out of {', '.join(BASELINES)}"
+            )
+    return names
+
+
+def methods(
+    rules: Sequence[Rule | IntegerRule], chosen: Sequence[str] = DEFAULT_BASELINES
+) -> dict[str, Method]:
+    """Methods by name: baselines, then "nca" for a float rule and "nca-int" for an integer one."""
+    found: dict[str, Method] = {}
+    for name in chosen:
+        found[name] = _oracle if name == ORACLE else partial(_classical, baselines.BASELINES[name])
     for rule in rules:
         if isinstance(rule, IntegerRule):
-            found["nca-int"] = lambda shown, rule=rule: integer_task.reconstruct(  # type: ignore[misc]
-                rule, shown.clip.frames, shown.mask
-            )
+            found["nca-int"] = partial(_integer, rule)
         else:
-            found["nca"] = lambda shown, rule=rule: float_task.reconstruct(  # type: ignore[misc]
-                rule, shown.clip.frames, shown.mask
-            )
+            found["nca"] = partial(_float, rule)
     return found
+
+
+def _classical(baseline: baselines.Constructor, shown: Shown) -> Video:
+    return baselines.reconstruct(baseline, shown.mask, shown.mask * shown.readings)
+
+
+def _oracle(shown: Shown) -> Video:
+    masked = shown.mask * shown.readings
+    return baselines.reconstruct_oracle(shown.clip.frames, shown.mask, masked)[0]
+
+
+def _float(rule: Rule, shown: Shown) -> Video:
+    return float_task.reconstruct(rule, shown.readings, shown.mask)
+
+
+def _integer(rule: IntegerRule, shown: Shown) -> Video:
+    return integer_task.reconstruct(rule, shown.readings, shown.mask)
+
+
+def evaluate(
+    clips: Sequence[Clip],
+    estimators: dict[str, Method],
+    show: Callable[[Clip, int], Shown],
+    seeds: Sequence[int],
+    trained_on: Collection[str] = (),
+    on_progress: Callable[[str, str], object] = lambda clip, method: None,
+) -> Evaluation:
+    """Score every method on every clip.
+
+    Parameters
+    ----------
+    estimators
+        By name, from `methods`.
+    show
+        Makes what is shown of a clip, given a seed: `Shown.by_protocol` with its other arguments.
+    seeds
+        One or more.
+    trained_on
+        Names of clips that a rule was trained on.
+    on_progress
+        Called with the names of clip and method after each of them and each seed.
+
+    Raises
+    ------
+    InputError
+        Before anything is scored, if a clip is too short or too small, or two have the same name.
+    """
+    motion: dict[str, float] = {}
+    for clip in clips:
+        if clip.name in motion:
+            raise InputError(f"two clips are called {clip.name}: rename one, or name it once")
+        score.check_scorable(clip.frames)
+        motion[clip.name] = score.motion(clip.frames)
+
+    def place(clip: Clip) -> tuple[bool, bool, str]:
+        return clip.name in trained_on, motion[clip.name] >= score.STATIC_BELOW, clip.name
+
+    table: dict[str, dict[str, Scores]] = {}
+    curves: dict[str, NDArray[np.float64]] = {}  # by clip: (methods, CURVE)
+    glimpses: dict[str, Glimpse] = {}
+    # Threads suffice: NumPy, SciPy and torch let go of the interpreter while they compute.
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for clip in sorted(clips, key=place):
+            late = len(clip.frames) * 3 // 4
+            rows, lines = [], []
+            for seed in seeds:
+                shown = show(clip, seed)
+                results = {}
+                jobs = pool.map(partial(_try_method, shown, late), estimators.values())
+                for name, result in zip(estimators, jobs, strict=True):
+                    results[name] = result
+                    on_progress(clip.name, name)
+                rows.append({name: result.scores for name, result in results.items()})
+                lines.append([result.curve for result in results.values()])
+                if seed == seeds[0]:
+                    glimpses[clip.name] = Glimpse(
+                        late,
+                        clip.frames[late],
+                        shown.mask[late],
+                        shown.readings[late],
+                        {name: result.late for name, result in results.items()},
+                    )
+            table[clip.name] = mean_scores(rows)
+            curves[clip.name] = np.mean(lines, axis=0)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+    counted = [name for name in table if name not in trained_on] or list(table)
+    stacked = np.array([curves[name] for name in counted])  # (clips, methods, CURVE)
+    reached = ~np.isnan(stacked).all(axis=(0, 1))  # the longest clip's frames
+    complete = ~np.isnan(stacked[..., reached]).any(axis=(1, 2))
+    warm_up = stacked[complete][..., reached].mean(axis=0)
+    return Evaluation(
+        table,
+        {name: motion[name] for name in table},
+        [name for name in table if name in trained_on],
+        {name: curve.tolist() for name, curve in zip(estimators, warm_up, strict=True)},
+        glimpses,
+    )
+
+
+@dataclass(frozen=True)
+class _Result:
+    scores: Scores
+    curve: NDArray[np.float64]  # (CURVE,), PSNR of the first frames, NaN after the clip's end
+    late: Video  # (H, W), one frame's estimate
+
+
+def _try_method(shown: Shown, late: int, method: Method) -> _Result:
+    estimates = method(shown)
+    curve = np.full(CURVE, np.nan)
+    begin = shown.clip.frames[:CURVE]
+    curve[: len(begin)] = score.psnr_curve(begin, estimates[:CURVE])
+    return _Result(shown.score(estimates), curve, estimates[late])
+
+
+def mean_scores(rows: Collection[dict[str, Scores]]) -> dict[str, Scores]:
+    """Mean of each method's scores; empty, if there are no rows."""
+    names = next(iter(rows), {})
+    return {
+        method: {
+            figure: float(np.mean([row[method][figure] for row in rows]))
+            for figure in ("psnr", "ssim")
+        }
+        for method in names
+    }
+
+
+def score_table(evaluation: Evaluation, figure: str) -> Table:
+    """Table of one figure, "psnr" or "ssim": clips by methods, the best of each row in bold."""
+    means = {
+        f"mean, {kind} ({len(rows)})": mean_scores(rows.values())
+        for kind, rows in {
+            "static": evaluation.static,
+            "moving": evaluation.moving,
+            "unseen": evaluation.unseen,
+        }.items()
+        if rows
+    }
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("clip", no_wrap=True)
+    table.add_column("motion", justify="right")
+    for method in next(iter(evaluation.clips.values())):
+        table.add_column(method.replace("-", "-\n"), justify="right", no_wrap=True)
+
+    def add(label: str, movement: str, row: dict[str, Scores]) -> None:
+        best = max(scores[figure] for scores in row.values())
+        digits = 2 if figure == "psnr" else 3
+        cells = [
+            f"[bold]{value:.{digits}f}[/bold]" if value == best else f"{value:.{digits}f}"
+            for value in (scores[figure] for scores in row.values())
+        ]
+        table.add_row(label, movement, *cells)
+
+    for group in (evaluation.static, evaluation.moving):
+        for name, row in group.items():
+            add(escape(name), f"{evaluation.motion[name]:.4f}", row)
+        table.add_section()
+    for label, row in means.items():
+        add(label, "", row)
+    table.add_section()
+    for name in evaluation.trained_on:
+        add(f"{escape(name)}, trained on", f"{evaluation.motion[name]:.4f}", evaluation.clips[name])
+    return table
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Value of an evaluation for machines, without its pictures."""
+    return {
+        "clips": evaluation.clips,
+        "mean": mean_scores(evaluation.unseen.values()),
+        "static": mean_scores(evaluation.static.values()),
+        "moving": mean_scores(evaluation.moving.values()),
+        "motion": evaluation.motion,
+        "trained_on": evaluation.trained_on,
+        "warm_up": evaluation.warm_up,
+    }
 
 
 def cost(rule: Rule | IntegerRule) -> dict[str, int]:
@@ -86,16 +379,4 @@ def cost(rule: Rule | IntegerRule) -> dict[str, int]:
         "macs_per_cell_and_step": config.macs,
         "steps_per_frame": config.steps_per_frame,
         "state_bits_per_cell": state_bits,
-    }
-
-
-def mean_scores(clips: dict[str, dict[str, Scores]]) -> dict[str, Scores]:
-    """Mean over clips of each method's scores."""
-    names = next(iter(clips.values())) if clips else {}
-    return {
-        method: {
-            figure: float(np.mean([clip[method][figure] for clip in clips.values()]))
-            for figure in ("psnr", "ssim")
-        }
-        for method in names
     }

@@ -4,8 +4,6 @@ import errno
 import json
 import shlex
 import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,92 +81,160 @@ def demo(
         raise typer.Exit(1)
 
 
+def list_presets(wanted: bool) -> None:
+    """Print the presets and end, if that is what the user wants."""
+    if wanted:
+        from .train import preset_table
+
+        console.print(preset_table())
+        raise typer.Exit
+
+
+def shape(text: str) -> Any:
+    """Option for the rule's shape."""
+    return typer.Option(help=text, rich_help_panel="Shape of the rule (default: the preset's)")
+
+
+def training(text: str) -> Any:
+    """Option for the training."""
+    return typer.Option(help=text, rich_help_panel="Training (default: the preset's)")
+
+
+def videos(text: str) -> Any:
+    """Option for the videos that a rule is trained on."""
+    return typer.Option(help=text, rich_help_panel="Videos (default: the preset's)")
+
+
 @app.command()
 def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Rule file to write.")],
     clips: Annotated[
         list[str] | None,
-        typer.Argument(help="Clips to train on, beside the synthetic ones."),
+        typer.Argument(help="Clips to train on, or folders of clips, beside the synthetic ones."),
     ] = None,
+    preset: Annotated[str, typer.Option(help="What all other options start from.")] = "retina",
+    _list_presets: Annotated[
+        bool,
+        typer.Option(
+            "--list-presets", help="Show the presets.", callback=list_presets, is_eager=True
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint beside --out.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    validate: Annotated[
+        list[str] | None,
+        typer.Option(help="Clips to score the rule on; by default four synthetic ones."),
+    ] = None,
+    validate_every: Annotated[
+        float, typer.Option(min=0, help="Seconds between two scores; 0 for one at the end.")
+    ] = 60.0,
+    log: Annotated[Path | None, typer.Option(help="CSV file with a row an iteration.")] = None,
     synthetic: Annotated[
-        int, typer.Option(min=0, help="Synthetic clips of moving photographs to train on.")
-    ] = 64,
-    iterations: Annotated[int, typer.Option(help="Optimizer steps.")] = 3600,
-    channels: Annotated[int, typer.Option(help="Learned channels of the state.")] = 8,
-    hidden: Annotated[int, typer.Option(help="Neurons of the hidden layer.")] = 16,
-    steps_per_frame: Annotated[int, typer.Option(help="Steps between two frames.")] = 4,
-    trace_bits: Annotated[int, typer.Option(help="A trace lasts 2**trace_bits steps.")] = 10,
-    kind: Annotated[str, typer.Option(help="gated or residual.")] = "gated",
-    border: Annotated[str, typer.Option(help="zero, replicate or wrap.")] = "replicate",
-    loss: Annotated[str, typer.Option(help="dense, log-dense or observed.")] = "log-dense",
-    batch: Annotated[int, typer.Option(help="Videos that run side by side.")] = 8,
-    crop: Annotated[int, typer.Option(help="Side of the squares trained on, pixels.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="Peak of Adam's learning rate.")] = 2e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, clips and samples.")] = 0,
+        int | None, videos("Synthetic clips of moving photographs to train on.")
+    ] = None,
+    real_share: Annotated[
+        float | None, videos("Share of the shots from real clips, if there are synthetic ones.")
+    ] = None,
+    crop: Annotated[int | None, videos("Side of the squares trained on, pixels.")] = None,
+    batch: Annotated[int | None, videos("Videos that run side by side.")] = None,
+    densities: Annotated[
+        str | None, videos("Lowest and highest share of the pixels shown: LOW,HIGH.")
+    ] = None,
+    restart: Annotated[float | None, videos("Chance that a video ends with a chunk.")] = None,
+    cut: Annotated[float | None, videos("Chance of a cut before a chunk.")] = None,
+    blackout: Annotated[float | None, videos("Chance that a chunk shows no pixel.")] = None,
+    drift: Annotated[float | None, videos("Share of the shots whose light changes.")] = None,
+    sensor_share: Annotated[
+        float | None, videos("Share of the videos seen through a sensor, up to the flaws below.")
+    ] = None,
+    photons: Annotated[float | None, videos("Photons of a mid-gray pixel in a frame.")] = None,
+    read_noise: Annotated[float, videos("Electrons; needs --photons.")] = 0.0,
+    dead: Annotated[float, videos("Share of pixels that read black.")] = 0.0,
+    stuck: Annotated[float, videos("Share of pixels that read white.")] = 0.0,
+    gain_mismatch: Annotated[float, videos("Standard deviation of the pixels' gains.")] = 0.0,
+    kind: Annotated[str | None, shape("gated or residual.")] = None,
+    channels: Annotated[int | None, shape("Learned channels of the state.")] = None,
+    hidden: Annotated[int | None, shape("Neurons of the hidden layer.")] = None,
+    inputs: Annotated[str | None, shape("What a cell sees of samples, names with commas.")] = None,
+    steps_per_frame: Annotated[int | None, shape("Steps between two frames.")] = None,
+    border: Annotated[str | None, shape("zero, replicate or wrap.")] = None,
+    trace_bits: Annotated[int | None, shape("A trace lasts 2**trace_bits steps.")] = None,
+    perception: Annotated[str | None, shape("full, depthwise or sobel.")] = None,
+    fire_rate: Annotated[float | None, shape("Share of cells that update in a step.")] = None,
+    block: Annotated[int | None, shape("A cell stands for block x block pixels.")] = None,
+    iterations: Annotated[int | None, training("Optimizer steps.")] = None,
+    chunk: Annotated[int | None, training("Frames that a gradient reaches back.")] = None,
+    loss: Annotated[str | None, training("dense, log-dense or observed.")] = None,
+    learning_rate: Annotated[float | None, training("Peak of Adam's learning rate.")] = None,
+    average: Annotated[float | None, training("Decay of the weights' running average.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, clips and samples.")] = None,
+    json_file: JsonOption = None,
 ) -> None:
-    """Train a float rule by truncated backpropagation through time."""
-    import torch
+    """Train a float rule by truncated backpropagation through time.
 
-    from scotopia.model.config import RuleConfig
-    from scotopia.model.rule import Rule
-    from scotopia.model.synthetic import synthetic_clips
-    from scotopia.model.train import TrainOptions
-    from scotopia.model.train import train as train_rule
-    from scotopia.model.video import resolve_clip
+    Once a minute, and at Ctrl-C, OUT gets the rule so far, and OUT's folder
+    a checkpoint, from which --resume goes on as if nothing had happened.
+    Exit status 2 if the training diverges: OUT then holds the last good rule.
+    """
+    from scotopia.model.presets import find_preset
+    from scotopia.model.sensor import Sensor
 
-    config = RuleConfig(
-        kind=kind,  # type: ignore[arg-type]
+    from .train import Job, override, parse_names, parse_range, run_training
+
+    chosen = find_preset(preset)
+    config = override(
+        chosen.config,
+        kind=kind,
         channels=channels,
         hidden=hidden,
+        inputs=parse_names(inputs),
         steps_per_frame=steps_per_frame,
-        border=border,  # type: ignore[arg-type]
+        border=border,
         trace_bits=trace_bits,
+        perception=perception,
+        fire_rate=fire_rate,
+        block=block,
     )
-    options = TrainOptions(
+    sensor = Sensor(photons, read_noise, dead, stuck, gain_mismatch)
+    options = override(
+        chosen.options,
         iterations=iterations,
         batch=batch,
         crop=crop,
+        chunk=chunk,
         learning_rate=learning_rate,
+        densities=parse_range(densities),
+        restart=restart,
+        real_share=real_share,
+        drift=drift,
+        cut=cut,
+        blackout=blackout,
+        sensor=None if sensor.is_ideal else sensor,
+        sensor_share=sensor_share,
+        average=average,
         loss=loss,
         seed=seed,
     )
-    real = [resolve_clip(name) for name in clips or []]
-    if not real and not synthetic:
-        raise InputError("there is nothing to train on: name a clip, or --synthetic 64")
+    job = Job(
+        out,
+        config,
+        options,
+        clips=clips or [],
+        synthetic=chosen.synthetic if synthetic is None else synthetic,
+        validation=validate or [],
+        validate_every=validate_every,
+        resume=resume,
+        device=device,
+        log=log,
+        command=shlex.join(["scotopia", *sys.argv[1:]]),
+    )
     with progress_bar() as progress:
-        rendering = progress.add_task("synthetic clips", total=synthetic)
-        videos = list(real)
-        for index in range(synthetic):
-            videos += synthetic_clips(1, 120, 128, seed, first=index)
-            progress.advance(rendering)
-        torch.manual_seed(seed)
-        rule = Rule(config)
-        rule.training_record = {
-            "clips": [clip.name for clip in real],
-            "synthetic_clips": synthetic,
-            "command": shlex.join(["scotopia", *sys.argv[1:]]),
-            "scotopia": version("scotopia"),
-        }
-        training = progress.add_task("train", total=iterations)
-        saved = time.monotonic()
-
-        def on_iteration(iteration: int, value: float) -> None:
-            nonlocal saved
-            progress.update(training, completed=iteration, description=f"train, loss {value:.4f}")
-            if time.monotonic() - saved > 60:
-                rule.save(out)
-                saved = time.monotonic()
-
-        try:
-            train_rule(rule, videos, options, on_iteration)
-        except FloatingPointError as error:
-            rule.save(out)
-            raise InputError(
-                f"training diverged, {error}: {out} holds the rule from before; "
-                "try another --seed or fewer --channels"
-            ) from error
-    rule.save(out)
-    console.print(f"{out}: {rule.parameter_count} parameters")
+        rule = run_training(job, progress, console)
+    psnr = rule.training_record["validation_psnr"]
+    console.print(f"{out}: {rule.parameter_count} parameters, validation {psnr:.2f} dB")
+    write_json(json_file, rule.training_record)
 
 
 @app.command()

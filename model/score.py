@@ -18,6 +18,28 @@ SSIM_WINDOW = 7
 """Side of the window that SSIM compares, in pixels (scikit-image's default)."""
 
 
+MOTION_LAG = 10
+"""Frames between the two that `motion` compares."""
+
+STATIC_BELOW = 0.02
+"""Motion of a clip that counts as static."""
+
+
+def check_scorable(clip: NDArray[Any]) -> None:
+    """Raise InputError if a clip (T, H, W) is too short for `psnr` or too small for `ssim`."""
+    _check_length(clip)
+    _check_size(clip)
+
+
+def motion(clip: NDArray[Any]) -> float:
+    """How much a clip (T, H, W), T > `MOTION_LAG`, changes: the median pixel's change.
+
+    The median over pixels and time of |frame[t + 10] - frame[t]|. A median, so that a camera which
+    stands still before a few moving things counts as static.
+    """
+    return float(np.median(np.abs(clip[MOTION_LAG:] - clip[:-MOTION_LAG])))
+
+
 def psnr(clip: NDArray[Any], estimate: NDArray[Any]) -> float:
     """Peak signal-to-noise ratio over all scored frames together, in dB, peak 1.
 
@@ -57,12 +79,7 @@ def ssim(clip: NDArray[Any], estimate: NDArray[Any]) -> float:
     InputError
         If the clip has no more than `WARM_UP` frames, or frames of a side below `SSIM_WINDOW`.
     """
-    height, width = clip.shape[1:]
-    if min(height, width) < SSIM_WINDOW:
-        raise InputError(
-            f"frames of {width} x {height} pixels are too small for SSIM: give a clip of at least "
-            f"{SSIM_WINDOW} x {SSIM_WINDOW}"
-        )
+    _check_size(clip)
     truth, guess = _scored(clip, estimate)
     guess = np.clip(guess, 0, 1)
     similarities = [
@@ -72,12 +89,25 @@ def ssim(clip: NDArray[Any], estimate: NDArray[Any]) -> float:
     return float(np.mean(similarities))
 
 
-def _scored(clip: NDArray[Any], estimate: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _check_length(clip: NDArray[Any]) -> None:
     if len(clip) <= WARM_UP:
         raise InputError(
             f"a clip of {len(clip)} frames cannot be scored, the first {WARM_UP} are warm-up: "
             f"give at least {WARM_UP + 1} frames"
         )
+
+
+def _check_size(clip: NDArray[Any]) -> None:
+    height, width = clip.shape[1:]
+    if min(height, width) < SSIM_WINDOW:
+        raise InputError(
+            f"frames of {width} x {height} pixels are too small for SSIM: give a clip of at least "
+            f"{SSIM_WINDOW} x {SSIM_WINDOW}"
+        )
+
+
+def _scored(clip: NDArray[Any], estimate: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    _check_length(clip)
     return clip[WARM_UP:], estimate[WARM_UP:]
 
 

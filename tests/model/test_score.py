@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scotopia.model.errors import InputError
-from scotopia.model.score import MAX_PSNR, WARM_UP, psnr, psnr_curve, ssim
+from scotopia.model.score import MAX_PSNR, WARM_UP, motion, psnr, psnr_curve, ssim
 
 
 def test_psnr_is_that_of_the_error_over_all_scored_frames_together() -> None:
@@ -68,3 +68,14 @@ def test_shapes_that_numpy_would_broadcast_are_refused() -> None:
     clip = np.zeros((WARM_UP + 1, 8, 8))
     with pytest.raises(ValueError, match="shape"):
         psnr(clip, clip[:, :1])
+
+
+def test_motion_is_the_median_change_in_ten_frames() -> None:
+    ramp = np.arange(21)[:, None, None] / 100 * np.ones((4, 4))
+    assert motion(ramp) == pytest.approx(0.1)
+
+
+def test_a_few_things_that_move_leave_a_clip_static() -> None:
+    clip = np.zeros((21, 4, 4))
+    clip[:, :, 0] = np.random.default_rng(0).random((21, 4))
+    assert motion(clip) == 0
