@@ -254,7 +254,7 @@ class _Compiler:
         formats = dict(zip(config.inputs, rule.input_formats, strict=True))
         for name, format in zip(config.channel_names, rule.channel_formats, strict=True):
             self._allocate(name, format)
-        for name in ("valid", "innovation", "recall"):
+        for name in ("valid", "innovation", "trust", "recall"):
             if name in formats:
                 self._allocate(name, formats[name])
         hidden = [self._allocate(f"h{i}", f) for i, f in enumerate(rule.perceive.outputs)]
@@ -263,13 +263,18 @@ class _Compiler:
         gate = self._allocate("gate", rule.gate_format) if config.kind == "gated" else -1
 
         sample, trace = (program.names.index(name) for name in ("sample", "trace"))
-        recall_shift = rule.trace_format.bits + rule.sample_format.frac_bits
         innovation_shift = rule.sample_format.frac_bits
+        doubt_frac = rule.state_formats[config.doubt].frac_bits if "trust" in formats else 0
+        trust_frac = max(rule.trace_format.frac_bits, doubt_frac)
+        recall_frac = rule.sample_format.frac_bits + (
+            formats["trust"].frac_bits if "recall" in formats else 0
+        )
         program.tap = max(
             int(rule.perceive.aligned[2].max()),
             int(rule.update.aligned[2].max()),
             rule.gate_format.bits,
-            recall_shift - formats["recall"].frac_bits if "recall" in formats else 0,
+            trust_frac - formats["trust"].frac_bits if "trust" in formats else 0,
+            recall_frac - formats["recall"].frac_bits if "recall" in formats else 0,
         )
 
         bits = rule.trace_format.bits
@@ -297,16 +302,19 @@ class _Compiler:
                 ],
                 shift=innovation_shift - formats["innovation"].frac_bits,
             )
+        if "trust" in formats:
+            trust = program.names.index("trust")
+            self._trust(trust, trace, trust_frac)
         if "recall" in formats:
             self._store(
                 program.names.index("recall"),
                 [
                     Product(bit, sign, address, HERE, Condition.GATE_SET, bit)
-                    for bit in reversed(range(bits))
+                    for bit in reversed(range(formats["trust"].bits))
                     for sign, address in ((1, sample), (-1, 0))
                 ],
-                shift=recall_shift - formats["recall"].frac_bits,
-                gate=trace,
+                shift=recall_frac - formats["recall"].frac_bits,
+                gate=trust,
             )
 
         seen = list(range(config.channels)) + [program.names.index(n) for n in config.inputs]
@@ -322,6 +330,22 @@ class _Compiler:
             self._gated_update(channel, candidate, gate)
         program.accumulator_bits = required_bits(-self.largest, self.largest)
         return program
+
+    def _trust(self, trust: int, trace: int, frac: int) -> None:
+        """Store recency(trace) - 4 doubt, a sum with `frac` fraction bits."""
+        trace_format, doubt = self.rule.trace_format, self.rule.config.doubt
+        up = frac - trace_format.frac_bits
+        terms = [Product(up, 1, trace, HERE)]
+        for name, scale, weight in (("fast", 3, 0), ("fastest", 6, 1)):
+            # Clipped below at zero: 2**scale * trace - (2**scale - 1).
+            word = self._allocate(name, trace_format)
+            constant = -((1 << scale) - 1) << trace_format.frac_bits
+            offset = [Product(position, digit) for position, digit in signed_digits(constant)]
+            self._store(word, [Product(scale, 1, trace, HERE), *offset], shift=0)
+            terms.append(Product(up + weight, 1, word, HERE))
+        down = frac - self.rule.state_formats[doubt].frac_bits
+        terms.append(Product(2 + down, -1, doubt, HERE))
+        self._store(trust, terms, shift=frac - self.rule.trust_format.frac_bits)
 
     def _gated_update(self, channel: int, candidate: int, gate: int) -> None:
         # x + z (c - x) / 2**n with n bits of z is sum(2**b (c if z[b] else x)) + x, over 2**n:

@@ -14,9 +14,10 @@ FILTERS: dict[Perception, int] = {"depthwise": 3, "sobel": 4}
 
 #: What a cell may perceive beside its learned channels, in this order:
 #: `sample`, the last sample; `trace`, 1 when it arrived, falling linearly to 0; `valid`, 1 while
-#: the frame that brought it lasts; `innovation`, valid * (sample - prediction);
-#: `recall`, trace * (sample - prediction).
-INPUTS = ("sample", "trace", "valid", "innovation", "recall", "trust", "trusted")
+#: the frame that brought it lasts; `innovation`, valid * (sample - prediction); `trust`, how much
+#: of the last sample still counts, by its age and by what the cell doubts; `recall`,
+#: trust * (sample - prediction).
+INPUTS = ("sample", "trace", "valid", "innovation", "trust", "recall")
 
 #: Channels of the input register, behind the learned ones.
 REGISTER = ("sample", "trace")
@@ -54,7 +55,7 @@ class RuleConfig:
     kind: Kind = "gated"
     channels: int = 8
     hidden: int = 16
-    inputs: tuple[str, ...] = ("sample", "trace", "valid", "innovation", "recall")
+    inputs: tuple[str, ...] = ("valid", "innovation", "trust", "recall")
     steps_per_frame: int = 4
     border: Border = "replicate"
     trace_bits: int = 8
@@ -83,22 +84,30 @@ class RuleConfig:
             )
         if not 0 < self.fire_rate <= 1:
             raise InputError(f"fire_rate {self.fire_rate} is outside (0, 1]: choose 1")
-        if self.channels < self.pixels:
-            raise InputError(
-                f"channels {self.channels} cannot hold the predictions of {self.pixels} pixels: "
-                f"choose at least {self.pixels}"
-            )
         object.__setattr__(self, "inputs", tuple(self.inputs))
         if self.inputs != tuple(name for name in INPUTS if name in self.inputs):
             raise InputError(
                 f"inputs {', '.join(map(str, self.inputs))} are not a part of "
                 f"{', '.join(INPUTS)} in that order: name each once, in that order"
             )
+        if "recall" in self.inputs and "trust" not in self.inputs:
+            raise InputError("input recall needs input trust: name both or neither")
+        needed = self.pixels + ("trust" in self.inputs)
+        if self.channels < needed:
+            raise InputError(
+                f"channels {self.channels} cannot hold a prediction of each pixel and the doubt: "
+                f"choose at least {needed}"
+            )
 
     @property
     def pixels(self) -> int:
         """Pixels of a cell: as many predictions, samples and traces it has."""
         return self.block**2
+
+    @property
+    def doubt(self) -> int:
+        """Number of the learned channel that shortens the memory, behind the predictions."""
+        return self.pixels
 
     @property
     def perceived(self) -> int:

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from .errors import InputError
 
 #: Version of both kinds of rule file; a reader refuses any other.
-VERSION = 1
+VERSION = 2
 
 #: A rule is at most a few thousand numbers: refuse files that cannot be one before reading them.
 MAX_BYTES = 10_000_000

@@ -28,13 +28,12 @@ struct Aligned {
 };
 
 constexpr int TILE = 2 * LANES;  // cells of a row that are worked on together
-constexpr int INPUTS = HAS_SAMPLE + HAS_TRACE + HAS_VALID + HAS_INNOVATION + HAS_RECALL + HAS_TRUST + HAS_TRUSTED;
+constexpr int INPUTS = HAS_SAMPLE + HAS_TRACE + HAS_VALID + HAS_INNOVATION + HAS_TRUST + HAS_RECALL;
 constexpr int SEEN = CHANNELS + INPUTS * PIXELS;
 constexpr int STATE = CHANNELS + 2 * PIXELS;
 constexpr int UPDATES = (GATED ? 2 : 1) * CHANNELS;
-// What a cell sees that depends on the learned channels: these, then innovation and recall, which
-// are therefore the last inputs.
-constexpr int DERIVED = (HAS_INNOVATION + HAS_RECALL + HAS_TRUST + HAS_TRUSTED) * PIXELS;
+// What a cell sees that depends on the learned channels: these, and the last inputs.
+constexpr int DERIVED = (HAS_INNOVATION + HAS_TRUST + HAS_RECALL) * PIXELS;
 constexpr int FIRST_DERIVED = SEEN - DERIVED;
 enum { ZERO, REPLICATE, WRAP };
 
@@ -252,21 +251,14 @@ struct Video {
                 float* innovation = channel();
                 EACH_CELL innovation[x] = clamp(valid[in + x] * (new_last[x] - x0[x]), -1, 1);
 #endif
-#if HAS_RECALL
-                float* recall = channel();
-                EACH_CELL recall[x] = clamp(new_age[x] * (new_last[x] - x0[x]), -1, 1);
-#endif
-                [[maybe_unused]] const float* doubt = state + at(STATE, PIXELS, y);
 #if HAS_TRUST
+                const float* doubt = state + at(STATE, PIXELS, y);
                 float* trust = channel();
                 EACH_CELL trust[x] = clamp(recency(new_age[x]) - 4 * doubt[x], 0, 1);
 #endif
-#if HAS_TRUSTED
-                float* trusted = channel();
-                EACH_CELL {
-                    const float t = clamp(recency(new_age[x]) - 4 * doubt[x], 0, 1);
-                    trusted[x] = clamp(t * (new_last[x] - x0[x]), -1, 1);
-                }
+#if HAS_RECALL
+                float* recall = channel();
+                EACH_CELL recall[x] = clamp(trust[x] * (new_last[x] - x0[x]), -1, 1);
 #endif
             }
         }
@@ -390,30 +382,18 @@ struct Gradient {
 #if HAS_INNOVATION
                 backward_product(v);
 #endif
-#if HAS_RECALL
-                backward_product(age);
-#endif
-#if HAS_TRUST || HAS_TRUSTED
+#if HAS_TRUST
                 const float* doubt = before + video.at(STATE, PIXELS, y);
                 float* ddoubt = dstate + video.at(CHANNELS, PIXELS, y);
-#if HAS_TRUST
                 const float* dtrust = dseen.at(derived, y);
-                derived += PIXELS;
-                EACH_CELL {
-                    const float t = recency(age[x]) - 4 * doubt[x];
-                    ddoubt[x] -= (t >= 0) & (t <= 1) ? 4 * dtrust[x] : 0;
-                }
-#endif
-#if HAS_TRUSTED
-                const float* dtrusted = dseen.at(derived, y);
+                const float* drecall = HAS_RECALL ? dseen.at(derived + PIXELS, y) : dtrust;
                 EACH_CELL {
                     const float t = recency(age[x]) - 4 * doubt[x], trust = clamp(t, 0, 1);
                     const float surprise = last[x] - x0[x], product = trust * surprise;
-                    const float d = (product >= -1) & (product <= 1) ? dtrusted[x] : 0;
+                    const float d = HAS_RECALL & (product >= -1) & (product <= 1) ? drecall[x] : 0;
                     out[x] -= trust * d;
-                    ddoubt[x] -= (t >= 0) & (t <= 1) ? 4 * surprise * d : 0;
+                    ddoubt[x] -= (t >= 0) & (t <= 1) ? 4 * (dtrust[x] + surprise * d) : 0;
                 }
-#endif
 #endif
             }
         }

@@ -151,13 +151,11 @@ class Rule(nn.Module):
             "trace": trace,
             "valid": valid,
             "innovation": (valid * surprise).clamp(-1, 1),
-            "recall": (trace * surprise).clamp(-1, 1),
         }
-        if {"trust", "trusted"} & set(self.config.inputs):
-            age = trace + (8 * trace - 7).clamp(min=0) + 2 * (64 * trace - 63).clamp(min=0)
-            trust = (age - 4 * x[:, self.config.pixels : self.config.pixels + 1]).clamp(0, 1)
-            inputs["trust"] = trust
-            inputs["trusted"] = (trust * surprise).clamp(-1, 1)
+        if "trust" in self.config.inputs:
+            doubt = x[:, self.config.doubt : self.config.doubt + 1]
+            trust = (recency(trace) - 4 * doubt).clamp(0, 1)
+            inputs |= {"trust": trust, "recall": (trust * surprise).clamp(-1, 1)}
 
         seen = torch.cat([x, *(inputs[name] for name in self.config.inputs)], 1)
         return F.pad(seen, (1, 1, 1, 1), mode=_PAD_MODE[self.config.border])
@@ -210,6 +208,16 @@ class Rule(nn.Module):
                 raise InputError(f"rule {path} has a {name} that is not finite: train it again")
         rule.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
         return rule
+
+
+def recency(trace: Tensor) -> Tensor:
+    """Tell how recent a sample is, from 4 to 0, about linearly in the logarithm of its age.
+
+    From a trace in [0, 1): it falls to 2 in a 64th of the trace's life, to 1 in an eighth, then to
+    0. So a cell can forget what is older than a few frames, or than a few hundred, by subtracting
+    its doubt. Made of shifts and clips.
+    """
+    return trace + (8 * trace - 7).clamp(min=0) + 2 * (64 * trace - 63).clamp(min=0)
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:

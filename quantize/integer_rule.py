@@ -180,6 +180,11 @@ class IntegerRule:
                 )
         if self.update.outputs != update_formats(config, self.state_formats, self.gate_format):
             raise InputError("update outputs differ from the state's formats: write the rule again")
+        if config.block != 1 or config.fire_rate != 1 or config.perception != "full":
+            raise InputError(
+                f"block {config.block}, fire_rate {config.fire_rate}, perception "
+                f"{config.perception} are not supported in an integer rule: choose 1, 1, full"
+            )
         register = {"sample": self.sample_format, "trace": self.trace_format}
         for name, format in zip(config.inputs, self.input_formats, strict=True):
             if format != register.get(name, format):
@@ -210,6 +215,11 @@ class IntegerRule:
     def trace_format(self) -> QFormat:
         """Format of the trace: one code a step."""
         return QFormat(0, self.config.trace_bits, signed=False)
+
+    @property
+    def trust_format(self) -> QFormat:
+        """Format of the input `trust`, of a rule that has one."""
+        return self.input_formats[self.config.inputs.index("trust")]
 
     @property
     def channel_formats(self) -> tuple[QFormat, ...]:
@@ -261,7 +271,7 @@ class IntegerRule:
         aged = np.maximum(state[..., channels + 1, :, :] - 1, 0)
         trace = np.where(valid, self.trace_format.highest, aged)
 
-        seen = np.concatenate([x, self.inputs(x[..., 0, :, :], last, trace, valid)], axis=-3)
+        seen = np.concatenate([x, self.inputs(x, last, trace, valid)], axis=-3)
         hidden = self.perceive(self.neighbourhood(seen), self.rounding)
         update = self.update(hidden[..., None, :], self.rounding).reshape(
             *x.shape[:-3], -1, *x.shape[-2:]
@@ -270,26 +280,40 @@ class IntegerRule:
         return np.concatenate([self.apply_update(x, update), register], axis=-3)
 
     def inputs(
-        self, prediction: IntArray, last: IntArray, trace: IntArray, valid: NDArray[np.bool_]
+        self, x: IntArray, last: IntArray, trace: IntArray, valid: NDArray[np.bool_]
     ) -> IntArray:
         """Codes of `config.inputs`, (..., inputs, H, W)."""
-        surprise = last - prediction
+        surprise = last - x[..., 0, :, :]
         frac = self.sample_format.frac_bits
         codes: dict[str, tuple[IntArray, int]] = {  # name: code, fraction bits
             "sample": (last, frac),
             "trace": (trace, self.trace_format.frac_bits),
             "valid": (valid.astype(np.int64), 0),
             "innovation": (valid * surprise, frac),
-            "recall": (trace * surprise, frac + self.trace_format.frac_bits),
         }
         out = []
         for name, format in zip(self.config.inputs, self.input_formats, strict=True):
+            if name == "trust":
+                codes[name] = self.trust(x[..., self.config.doubt, :, :], trace)
+            elif name == "recall":
+                product = out[-1] * surprise  # with the trust, which is the input before
+                codes[name] = (product, frac + self.trust_format.frac_bits)
             code, code_frac = codes[name]
             shift = code_frac - format.frac_bits
             if shift < 0:
                 code, shift = code << -shift, 0
             out.append(format.fit(shift_right(code, shift, self.rounding), self.overflow))
-        return np.stack(out, axis=-3) if out else prediction[..., None, :, :][..., :0, :, :]
+        return np.stack(out, axis=-3) if out else x[..., :0, :, :]
+
+    def trust(self, doubt: IntArray, trace: IntArray) -> tuple[IntArray, int]:
+        """Code of recency(trace) - 4 doubt, not yet clipped, and its fraction bits."""
+        bits = self.trace_format.frac_bits
+        fast = np.maximum(8 * trace - (7 << bits), 0)
+        fastest = np.maximum(64 * trace - (63 << bits), 0)
+        doubt_frac = self.state_formats[self.config.doubt].frac_bits
+        frac = max(bits, doubt_frac)
+        recency = (trace + fast + 2 * fastest) << (frac - bits)
+        return recency - (4 * doubt << (frac - doubt_frac)), frac
 
     def neighbourhood(self, seen: IntArray) -> IntArray:
         """The nine neighbours of every cell, (..., I, H, W) to (..., I, 9, H * W).

@@ -1,5 +1,6 @@
 """Post-training quantization: formats from calibration, power-of-two scales by channel."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,9 @@ def quantize(
             raise InputError(f"{name} of the rule is not finite: train it again")
     if not np.isfinite(hidden_ranges).all():
         raise InputError("the range of a hidden neuron is not finite: calibrate again")
-    bits, config = precision or Precision(), rule.config
+    bits = precision or Precision()
+    # A filtered perception equals the full one with its summed kernels.
+    config = dataclasses.replace(rule.config, perception="full")
     state = (QFormat(1, bits.state - 1),) * config.channels
     sample = QFormat(1, bits.state - 1)
     formats = {
@@ -78,6 +81,7 @@ def quantize(
         "trace": QFormat(0, config.trace_bits, signed=False),
         "valid": QFormat(1, 0, signed=False),
         "innovation": sample,
+        "trust": QFormat(0, bits.gate, signed=False),
         "recall": sample,
     }
     inputs = tuple(formats[name] for name in config.inputs)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from scotopia.model.config import RuleConfig
+from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.rule import Rule
 from scotopia.quantize.integer_rule import IntArray, IntegerLayer, IntegerRule, update_formats
 from scotopia.quantize.post_training import Precision, quantize
@@ -25,10 +25,16 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def small_config() -> Callable[..., RuleConfig]:
-    """A config of few numbers, in which any field can be set."""
+    """A config of few numbers and all inputs, in which any field can be set."""
 
     def make(**fields: object) -> RuleConfig:
-        small = {"channels": 3, "hidden": 3, "steps_per_frame": 2, "trace_bits": 3}
+        small = {
+            "channels": 3,
+            "hidden": 3,
+            "inputs": INPUTS,
+            "steps_per_frame": 2,
+            "trace_bits": 3,
+        }
         return RuleConfig(**{**small, **fields})  # type: ignore[arg-type]
 
     return make
@@ -79,6 +85,7 @@ def mixed_rule() -> Callable[..., IntegerRule]:
             "trace": QFormat(0, config.trace_bits, signed=False),
             "valid": QFormat(1, int(rng.integers(0, 3)), signed=False),
             "innovation": QFormat(int(rng.integers(0, 3)), 6),
+            "trust": QFormat(0, int(rng.integers(2, 9)), signed=False),
             "recall": QFormat(int(rng.integers(0, 3)), 5),
         }
         inputs = tuple(all_inputs[name] for name in config.inputs)

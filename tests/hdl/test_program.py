@@ -30,7 +30,7 @@ Make = Callable[..., Any]  # a fixture of conftest.py
 
 KINDS = ["gated", "residual"]
 BORDERS = ["zero", "replicate", "wrap"]
-PARTS = [(), ("sample",), ("trace",), ("valid",), ("innovation",), ("recall",), ("trace", "recall")]
+PARTS = [(), ("sample",), ("trace",), ("valid",), ("innovation",), ("trust",), ("trust", "recall")]
 
 
 def assert_program_is_the_rule(rule: IntegerRule, extreme_state: Make, seed: int) -> None:
@@ -85,8 +85,10 @@ def test_program_is_the_rule_for_any_trace(
     kind=st.sampled_from(KINDS),
     border=st.sampled_from(BORDERS),
     rounding=st.sampled_from([Rounding.TRN, Rounding.RND]),
-    inputs=st.sets(st.sampled_from(INPUTS)),
-    channels=st.integers(1, 3),
+    inputs=st.sets(st.sampled_from(INPUTS)).map(
+        lambda names: names | {"trust"} if "recall" in names else names
+    ),
+    channels=st.integers(2, 3),
     hidden=st.integers(1, 3),
     coarse=st.booleans(),
 )
@@ -265,7 +267,7 @@ def test_listing_reads_like_arithmetic(small_config: Make, random_rule: Make) ->
     ]
     assert text[4] == "acc = acc - 1"
     assert f"trace = clip(acc >> {program.tap}) to 0..7" in text
-    assert "gate = trace[here]" in text
+    assert "gate = trust[here]" in text
     assert any(line.endswith("if gate_set; gate <<= 1") for line in text)
     assert any(line.endswith("[NW]") for line in text)
 

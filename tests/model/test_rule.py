@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.errors import InputError
-from scotopia.model.rule import Rule, hard_sigmoid, to_pixel, to_state
+from scotopia.model.rule import Rule, hard_sigmoid, recency, to_pixel, to_state
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
@@ -104,19 +104,41 @@ def test_sample_is_latched_and_its_trace_falls_to_zero(small_config: Make) -> No
 
 
 def test_inputs_are_what_the_config_says(small_config: Make) -> None:
-    rule = Rule(small_config(channels=1))
-    x, sample = torch.full((1, 1, 7, 7), -0.75), torch.full((1, 1, 7, 7), 0.5)
+    rule = Rule(small_config(channels=2, inputs=INPUTS))
+    x = torch.tensor([-0.75, 0.0])[:, None, None].expand(1, 2, 7, 7)
+    sample = torch.full((1, 1, 7, 7), 0.5)
     trace, valid = torch.full((1, 1, 7, 7), 0.25), torch.ones(1, 1, 7, 7)
     seen = rule.perception(x, sample, trace, valid)[0, :, 3, 3]
     # innovation, 1.25, is clipped
-    assert dict(zip(("x0", *INPUTS), seen.tolist(), strict=True)) == {
+    assert dict(zip(("x0", "x1", *INPUTS), seen.tolist(), strict=True)) == {
         "x0": -0.75,
+        "x1": 0.0,
         "sample": 0.5,
         "trace": 0.25,
         "valid": 1.0,
         "innovation": 1.0,
+        "trust": 0.25,
         "recall": 0.3125,
     }
+
+
+def test_recency_is_linear_between_its_corners() -> None:
+    trace = torch.tensor([0, 0.5, 7 / 8, 15 / 16, 63 / 64, 127 / 128, 1])
+    assert recency(trace).tolist() == [0, 0.5, 0.875, 1.4375, 1.859375, 2.9296875, 4]
+
+
+@pytest.mark.parametrize(("doubt", "trust"), [(-1.0, 1.0), (0.0, 1.0), (0.25, 0.859375), (0.5, 0)])
+def test_doubt_takes_from_the_trust(doubt: float, trust: float, small_config: Make) -> None:
+    rule = Rule(small_config(channels=2, inputs=("trust",)))
+    x = torch.tensor([0.0, doubt])[:, None, None].expand(1, 2, 7, 7)
+    trace = torch.full((1, 1, 7, 7), 63 / 64)
+    assert rule.perception(x, NOTHING, trace, NOTHING)[0, 2, 3, 3] == trust
+
+
+def test_recall_needs_trust() -> None:
+    with pytest.raises(InputError) as caught:
+        RuleConfig(inputs=("recall",))
+    assert str(caught.value) == "input recall needs input trust: name both or neither"
 
 
 def test_pixel_p_of_255_is_p_over_128_minus_1() -> None:
@@ -132,8 +154,8 @@ def test_to_pixel_undoes_to_state_and_clips() -> None:
 
 def test_cost_of_the_default_rule() -> None:
     config = RuleConfig()
-    assert Rule(config).parameter_count == 16 * (13 * 9) + 16 + 16 * 16 + 16
-    assert config.macs == 16 * (13 * 9) + 16 * 16
+    assert Rule(config).parameter_count == 16 * (12 * 9) + 16 + 16 * 16 + 16
+    assert config.macs == 16 * (12 * 9) + 16 * 16
     assert config.channel_names == (*(f"x{i}" for i in range(8)), "sample", "trace")
 
 
@@ -149,12 +171,12 @@ def test_cost_of_the_default_rule() -> None:
         ({"border": "mirror"}, "border 'mirror' is unknown: choose zero, replicate or wrap"),
         (
             {"inputs": ("trace", "sample")},
-            "inputs trace, sample are not a part of sample, trace, valid, innovation, recall "
+            "inputs trace, sample are not a part of sample, trace, valid, innovation, trust, recall "
             "in that order: name each once, in that order",
         ),
         (
             {"inputs": ("sample", "flow")},
-            "inputs sample, flow are not a part of sample, trace, valid, innovation, recall "
+            "inputs sample, flow are not a part of sample, trace, valid, innovation, trust, recall "
             "in that order: name each once, in that order",
         ),
     ],
@@ -178,7 +200,7 @@ def test_saved_rule_loads_as_it_was(tmp_path: Path, small_config: Make, float_ru
 @pytest.fixture
 def path(tmp_path: Path, small_config: Make) -> Path:
     path = tmp_path / "rule.safetensors"
-    Rule(small_config(channels=1, hidden=2)).save(path)
+    Rule(small_config(channels=2, hidden=2)).save(path)
     return path
 
 

@@ -73,8 +73,16 @@ def reference_step(
                 "trace": value(trace, formats[T]),
                 "valid": Fraction(arrived),
                 "innovation": arrived * surprise,
-                "recall": value(trace, formats[T]) * surprise,
             }
+            if "trust" in config.inputs:
+                t = value(trace, formats[T])
+                recency = t + max(Fraction(0), 8 * t - 7) + 2 * max(Fraction(0), 64 * t - 63)
+                doubt = value(state[1][y][x], formats[1])
+                by_name = dict(zip(config.inputs, rule.input_formats, strict=True))
+                # What the cell works on is the trust as it shows it.
+                inputs["trust"] = recency - 4 * doubt
+                trust = value(code(inputs["trust"], by_name["trust"]), by_name["trust"])
+                inputs["recall"] = trust * surprise
             shown[y, x] = [value(state[c][y][x], formats[c]) for c in range(S)] + [
                 value(code(inputs[name], format), format)
                 for name, format in zip(config.inputs, rule.input_formats, strict=True)
@@ -135,7 +143,7 @@ def test_step_is_the_arithmetic_of_the_docstrings(
     np.testing.assert_array_equal(rule.step(state, sample, valid), expected)
 
 
-@pytest.mark.parametrize("inputs", [(), ("trace",), ("valid", "recall"), ("sample", "innovation")])
+@pytest.mark.parametrize("inputs", [(), ("trace",), ("valid", "trust", "recall"), ("sample", "innovation")])
 def test_step_perceives_only_the_inputs_of_its_config(
     inputs: tuple[str, ...],
     small_config: Make,
@@ -327,9 +335,9 @@ def test_safetensors_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_version_is_refused(path: Path) -> None:
-    edit(path, version="2")
+    edit(path, version="9")
     assert refusal(path) == (
-        f"rule {path} has version 2, this Scotopia reads version 1: "
+        f"rule {path} has version 9, this Scotopia reads version 2: "
         "write it again with this Scotopia"
     )
 
@@ -365,7 +373,7 @@ def set_weight(code: int, dtype: type = np.int64) -> Callable[[dict[str, Any]], 
     [
         (
             lambda t: t.update({"perceive.weight": t["perceive.weight"][:2]}),
-            "weight has shape (2, 8, 9), its formats ask for (3, 8) and a number of taps: "
+            "weight has shape (2, 9, 9), its formats ask for (3, 9) and a number of taps: "
             "write the rule again",
         ),
         (

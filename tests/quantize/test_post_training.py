@@ -70,7 +70,7 @@ def test_hidden_format_is_the_finest_that_holds_the_largest(
 
 
 def test_gate_folds_the_hard_sigmoid_exactly(small_config: Make) -> None:
-    rule = Rule(small_config(channels=1, hidden=1))
+    rule = Rule(small_config(channels=1, hidden=1, inputs=()))
     with torch.no_grad():  # numbers that 8 bits hold: nothing is rounded
         rule.perceive.weight.zero_()
         rule.perceive.bias.fill_(1.25)
