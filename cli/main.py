@@ -140,7 +140,10 @@ def train(
     crop: Annotated[int | None, videos("Side of the squares trained on, pixels.")] = None,
     batch: Annotated[int | None, videos("Videos that run side by side.")] = None,
     densities: Annotated[
-        str | None, videos("Lowest and highest share of the pixels shown: LOW,HIGH.")
+        str | None, videos("Lowest, likeliest, highest share of the pixels shown, with commas.")
+    ] = None,
+    moving_share: Annotated[
+        float | None, videos("Share of the real shots from clips in which much moves.")
     ] = None,
     restart: Annotated[float | None, videos("Chance that a video ends with a chunk.")] = None,
     cut: Annotated[float | None, videos("Chance of a cut before a chunk.")] = None,
@@ -164,6 +167,9 @@ def train(
     perception: Annotated[str | None, shape("full, depthwise or sobel.")] = None,
     fire_rate: Annotated[float | None, shape("Share of cells that update in a step.")] = None,
     block: Annotated[int | None, shape("A cell stands for block x block pixels.")] = None,
+    start: Annotated[
+        str, training("filter, written by hand where the shape has room for it, or random.")
+    ] = "filter",
     iterations: Annotated[int | None, training("Optimizer steps.")] = None,
     chunk: Annotated[int | None, training("Frames that a gradient reaches back.")] = None,
     loss: Annotated[str | None, training("dense, log-dense or observed.")] = None,
@@ -181,9 +187,11 @@ def train(
     from scotopia.model.presets import find_preset
     from scotopia.model.sensor import Sensor
 
-    from .train import Job, override, parse_names, parse_range, run_training
+    from .train import Job, override, parse_densities, parse_names, run_training
 
     chosen = find_preset(preset)
+    if start not in ("filter", "random"):
+        raise InputError(f"start {start!r} is unknown: choose filter or random")
     config = override(
         chosen.config,
         kind=kind,
@@ -205,9 +213,10 @@ def train(
         crop=crop,
         chunk=chunk,
         learning_rate=learning_rate,
-        densities=parse_range(densities),
+        densities=parse_densities(densities),
         restart=restart,
         real_share=real_share,
+        moving_share=moving_share,
         drift=drift,
         cut=cut,
         blackout=blackout,
@@ -229,9 +238,9 @@ def train(
         device=device,
         log=log,
         command=shlex.join(["scotopia", *sys.argv[1:]]),
+        start=start,  # type: ignore[arg-type]
     )
-    with progress_bar() as progress:
-        rule = run_training(job, progress, console)
+    rule = run_training(job, progress_bar(), console)
     psnr = rule.training_record["validation_psnr"]
     console.print(f"{out}: {rule.parameter_count} parameters, validation {psnr:.2f} dB")
     write_json(json_file, rule.training_record)

@@ -159,6 +159,11 @@ class Program:
         return max(format.bits for format in self.words)
 
     @property
+    def sensor_word(self) -> int:
+        """Address of the word that the sensor writes when a sample arrives."""
+        return self.names.index("arrival" if "arrival" in self.names else "sample")
+
+    @property
     def cycles_per_step(self) -> int:
         """Operations of one step, one a clock."""
         return len(self.operations)
@@ -168,7 +173,7 @@ class Program:
         channels, height, width = state.shape
         memory = np.zeros((len(self.words), height, width), np.int64)
         memory[:channels] = state
-        memory[channels - 2] = np.where(valid, sample, memory[channels - 2])
+        memory[self.sensor_word] = np.where(valid, sample, memory[self.sensor_word])
         accumulator = np.zeros((height, width), np.int64)
         gate = np.zeros((height, width), np.int64)
         top = self.word_bits - 1
@@ -254,7 +259,7 @@ class _Compiler:
         formats = dict(zip(config.inputs, rule.input_formats, strict=True))
         for name, format in zip(config.channel_names, rule.channel_formats, strict=True):
             self._allocate(name, format)
-        for name in ("valid", "innovation", "trust", "recall"):
+        for name in ("valid", "flicker", "innovation", "trust", "recall"):
             if name in formats:
                 self._allocate(name, formats[name])
         hidden = [self._allocate(f"h{i}", f) for i, f in enumerate(rule.perceive.outputs)]
@@ -277,6 +282,8 @@ class _Compiler:
             recall_frac - formats["recall"].frac_bits if "recall" in formats else 0,
         )
 
+        if "flicker" in formats:
+            self._flicker(sample, trace, innovation_shift - formats["flicker"].frac_bits)
         bits = rule.trace_format.bits
         self._store(
             trace,
@@ -330,6 +337,21 @@ class _Compiler:
             self._gated_update(channel, candidate, gate)
         program.accumulator_bits = required_bits(-self.largest, self.largest)
         return program
+
+    def _flicker(self, sample: int, trace: int, shift: int) -> None:
+        """Take the sample that arrived, and store what it differs by from the one before."""
+        program, format = self.program, self.rule.sample_format
+        flicker = program.names.index("flicker")
+        arrival = self._allocate("arrival", format)
+        known = self._allocate("known", QFormat(1, 0, signed=False))
+        change = [
+            Product(0, 1, arrival, HERE, Condition.VALID),
+            Product(0, -1, sample, HERE, Condition.VALID),
+        ]
+        self._store(flicker, change, shift)
+        self._store(known, [Product(0, 1, trace, HERE)], shift=0)  # clipped to 1: any trace left
+        self._store(flicker, [Product(0, 1, flicker, HERE, Condition.GATE_SET)], 0, gate=known)
+        self._store(sample, [Product(0, 1, sample, HERE), *change], shift=0)
 
     def _trust(self, trust: int, trace: int, frac: int) -> None:
         """Store recency(trace) - 4 doubt, a sum with `frac` fraction bits."""

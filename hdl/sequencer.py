@@ -108,7 +108,7 @@ class Sequencer(wiring.Component):
         """Build the sequencer."""
         m = Module()
         program = self.program
-        sample_word = program.names.index("sample")
+        sample_word = program.sensor_word
         last_pc = program.cycles_per_step - 1
 
         layout = OperationLayout(program)

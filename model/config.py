@@ -14,10 +14,11 @@ FILTERS: dict[Perception, int] = {"depthwise": 3, "sobel": 4}
 
 #: What a cell may perceive beside its learned channels, in this order:
 #: `sample`, the last sample; `trace`, 1 when it arrived, falling linearly to 0; `valid`, 1 while
-#: the frame that brought it lasts; `innovation`, valid * (sample - prediction); `trust`, how much
-#: of the last sample still counts, by its age and by what the cell doubts; `recall`,
-#: trust * (sample - prediction).
-INPUTS = ("sample", "trace", "valid", "innovation", "trust", "recall")
+#: the frame that brought it lasts; `flicker`, in the step that takes a sample, what it differs by
+#: from the pixel's last one, if that has left a trace; `innovation`, valid * (sample -
+#: prediction); `trust`, how much of the last sample still counts, by its age and by what the cell
+#: doubts; `recall`, trust * (sample - prediction).
+INPUTS = ("sample", "trace", "valid", "flicker", "innovation", "trust", "recall")
 
 #: Channels of the input register, behind the learned ones.
 REGISTER = ("sample", "trace")
@@ -55,7 +56,7 @@ class RuleConfig:
     kind: Kind = "gated"
     channels: int = 8
     hidden: int = 16
-    inputs: tuple[str, ...] = ("valid", "innovation", "trust", "recall")
+    inputs: tuple[str, ...] = ("flicker", "innovation", "trust", "recall")
     steps_per_frame: int = 4
     border: Border = "replicate"
     trace_bits: int = 8

@@ -28,7 +28,7 @@ struct Aligned {
 };
 
 constexpr int TILE = 2 * LANES;  // cells of a row that are worked on together
-constexpr int INPUTS = HAS_SAMPLE + HAS_TRACE + HAS_VALID + HAS_INNOVATION + HAS_TRUST + HAS_RECALL;
+constexpr int INPUTS = HAS_SAMPLE + HAS_TRACE + HAS_VALID + HAS_FLICKER + HAS_INNOVATION + HAS_TRUST + HAS_RECALL;
 constexpr int SEEN = CHANNELS + INPUTS * PIXELS;
 constexpr int STATE = CHANNELS + 2 * PIXELS;
 constexpr int UPDATES = (GATED ? 2 : 1) * CHANNELS;
@@ -233,6 +233,11 @@ struct Video {
                     return plane;
                 };
 
+#if HAS_FLICKER
+                float* flicker = seen.at(input + (HAS_SAMPLE + HAS_TRACE + HAS_VALID) * PIXELS, y);
+                EACH_CELL flicker[x] =
+                    age[x] > 0 ? clamp(valid[in + x] * (sample[in + x] - last[x]), -1, 1) : 0;
+#endif
                 EACH_CELL {
                     const float v = valid[in + x], aged = age[x] - float(TRACE_TICK);
                     new_last[x] = v != 0 ? sample[in + x] : last[x];
@@ -246,6 +251,9 @@ struct Video {
 #endif
 #if HAS_VALID
                 std::memcpy(channel(), valid + in, 4 * width);
+#endif
+#if HAS_FLICKER
+                channel();
 #endif
 #if HAS_INNOVATION
                 float* innovation = channel();

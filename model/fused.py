@@ -9,6 +9,7 @@ import ctypes
 import shutil
 import subprocess
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -92,11 +93,11 @@ class _Unroll(torch.autograd.Function):
         steps = config.steps_per_frame
         row = library.padded_width(width)
         # Rows of all channels lie together; what pads them stays zero.
-        states = torch.zeros(videos, frames * steps + 1, height, state.shape[1], row)
+        states = _take(videos, frames * steps + 1, height, state.shape[1], row)
         states[:, 0, ..., :width] = state.transpose(1, 2)
         hiddens = None
         if ctx.needs_input_grad[0]:
-            hiddens = torch.empty(videos, frames * steps, height, config.hidden, row)
+            hiddens = _take(videos, frames * steps, height, config.hidden, row)
 
         def run(video: int) -> None:
             arrays = (samples, valids, fired, states, hiddens)
@@ -110,10 +111,13 @@ class _Unroll(torch.autograd.Function):
         ctx.arrays = (samples, valids, fired, states, hiddens)
         ctx.save_for_backward(parameters)
         frame_ends = states[:, steps::steps, :, : config.pixels, :width]
-        return (
-            frame_ends.transpose(2, 3).contiguous(),
-            states[:, -1, ..., :width].transpose(1, 2).contiguous(),
+        results = (
+            frame_ends.transpose(2, 3).clone(),
+            states[:, -1, ..., :width].transpose(1, 2).clone(),
         )
+        if hiddens is None:
+            _give_back(states)
+        return results
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -130,7 +134,24 @@ class _Unroll(torch.autograd.Function):
             )
 
         _for_each_video(run, videos)
+        _give_back(*ctx.arrays[-2:])
+        ctx.arrays = None  # they may be another's from now on
         return dparameters.sum(0), None, None, None, None, None
+
+
+#: Arrays that nobody uses any more. New ones would be a hundred megabytes an iteration, which the
+#: system hands out as pages of zeros, in a quarter of the time that the work itself takes. Beyond a
+#: row's width they hold the zeros that they began with.
+_spare: defaultdict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+
+
+def _take(*shape: int) -> Tensor:
+    return _spare[shape].pop() if _spare[shape] else torch.zeros(shape)
+
+
+def _give_back(*arrays: Tensor) -> None:
+    for array in arrays:
+        _spare[tuple(array.shape)].append(array)
 
 
 @cache

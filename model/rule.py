@@ -128,8 +128,9 @@ class Rule(nn.Module):
         """
         x, register = state[:, : self.config.channels], state[:, self.config.channels :]
         last, trace = register.chunk(2, 1)
+        flicker = valid * (trace > 0) * (sample - last)
         sample, trace = self.latch(last, trace, sample, valid)
-        hidden = F.relu(self.perceive(self.perception(x, sample, trace, valid)))
+        hidden = F.relu(self.perceive(self.perception(x, sample, trace, valid, flicker)))
         updated = self.apply_update(x, self.update(hidden))
         if fired is not None:
             updated = torch.where(fired > 0, updated, x)
@@ -143,13 +144,16 @@ class Rule(nn.Module):
         aged = (trace - tick).clamp(min=0)
         return last + valid * (sample - last), aged + valid * (1 - tick - aged)
 
-    def perception(self, x: Tensor, sample: Tensor, trace: Tensor, valid: Tensor) -> Tensor:
+    def perception(
+        self, x: Tensor, sample: Tensor, trace: Tensor, valid: Tensor, flicker: Tensor
+    ) -> Tensor:
         """Gather what a cell shows its neighbours, with a border of one cell around."""
         surprise = sample - x[:, : self.config.pixels]
         inputs = {
             "sample": sample,
             "trace": trace,
             "valid": valid,
+            "flicker": flicker.clamp(-1, 1),
             "innovation": (valid * surprise).clamp(-1, 1),
         }
         if "trust" in self.config.inputs:

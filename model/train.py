@@ -1,182 +1,196 @@
 """Training by truncated backpropagation through time, with the state carried across chunks."""
 
+import copy
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
+from . import score
+from .blocks import to_cells
+from .checkpoint import Checkpoint, digests
 from .errors import InputError
+from .options import TrainOptions
 from .rule import Rule, to_state
+from .sampling import sample_mask
+from .task import reconstruct
+from .unroll import unroll
 from .video import Clip
+from .videos import Videos
 
-#: Loss of one frame: (prediction, frame, next_sample, next_valid), each (B, 1, H, W) in the
-#: state's range, to a scalar. `next_sample` is what arrives in the following frame.
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+#: Adam's. The second moment forgets in 100 iterations, not 1,000: the gradient's size changes as
+#: fast as the learning rate does.
+BETAS = (0.9, 0.99)
 
-
-def dense_loss(prediction: Tensor, frame: Tensor, _sample: Tensor, _valid: Tensor) -> Tensor:
-    """Mean squared error against the whole frame: needs the ground truth."""
-    return (prediction - frame).square().mean()
-
-
-def log_dense_loss(prediction: Tensor, frame: Tensor, _sample: Tensor, _valid: Tensor) -> Tensor:
-    """Logarithm of each video's mean squared error: what PSNR averages over clips.
-
-    A dark or low-contrast video counts as much as a bright one. The floor, 33 dB, keeps
-    videos that are nearly perfect from ruling the gradient.
-    """
-    return (prediction - frame).square().mean((1, 2, 3)).add(2e-3).log().mean()
+#: Longest gradient: rare videos that a rule fails on must not undo what it learned from others.
+MAX_NORM = 1.0
 
 
-def observed_loss(prediction: Tensor, _frame: Tensor, sample: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error against the pixels that arrive next: needs no ground truth.
+class Trainer:
+    """A training, an iteration at a time.
 
-    A cell predicts, then its pixel arrives; all that is learned from is the difference.
-    """
-    return (valid * (prediction - sample).square()).sum() / valid.sum().clamp(min=1)
+    On one machine, with one number of threads, the rule's first weights, the clips and the options
+    decide every bit of the weights, whether or not the training was stopped and resumed.
 
-
-LOSSES: dict[str, Loss] = {
-    "dense": dense_loss,
-    "log-dense": log_dense_loss,
-    "observed": observed_loss,
-}
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train.
+    Parameters
+    ----------
+    rule
+        Trained in place, moved to `device`.
+    clips, synthetic
+        See `Videos`.
+    device
+        Where the rule runs, see `choose_device`.
 
     Attributes
     ----------
-    iterations
-        Optimizer steps, each over one chunk.
-    batch
-        Videos that run side by side.
-    crop
-        Side of the square cut out of each video, in pixels.
-    chunk
-        Frames between two truncations of the gradient.
-    learning_rate
-        Peak of a schedule that warms up for 2 % and falls as a cosine to 1 %.
-    densities
-        Lowest and highest share of pixels shown, in (0, 1]; each video draws its own, uniformly in
-        the logarithm.
-    restart
-        Chance that a video is replaced, its state set to zero, after a chunk.
+    iteration
+        Iterations done.
     average
-        Decay per iteration of the running average of the weights that training ends with; 0 for
-        the last weights. A rule runs for thousands of steps, so that weights which are right only
-        on the average of a few iterations drift.
-    loss
-        A name out of `LOSSES`, or any function of `Loss`'s form.
-    seed
-        Of the videos and the samples; the weights are the caller's.
+        The rule with the running average of its weights: what training is for.
+
+    Raises
+    ------
+    InputError
+        If there is no clip, one is smaller than the crop, two have one name, or the crop does not
+        divide into the rule's cells.
     """
 
-    iterations: int = 3600
-    batch: int = 8
-    crop: int = 64
-    chunk: int = 8
-    learning_rate: float = 2e-3
-    densities: tuple[float, float] = (0.005, 0.04)
-    restart: float = 0.08
-    average: float = 0.998
-    loss: str | Loss = "dense"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "crop", "chunk"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)} is below 1: choose at least 1")
-        if not 0 < self.learning_rate < math.inf:
+    def __init__(
+        self,
+        rule: Rule,
+        clips: Sequence[Clip],
+        options: TrainOptions,
+        *,
+        synthetic: Sequence[Clip] = (),
+        device: str = "cpu",
+    ) -> None:
+        block = rule.config.block
+        if options.crop % block:
             raise InputError(
-                f"learning_rate {self.learning_rate:g} is not above 0 and finite: choose 0.002"
+                f"crop {options.crop} does not divide into cells of {block} x {block} pixels: "
+                f"choose a multiple of {block}"
             )
-        low, high = self.densities
-        if not 0 < low <= high <= 1:
-            raise InputError(f"densities {low} to {high} are outside (0, 1]: choose 0.005 to 0.04")
-        if isinstance(self.loss, str) and self.loss not in LOSSES:
-            raise InputError(f"loss {self.loss!r} is unknown: choose one of {', '.join(LOSSES)}")
-
-
-class Videos:
-    """An endless, augmented batch of videos.
-
-    Each is a random crop of a random clip, turned and mirrored, its brightness and contrast
-    changed, played forth and back at its own speed, until it is replaced.
-    """
-
-    def __init__(self, clips: Sequence[Clip], options: TrainOptions) -> None:
-        self.clips = [torch.from_numpy(clip.frames) for clip in clips]
-        for clip in clips:
-            if min(clip.frames.shape[1:]) < options.crop:
-                raise InputError(
-                    f"clip {clip.name} has {clip.frames.shape[2]} x {clip.frames.shape[1]} pixels, "
-                    f"the crop {options.crop}: choose a smaller crop"
-                )
+        self.clips = digests([*clips, *synthetic])
         self.options = options
-        self.rng = np.random.default_rng(options.seed)
-        self.videos = [self._draw() for _ in range(options.batch)]
-        self.next_mask: Tensor | None = None
+        self.rule = rule.to(device)
+        self.average = copy.deepcopy(self.rule).requires_grad_(False)
+        self.iteration = 0
+        self._videos = Videos(clips, options, synthetic)
+        self._optimizer = torch.optim.Adam(rule.parameters(), lr=self.learning_rate, betas=BETAS)
+        side = options.crop // block
+        self._state = rule.initial_state(options.batch, side, side)
 
-    def _draw(self) -> "_Video":
-        rng, options = self.rng, self.options
-        clip = self.clips[rng.integers(len(self.clips))]
-        y, x = (rng.integers(side - options.crop + 1) for side in clip.shape[1:])
-        view = clip[:, y : y + options.crop, x : x + options.crop]
-        view = torch.rot90(view, int(rng.integers(4)), (1, 2))
-        if rng.random() < 0.5:
-            view = view.flip(2)
-        contrast = math.exp(rng.uniform(math.log(0.3), math.log(1.3)))
-        if rng.random() < 0.1:
-            contrast = -contrast
-        # Any brightness that keeps most of the video's range inside [0, 1].
-        middle = rng.uniform(0.5 - abs(1 - abs(contrast)) / 2, 0.5 + abs(1 - abs(contrast)) / 2)
-        view = ((view - 0.5) * contrast + middle).clamp(0, 1)
-        stride = int(rng.choice([0, 1, 2], p=[0.2, 0.65, 0.15]))  # 0: a still
-        low, high = map(math.log, options.densities)
-        density = math.exp(rng.uniform(low, high))
-        return _Video(view, int(rng.integers(2 * len(view))), stride, density)
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the next iteration."""
+        return self.options.learning_rate * learning_rate_factor(
+            self.iteration, self.options.iterations
+        )
 
-    def next_chunk(self) -> tuple[Tensor, Tensor, list[int]]:
-        """Frames (T + 1, B, 1, H, W) in [0, 1], masks alike, and which videos are new.
+    def step(self) -> float:
+        """Do one iteration and return its loss.
 
-        The last frame is the first of the next chunk: the observed loss looks one frame ahead.
+        Raises
+        ------
+        FloatingPointError
+            If the loss, the gradient or a new weight is not finite: the training is over. `average`
+            is as it was before.
         """
-        frames, densities, new = [], [], []
-        for index in range(len(self.videos)):
-            if self.rng.random() < self.options.restart:
-                self.videos[index] = self._draw()
-                new.append(index)
-            frames.append(self.videos[index].play(self.options.chunk))
-            densities.append(self.videos[index].density)
-        stacked = torch.stack(frames, 1)[:, :, None]
-        uniform = torch.from_numpy(self.rng.random(stacked.shape, dtype=np.float32))
-        masks = (uniform < torch.tensor(densities)[:, None, None, None]).float()
-        if self.next_mask is not None:
-            masks[0] = self.next_mask  # the frame that both chunks hold shows the same pixels
-        self.next_mask = masks[-1]
-        return stacked, masks, new
+        iteration = self.iteration + 1
+        chunk = self._videos.next_chunk()
+        frames, samples = self._cells(to_state(chunk.frames)), self._cells(to_state(chunk.samples))
+        valids = self._cells(chunk.valids)
+        self._state[chunk.new] = 0
+        predictions, state = unroll(
+            self.rule,
+            self._state,
+            samples[:, :-1],
+            valids[:, :-1],
+            self._videos.fire_generator(),
+        )
+        loss = self.options.loss_function(predictions, frames, samples[:, 1:], valids[:, 1:])
+        _check_finite("loss", loss, iteration)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.rule.parameters(), MAX_NORM)
+        _check_finite("gradient", norm, iteration)
+        self._optimizer.param_groups[0]["lr"] = self.learning_rate
+        self._optimizer.step()
+        with torch.no_grad():
+            weights = list(self.rule.parameters())
+            _check_finite("sum of the weights", sum(w.abs().sum() for w in weights), iteration)
+            decay = average_decay(iteration, self.options.average)
+            for average, weight in zip(self.average.parameters(), weights, strict=True):
+                average.lerp_(weight, 1 - decay)
+        self._state = state
+        self.iteration = iteration
+        return loss.item()
 
+    def checkpoint(self, **notes: object) -> Checkpoint:
+        """Return all that `resume` needs, and `notes`."""
+        tensors = {"state": self._state}
+        averages = self.average.parameters()
+        for (name, weight), average in zip(self.rule.named_parameters(), averages, strict=True):
+            moments = self._optimizer.state[weight]
+            tensors |= {
+                f"weight/{name}": weight,
+                f"average/{name}": average,
+                f"exp_avg/{name}": moments.get("exp_avg", torch.zeros_like(weight)),
+                f"exp_avg_sq/{name}": moments.get("exp_avg_sq", torch.zeros_like(weight)),
+            }
+        return Checkpoint(
+            self.iteration,
+            list(self._videos.slots),
+            dataclasses.asdict(self.rule.config),
+            self.options.describe(),
+            self.clips,
+            dict(notes),
+            {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()},
+        )
 
-@dataclass
-class _Video:
-    view: Tensor  # T, H, W
-    position: int
-    stride: int
-    density: float
+    def resume(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Go on from a checkpoint.
 
-    def play(self, chunk: int) -> Tensor:
-        """Return `chunk` frames and the one after them, forth and back."""
-        period = max(1, 2 * len(self.view) - 2)
-        index = (self.position + self.stride * torch.arange(chunk + 1)) % period
-        self.position += self.stride * chunk
-        return self.view[torch.minimum(index, period - index)]
+        Raises
+        ------
+        InputError
+            If it was made with another shape, other options or other clips, or does not fit them.
+            The message calls it `path`.
+        """
+        mine = self.checkpoint()
+        checkpoint.check_same(path, mine.config, mine.options)
+        checkpoint.check_same_clips(path, mine.clips)
+
+        def shapes(of: Checkpoint) -> dict[str, tuple[object, ...]]:
+            return {name: (array.dtype, *array.shape) for name, array in of.tensors.items()}
+
+        fits = shapes(mine) == shapes(checkpoint) and len(mine.slots) == len(checkpoint.slots)
+        if not fits or not 0 <= checkpoint.iteration < self.options.iterations:
+            raise InputError(f"checkpoint {path} is damaged: remove it to start anew")
+        device = self._state.device
+        tensors = {
+            name: torch.tensor(array, device=device) for name, array in checkpoint.tensors.items()
+        }
+        averages = self.average.parameters()
+        with torch.no_grad():
+            for (name, weight), average in zip(self.rule.named_parameters(), averages, strict=True):
+                weight.copy_(tensors[f"weight/{name}"])
+                average.copy_(tensors[f"average/{name}"])
+                self._optimizer.state[weight] = {
+                    "step": torch.tensor(float(checkpoint.iteration)),
+                    "exp_avg": tensors[f"exp_avg/{name}"],
+                    "exp_avg_sq": tensors[f"exp_avg_sq/{name}"],
+                }
+        self._state = tensors["state"]
+        self.iteration = checkpoint.iteration
+        self._videos.restore(checkpoint.iteration, checkpoint.slots)
+
+    def _cells(self, pixels: Tensor) -> Tensor:
+        return to_cells(pixels, self.rule.config.block).to(self._state.device)
 
 
 def train(
@@ -185,7 +199,7 @@ def train(
     options: TrainOptions,
     on_iteration: Callable[[int, float], None] = lambda iteration, loss: None,
 ) -> None:
-    """Train `rule` in place.
+    """Train `rule` in place; it ends with the running average of its weights.
 
     Parameters
     ----------
@@ -195,51 +209,65 @@ def train(
     Raises
     ------
     InputError
-        If a clip is smaller than the crop.
+        As for `Trainer`.
     FloatingPointError
-        If the loss is no longer finite; the rule then holds the last finite weights.
+        If the training diverges; the rule then holds the average of its last finite weights.
     """
-    videos = Videos(clips, options)
-    loss_function = LOSSES[options.loss] if isinstance(options.loss, str) else options.loss
-    optimizer = torch.optim.Adam(rule.parameters(), lr=options.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: learning_rate_factor(i, options.iterations)
-    )
-    average = AveragedModel(rule, avg_fn=running_average(options.average))
-    state = rule.initial_state(options.batch, options.crop, options.crop)
-    for iteration in range(1, options.iterations + 1):
-        frames, masks, new = videos.next_chunk()
-        state = state.detach()
-        state[new] = 0
-        targets = to_state(frames)
-        losses = []
-        for t in range(options.chunk):
-            for _ in range(rule.config.steps_per_frame):
-                state = rule(state, targets[t], masks[t])
-            prediction = state[:, :1]
-            losses.append(loss_function(prediction, targets[t], targets[t + 1], masks[t + 1]))
-        loss = torch.stack(losses).mean()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at iteration {iteration}")
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(rule.parameters(), 1.0)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the gradient is {norm.item()} at iteration {iteration}")
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(rule)
-        on_iteration(iteration, loss.item())
-    rule.load_state_dict(average.module.state_dict())
+    trainer = Trainer(rule, clips, options)
+    try:
+        while trainer.iteration < options.iterations:
+            loss = trainer.step()
+            on_iteration(trainer.iteration, loss)
+    finally:
+        rule.load_state_dict(trainer.average.state_dict())
 
 
-def running_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Exponential average whose decay grows from nothing, so that it forgets the first weights."""
+def validate(rule: Rule, clips: Sequence[Clip], density: float = 0.01, seed: int = 0) -> float:
+    """Mean PSNR in dB of a rule's reconstructions of clips, warm-up not counted.
 
-    def update(average: Tensor, weight: Tensor, count: Tensor | int) -> Tensor:
-        return torch.lerp(average, weight, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+    Frames lose the last rows and columns that do not fill a cell.
 
-    return update
+    Raises
+    ------
+    InputError
+        If a clip is too short to be scored.
+    """
+    rule = copy.deepcopy(rule).to("cpu")
+    block = rule.config.block
+    found = []
+    for clip in clips:
+        height, width = (side // block * block for side in clip.frames.shape[1:])
+        frames = clip.frames[:, :height, :width]
+        estimates = reconstruct(rule, frames, sample_mask(frames.shape, density, seed))
+        found.append(score.psnr(frames, estimates))
+    return float(np.mean(found))
+
+
+def choose_device(name: str) -> str:
+    """Return the device of a name: "auto" for CUDA or MPS where there is one, else the CPU.
+
+    Raises
+    ------
+    InputError
+        If the device is unknown or not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return next(device for device in there if there[device])
+    if name not in there:
+        raise InputError(f"device {name!r} is unknown: choose one of auto, {', '.join(there)}")
+    if not there[name]:
+        raise InputError(f"device {name} is not there: choose auto or cpu")
+    return name
+
+
+def average_decay(iteration: int, decay: float) -> float:
+    """Decay of the running average: grows from nothing, so that it forgets the first weights."""
+    return min(decay, (1 + iteration) / (10 + iteration))
 
 
 def learning_rate_factor(iteration: int, iterations: int) -> float:
@@ -249,3 +277,9 @@ def learning_rate_factor(iteration: int, iterations: int) -> float:
         return (iteration + 1) / warm_up
     progress = (iteration - warm_up) / max(1, iterations - warm_up)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _check_finite(name: str, value: Tensor | float, iteration: int) -> None:
+    number = value.item() if isinstance(value, Tensor) else value
+    if not math.isfinite(number):
+        raise FloatingPointError(f"the {name} is {number} at iteration {iteration}")

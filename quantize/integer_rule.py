@@ -267,11 +267,12 @@ class IntegerRule:
         """
         channels = self.config.channels
         x = state[..., :channels, :, :]
-        last = np.where(valid, sample, state[..., channels, :, :])
-        aged = np.maximum(state[..., channels + 1, :, :] - 1, 0)
-        trace = np.where(valid, self.trace_format.highest, aged)
+        old, age = state[..., channels, :, :], state[..., channels + 1, :, :]
+        last = np.where(valid, sample, old)
+        trace = np.where(valid, self.trace_format.highest, np.maximum(age - 1, 0))
+        flicker = np.where(age > 0, last - old, 0)
 
-        seen = np.concatenate([x, self.inputs(x, last, trace, valid)], axis=-3)
+        seen = np.concatenate([x, self.inputs(x, last, trace, valid, flicker)], axis=-3)
         hidden = self.perceive(self.neighbourhood(seen), self.rounding)
         update = self.update(hidden[..., None, :], self.rounding).reshape(
             *x.shape[:-3], -1, *x.shape[-2:]
@@ -280,7 +281,12 @@ class IntegerRule:
         return np.concatenate([self.apply_update(x, update), register], axis=-3)
 
     def inputs(
-        self, x: IntArray, last: IntArray, trace: IntArray, valid: NDArray[np.bool_]
+        self,
+        x: IntArray,
+        last: IntArray,
+        trace: IntArray,
+        valid: NDArray[np.bool_],
+        flicker: IntArray,
     ) -> IntArray:
         """Codes of `config.inputs`, (..., inputs, H, W)."""
         surprise = last - x[..., 0, :, :]
@@ -289,9 +295,10 @@ class IntegerRule:
             "sample": (last, frac),
             "trace": (trace, self.trace_format.frac_bits),
             "valid": (valid.astype(np.int64), 0),
+            "flicker": (flicker, frac),
             "innovation": (valid * surprise, frac),
         }
-        out = []
+        out: list[IntArray] = []
         for name, format in zip(self.config.inputs, self.input_formats, strict=True):
             if name == "trust":
                 codes[name] = self.trust(x[..., self.config.doubt, :, :], trace)

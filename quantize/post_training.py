@@ -80,6 +80,7 @@ def quantize(
         "sample": sample,
         "trace": QFormat(0, config.trace_bits, signed=False),
         "valid": QFormat(1, 0, signed=False),
+        "flicker": sample,
         "innovation": sample,
         "trust": QFormat(0, bits.gate, signed=False),
         "recall": sample,

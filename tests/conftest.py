@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from scotopia.model import fused
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.rule import Rule
 from scotopia.quantize.integer_rule import IntArray, IntegerLayer, IntegerRule, update_formats
@@ -21,6 +22,12 @@ from scotopia.sim.stimulus import Stimulus
 
 # Tensors here are so small that a second thread only waits for the first.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_compiler() -> None:
+    """Compiling takes seconds for each shape of rule; test_unroll.py compares the results."""
+    fused.available = lambda: False  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +91,7 @@ def mixed_rule() -> Callable[..., IntegerRule]:
             "sample": state[0],
             "trace": QFormat(0, config.trace_bits, signed=False),
             "valid": QFormat(1, int(rng.integers(0, 3)), signed=False),
+            "flicker": QFormat(int(rng.integers(0, 3)), 6),
             "innovation": QFormat(int(rng.integers(0, 3)), 6),
             "trust": QFormat(0, int(rng.integers(2, 9)), signed=False),
             "recall": QFormat(int(rng.integers(0, 3)), 5),

@@ -30,7 +30,16 @@ Make = Callable[..., Any]  # a fixture of conftest.py
 
 KINDS = ["gated", "residual"]
 BORDERS = ["zero", "replicate", "wrap"]
-PARTS = [(), ("sample",), ("trace",), ("valid",), ("innovation",), ("trust",), ("trust", "recall")]
+PARTS = [
+    (),
+    ("sample",),
+    ("trace",),
+    ("valid",),
+    ("flicker",),
+    ("innovation",),
+    ("trust",),
+    ("trust", "recall"),
+]
 
 
 def assert_program_is_the_rule(rule: IntegerRule, extreme_state: Make, seed: int) -> None:
@@ -257,7 +266,7 @@ def test_listing_has_a_line_for_each_operation_and_word(program: Program) -> Non
 
 
 def test_listing_reads_like_arithmetic(small_config: Make, random_rule: Make) -> None:
-    program = Program.compile(random_rule(0, small_config()))
+    program = Program.compile(random_rule(0, small_config(inputs=("trust", "recall"))))
     text = [line[7:] for line in program.listing().splitlines() if not line.startswith(";")]
     assert text[:4] == [
         "acc = 0 + 1 if valid",

@@ -83,7 +83,7 @@ def test_information_travels_one_pixel_a_step(
 def test_border_is_what_lies_beyond(border: str, small_config: Make) -> None:
     rule = Rule(small_config(border=border, inputs=()))
     x = random_state(rule)[:, :3]
-    seen = rule.perception(x, NOTHING, NOTHING, NOTHING)[0]
+    seen = rule.perception(x, NOTHING, NOTHING, NOTHING, NOTHING)[0]
     assert torch.equal(seen[:, 1:-1, 1:-1], x[0])
     expected = {"zero": 0 * x[0, :, 0, 0], "replicate": x[0, :, 0, 0], "wrap": x[0, :, 6, 6]}
     assert torch.equal(seen[:, 0, 0], expected[border])
@@ -108,7 +108,7 @@ def test_inputs_are_what_the_config_says(small_config: Make) -> None:
     x = torch.tensor([-0.75, 0.0])[:, None, None].expand(1, 2, 7, 7)
     sample = torch.full((1, 1, 7, 7), 0.5)
     trace, valid = torch.full((1, 1, 7, 7), 0.25), torch.ones(1, 1, 7, 7)
-    seen = rule.perception(x, sample, trace, valid)[0, :, 3, 3]
+    seen = rule.perception(x, sample, trace, valid, sample - 0.75)[0, :, 3, 3]
     # innovation, 1.25, is clipped
     assert dict(zip(("x0", "x1", *INPUTS), seen.tolist(), strict=True)) == {
         "x0": -0.75,
@@ -116,6 +116,7 @@ def test_inputs_are_what_the_config_says(small_config: Make) -> None:
         "sample": 0.5,
         "trace": 0.25,
         "valid": 1.0,
+        "flicker": -0.25,
         "innovation": 1.0,
         "trust": 0.25,
         "recall": 0.3125,
@@ -132,7 +133,7 @@ def test_doubt_takes_from_the_trust(doubt: float, trust: float, small_config: Ma
     rule = Rule(small_config(channels=2, inputs=("trust",)))
     x = torch.tensor([0.0, doubt])[:, None, None].expand(1, 2, 7, 7)
     trace = torch.full((1, 1, 7, 7), 63 / 64)
-    assert rule.perception(x, NOTHING, trace, NOTHING)[0, 2, 3, 3] == trust
+    assert rule.perception(x, NOTHING, trace, NOTHING, NOTHING)[0, 2, 3, 3] == trust
 
 
 def test_recall_needs_trust() -> None:
@@ -171,13 +172,13 @@ def test_cost_of_the_default_rule() -> None:
         ({"border": "mirror"}, "border 'mirror' is unknown: choose zero, replicate or wrap"),
         (
             {"inputs": ("trace", "sample")},
-            "inputs trace, sample are not a part of sample, trace, valid, innovation, trust, recall "
-            "in that order: name each once, in that order",
+            "inputs trace, sample are not a part of sample, trace, valid, flicker, innovation, trust, "
+            "recall in that order: name each once, in that order",
         ),
         (
             {"inputs": ("sample", "flow")},
-            "inputs sample, flow are not a part of sample, trace, valid, innovation, trust, recall "
-            "in that order: name each once, in that order",
+            "inputs sample, flow are not a part of sample, trace, valid, flicker, innovation, trust, "
+            "recall in that order: name each once, in that order",
         ),
     ],
 )

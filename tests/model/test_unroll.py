@@ -39,24 +39,14 @@ def gradients(rule: Rule, predictions: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize(
     "fields",
     [
-        {},
-        {"kind": "residual"},
-        {"border": "zero"},
-        {"border": "wrap"},
-        {"kind": "residual", "border": "zero", "inputs": ("sample", "trace", "valid")},
-        {"inputs": ()},
-        {"inputs": ("valid", "innovation")},
-        {"inputs": ("sample", "trust")},
-        {"inputs": ("trust", "recall")},
         {"inputs": INPUTS, "trace_bits": 8},
-        {"inputs": INPUTS, "block": 2, "channels": 6},
-        {"hidden": 19, "channels": 9},  # blocks of outputs that are not full
-        {"channels": 2, "hidden": 1, "inputs": ("valid", "innovation", "trust", "recall")},
-        {"block": 2, "channels": 5},
-        {"fire_rate": 0.5},
-        {"fire_rate": 0.5, "kind": "residual"},
-        {"perception": "depthwise"},
-        {"perception": "sobel"},
+        {"inputs": INPUTS, "block": 2, "channels": 6, "border": "wrap"},
+        {"inputs": (), "kind": "residual", "border": "zero"},
+        {"inputs": ("sample", "trust"), "fire_rate": 0.5, "perception": "depthwise"},
+        {"inputs": ("valid", "innovation"), "fire_rate": 0.5, "kind": "residual"},
+        # blocks of outputs that are not full, and of one
+        {"inputs": ("trust", "recall"), "hidden": 19, "channels": 9, "perception": "sobel"},
+        {"inputs": ("innovation",), "channels": 1, "hidden": 1},
     ],
     ids=str,
 )
@@ -101,14 +91,29 @@ def test_threads_do_not_change_the_gradient(small_config: Make) -> None:
     assert all(map(torch.equal, *found))
 
 
-def test_without_a_compiler_pytorch_does_it(
-    small_config: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@needs_compiler
+def test_a_chunk_begun_while_another_waits_does_not_disturb_it(small_config: Make) -> None:
+    torch.manual_seed(3)
     rule = Rule(small_config())
-    state, samples, valids = chunk(rule)
-    monkeypatch.setattr(fused, "available", lambda: False)
-    found, _ = unroll(rule, state, samples, valids)
-    assert torch.equal(found, unroll_plainly(rule, state, samples, valids)[0])
+    first, second = chunk(rule), chunk(rule)
+    expected = gradients(rule, unroll_plainly(rule, *first)[0])
+    fused.unroll(rule, *second, None)[0].sum().backward()  # leaves its arrays for the next
+    waiting = fused.unroll(rule, *first, None)[0]
+    fused.unroll(rule, *second, None)[0].sum().backward()
+    for ours, theirs in zip(gradients(rule, waiting), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_compiler_is_used_where_it_is(
+    there: bool, small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    monkeypatch.setattr(fused, "available", lambda: there)
+    monkeypatch.setattr(fused, "unroll", lambda *arguments: called.append(arguments))
+    rule = Rule(small_config())
+    unroll(rule, *chunk(rule))
+    assert bool(called) is there
 
 
 def test_cells_that_do_not_fire_keep_their_state_and_take_samples(small_config: Make) -> None:

@@ -72,8 +72,11 @@ def reference_step(
                 "sample": value(last, formats[S]),
                 "trace": value(trace, formats[T]),
                 "valid": Fraction(arrived),
+                "flicker": Fraction(0),
                 "innovation": arrived * surprise,
             }
+            if state[T][y][x] > 0:
+                inputs["flicker"] = value(last - state[S][y][x], formats[S])
             if "trust" in config.inputs:
                 t = value(trace, formats[T])
                 recency = t + max(Fraction(0), 8 * t - 7) + 2 * max(Fraction(0), 64 * t - 63)
@@ -143,7 +146,9 @@ def test_step_is_the_arithmetic_of_the_docstrings(
     np.testing.assert_array_equal(rule.step(state, sample, valid), expected)
 
 
-@pytest.mark.parametrize("inputs", [(), ("trace",), ("valid", "trust", "recall"), ("sample", "innovation")])
+@pytest.mark.parametrize(
+    "inputs", [(), ("trace",), ("valid", "trust", "recall"), ("flicker", "innovation")]
+)
 def test_step_perceives_only_the_inputs_of_its_config(
     inputs: tuple[str, ...],
     small_config: Make,

@@ -1,0 +1,399 @@
+"""What `scotopia train` does: clips in, a rule out, and a checkpoint in case it is stopped."""
+
+import csv
+import io
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, TextIO, TypeVar
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from scotopia.model.checkpoint import Checkpoint
+from scotopia.model.config import RuleConfig
+from scotopia.model.errors import InputError
+from scotopia.model.files import write_atomically
+from scotopia.model.options import TrainOptions
+from scotopia.model.presets import PRESETS
+from scotopia.model.rule import Rule
+from scotopia.model.score import check_scorable
+from scotopia.model.start import can_start_as_filter, start_as_filter
+from scotopia.model.synthetic import synthetic_clips
+from scotopia.model.train import Trainer, choose_device, validate
+from scotopia.model.video import Clip, resolve_clip
+
+from .evaluate import clip_names
+
+#: Most seconds of work that a kill may cost.
+CHECKPOINT_EVERY = 60.0
+
+#: Synthetic clips that nobody trains on: their numbers begin here.
+FIRST_VALIDATION_CLIP = 1_000_000
+
+LOG_COLUMNS = ("iteration", "seconds", "loss", "learning_rate", "validation_psnr")
+
+Fields = TypeVar("Fields", RuleConfig, TrainOptions)
+
+
+@dataclass
+class Job:
+    """What to train, and what to write.
+
+    Attributes
+    ----------
+    out
+        Rule file; the checkpoint lies beside it.
+    clips, synthetic
+        Names of clips, folders of clips; number of synthetic ones.
+    validation, validate_every
+        Names of clips to score the rule on, none for four synthetic ones; seconds between two
+        scores, 0 for one at the end only.
+    resume
+        Whether to go on from the checkpoint.
+    device
+        See `choose_device`.
+    log
+        CSV file with a row for each iteration.
+    command
+        How the user put it, for the record.
+    start
+        "filter" for `start_as_filter` where the shape has room for it, "random" for chance alone.
+    """
+
+    out: Path
+    config: RuleConfig
+    options: TrainOptions
+    clips: Sequence[str] = ()
+    synthetic: int = 64
+    validation: Sequence[str] = ()
+    validate_every: float = 60.0
+    resume: bool = False
+    device: str = "auto"
+    log: Path | None = None
+    command: str = ""
+    start: Literal["filter", "random"] = "filter"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the checkpoint lies."""
+        return self.out.with_suffix(".checkpoint")
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint notes beside the training itself."""
+
+    seconds: float = 0.0
+    psnr: float | None = None  # the last validation's, dB
+    best_psnr: float | None = None
+    best_iteration: int = 0
+    loss: float | None = None  # a running mean, to show
+    start: str = ""
+
+
+def override(preset: Fields, **given: Any) -> Fields:
+    """Return the preset with the fields that a user gave; None is one that was not given."""
+    return replace(preset, **{name: value for name, value in given.items() if value is not None})
+
+
+def parse_names(text: str | None) -> tuple[str, ...] | None:
+    """Names that a user separated by commas; "" for none."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def parse_densities(text: str | None) -> tuple[float, float, float] | None:
+    """Three numbers that a user separated by commas.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    if text is None:
+        return None
+    try:
+        low, likeliest, high = map(float, text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"densities {text!r} are not three numbers: give LOWEST,LIKELIEST,HIGHEST, "
+            "for instance 0.005,0.01,0.04"
+        ) from error
+    return low, likeliest, high
+
+
+def preset_table() -> Table:
+    """Presets, what their rules cost, and how long they train."""
+    table = Table("preset", "parameters", "MACs", "iterations", "", box=SIMPLE_HEAD)
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for name, preset in PRESETS.items():
+        numbers = preset.config.parameters, preset.config.macs, preset.options.iterations
+        table.add_row(name, *(f"{number:,}" for number in numbers), preset.description)
+    table.caption = "MACs: multiply-accumulates per cell and step"
+    return table
+
+
+def run_training(job: Job, progress: Progress, console: Console) -> Rule:
+    """Train a rule and write it.
+
+    Parameters
+    ----------
+    progress
+        A bar that is not yet shown: it is, once everything that may be refused has been.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to train on, the checkpoint is in the way or does not fit, or the
+        training diverges: then `job.out` holds the average of the last good weights.
+    SystemExit
+        On SIGINT and SIGTERM, once the checkpoint is written; status 128 + the signal's number.
+    """
+    checkpoint = _find_checkpoint(job)
+    device = choose_device(job.device)
+    real = [resolve_clip(name) for name in clip_names(job.clips)]
+    if not real and not job.synthetic:
+        raise InputError("there is nothing to train on: name a clip, or --synthetic 64")
+    validation = [resolve_clip(name) for name in clip_names(job.validation)]
+    for clip in validation:
+        try:
+            check_scorable(clip.frames)
+        except InputError as error:
+            raise InputError(f"validation clip {clip.name}: {error}") from error
+    with progress:
+        rule = _train(job, checkpoint, device, real, validation, progress, console)
+    job.checkpoint.unlink(missing_ok=True)
+    return rule
+
+
+def _train(
+    job: Job,
+    checkpoint: Checkpoint | None,
+    device: str,
+    real: list[Clip],
+    validation: list[Clip],
+    progress: Progress,
+    console: Console,
+) -> Rule:
+    synthetic = _render(job.synthetic, 120, job.options.seed, 0, "training clips", progress)
+    if not validation:
+        validation = _render(4, 60, 0, FIRST_VALIDATION_CLIP, "validation clips", progress)
+    torch.manual_seed(job.options.seed)
+    rule = Rule(job.config)
+    if job.start == "filter" and can_start_as_filter(job.config):
+        start_as_filter(rule)
+    trainer = Trainer(rule, real, job.options, synthetic=synthetic, device=device)
+    done = _Progress(start=job.start)
+    if checkpoint is not None:
+        trainer.resume(checkpoint, job.checkpoint)
+        done = _Progress(**checkpoint.notes)
+    console.print(
+        f"training {trainer.rule.parameter_count} parameters on {device}"
+        + (f", from iteration {trainer.iteration} on" if checkpoint else "")
+    )
+    record = {
+        "clips": [clip.name for clip in real],
+        "digests": {clip.name: trainer.clips[clip.name] for clip in real},
+        "synthetic_clips": job.synthetic,
+        "validation_clips": [clip.name for clip in validation],
+        "options": job.options.describe(),
+        "start": job.start,
+        "command": job.command,
+        "device": device,
+        "scotopia": version("scotopia"),
+    }
+    with _open_log(job, trainer.iteration) as log:
+        _Loop(job, trainer, validation, done, record, log, progress, console).run()
+    return trainer.average
+
+
+@dataclass
+class _Loop:
+    job: Job
+    trainer: Trainer
+    validation: list[Clip]
+    done: _Progress
+    record: dict[str, Any]
+    log: TextIO | None
+    progress: Progress
+    console: Console
+
+    def run(self) -> None:
+        trainer, done, job = self.trainer, self.done, self.job
+        total = job.options.iterations
+        self.bar = self.progress.add_task("train", total=total, completed=trainer.iteration)
+        start = time.monotonic() - done.seconds
+        saved = validated = time.monotonic()
+        with _stop_signal() as stop:
+            while trainer.iteration < total:
+                learning_rate = trainer.learning_rate
+                try:
+                    loss = trainer.step()
+                except FloatingPointError as error:
+                    self._save_rule()
+                    kept = f"{job.out} holds the average of the weights before it"
+                    if job.checkpoint.exists():
+                        kept += f", {job.checkpoint} the last checkpoint"
+                    raise InputError(
+                        f"training diverged, {error}: {kept}; "
+                        "try a smaller --learning-rate or another --seed"
+                    ) from error
+                now = time.monotonic()
+                done.seconds = now - start
+                done.loss = loss if done.loss is None else done.loss + 0.02 * (loss - done.loss)
+                due = job.validate_every and now - validated >= job.validate_every
+                score = None
+                if trainer.iteration == total or due:
+                    score = self._validate()
+                    validated = time.monotonic()
+                self._write_row(loss, learning_rate, score)
+                self._show()
+                if trainer.iteration < total and (stop.received or now - saved >= CHECKPOINT_EVERY):
+                    trainer.checkpoint(**vars(done)).write(job.checkpoint)
+                    self._save_rule()
+                    saved = time.monotonic()
+                    if stop.received:
+                        self.console.print(
+                            f"stopped after iteration {trainer.iteration}: "
+                            f"go on with --resume from {job.checkpoint}"
+                        )
+                        raise SystemExit(128 + stop.received)
+        self._save_rule()
+
+    def _validate(self) -> float:
+        done, trainer = self.done, self.trainer
+        done.psnr = validate(trainer.average, self.validation)
+        if done.best_psnr is None or done.psnr > done.best_psnr:
+            done.best_psnr, done.best_iteration = done.psnr, trainer.iteration
+        if not self.console.is_terminal:  # where there is no bar to watch
+            self.console.print(
+                f"iteration {trainer.iteration} of {self.job.options.iterations}, "
+                f"{done.seconds:.0f} s: loss {done.loss:.4f}, validation {done.psnr:.2f} dB"
+            )
+        return done.psnr
+
+    def _show(self) -> None:
+        text = f"train, loss {self.done.loss:.4f}"
+        if self.done.psnr is not None:
+            text += f", validation {self.done.psnr:.2f} dB"
+        self.progress.update(self.bar, completed=self.trainer.iteration, description=text)
+
+    def _write_row(self, loss: float, learning_rate: float, score: float | None) -> None:
+        if self.log is not None:
+            csv.writer(self.log).writerow(
+                [
+                    self.trainer.iteration,
+                    f"{self.done.seconds:.2f}",
+                    f"{loss:.6g}",
+                    f"{learning_rate:.6g}",
+                    "" if score is None else f"{score:.3f}",
+                ]
+            )
+            self.log.flush()
+
+    def _save_rule(self) -> None:
+        self.trainer.average.training_record = self.record | {
+            "iterations": self.trainer.iteration,
+            "seconds": round(self.done.seconds, 1),
+            "validation_psnr": self.done.psnr,
+            "best_validation": {"psnr": self.done.best_psnr, "iteration": self.done.best_iteration},
+        }
+        self.trainer.average.save(self.job.out)
+
+
+def _find_checkpoint(job: Job) -> Checkpoint | None:
+    """Read the checkpoint that is to be resumed, and compare it before any clip is loaded."""
+    path = job.checkpoint
+    if path == job.out:
+        raise InputError(f"out {job.out} is named like a checkpoint: choose a .safetensors file")
+    if job.resume:
+        checkpoint = Checkpoint.read(path)
+        checkpoint.check_same(path, vars(job.config), job.options.describe())
+        start = checkpoint.notes.get("start")
+        if start != job.start:
+            raise InputError(
+                f"checkpoint {path} was made with start {start}, not {job.start}: "
+                f"ask for {start}, or remove it to start anew"
+            )
+        return checkpoint
+    if path.exists():
+        raise InputError(f"checkpoint {path} exists: add --resume, or remove it to start anew")
+    return None
+
+
+def _render(
+    count: int, frames: int, seed: int, first: int, title: str, progress: Progress
+) -> list[Clip]:
+    task = progress.add_task(title, total=count)
+
+    def render(number: int) -> Clip:
+        (clip,) = synthetic_clips(1, frames, 128, seed, first=number)
+        progress.advance(task)
+        return clip
+
+    # Threads suffice: torch lets go of the interpreter while it computes.
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        return list(pool.map(render, range(first, first + count)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _open_log(job: Job, iteration: int) -> Iterator[TextIO | None]:
+    """Open the log behind the row of `iteration`: what came after it will come again."""
+    if job.log is None:
+        yield None
+        return
+    rows = [list(LOG_COLUMNS)]
+    if job.resume and job.log.exists():
+        with job.log.open(newline="") as file:
+            found = list(csv.reader(file))
+        if found[:1] != rows:
+            raise InputError(f"log {job.log} is no log of a training: choose another file")
+        # A kill may have cut the last row short.
+        complete = [row for row in found[1:] if len(row) == len(LOG_COLUMNS)]
+        rows += [row for row in complete if int(row[0]) <= iteration]
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_atomically(job.log, lambda temporary: temporary.write_bytes(text.getvalue().encode()))
+    with job.log.open("a", newline="") as file:
+        yield file
+
+
+@dataclass
+class _Stop:
+    received: int = 0
+
+
+@contextmanager
+def _stop_signal() -> Iterator[_Stop]:
+    """Note the first SIGINT or SIGTERM; the second ends the process as ever."""
+    stop = _Stop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        stop.received = number
+        restore()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        restore()

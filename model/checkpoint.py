@@ -1,0 +1,141 @@
+"""A training that was stopped: all that is needed to go on as if it had not been."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from .errors import InputError
+from .files import VERSION, write_rule_file
+from .video import Clip
+from .videos import Slot
+
+_KIND = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training between two iterations.
+
+    Attributes
+    ----------
+    iteration
+        Iterations done.
+    slots
+        Where the videos are.
+    config, options
+        Of the rule and of the training, as JSON holds them.
+    clips
+        Digest of each clip's frames, by its name.
+    notes
+        What the caller wants to find again, as JSON.
+    tensors
+        Weights, their running averages and Adam's moments by parameter; the cells' state.
+    """
+
+    iteration: int
+    slots: list[Slot]
+    config: dict[str, Any]
+    options: dict[str, Any]
+    clips: dict[str, str]
+    notes: dict[str, Any]
+    tensors: Mapping[str, NDArray[np.float32]]
+
+    def write(self, path: Path) -> None:
+        """Write it to one file, whole or not at all; nothing in it is executed or unpickled."""
+        description = {name: value for name, value in vars(self).items() if name != "tensors"}
+        description["slots"] = [[slot.generation, slot.age, slot.shot] for slot in self.slots]
+        write_rule_file(path, _KIND, description, dict(self.tensors))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read it.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, damaged, no checkpoint, or of another version.
+        """
+        if not path.is_file():
+            raise InputError(
+                f"checkpoint {path} does not exist, the training is finished or has not lasted a "
+                "minute: start it without --resume"
+            )
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("scotopia") != _KIND or metadata.get("version") != str(VERSION):
+                    raise InputError(
+                        f"{path} is no checkpoint of this version of Scotopia: remove it"
+                    )
+                fields = json.loads(metadata["description"])
+                slots = [Slot(*map(int, slot)) for slot in fields.pop("slots")]
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return cls(slots=slots, tensors=tensors, **fields)
+        except InputError:
+            raise
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"checkpoint {path} cannot be read ({reason}): remove it to start anew"
+            ) from error
+
+    def check_same(self, path: Path, config: dict[str, Any], options: dict[str, Any]) -> None:
+        """Raise InputError, naming what differs, unless it was made so; `path` is for the text."""
+        for old, new in ((self.config, config), (self.options, options)):
+            before = json.loads(json.dumps(old))  # tuples become lists, as in a file
+            for name, now in json.loads(json.dumps(new)).items():
+                if before.get(name) != now:
+                    expected = _text(before.get(name))
+                    raise InputError(
+                        f"checkpoint {path} was made with {name} {expected}, not {_text(now)}: "
+                        f"ask for {expected}, or remove it to start anew"
+                    )
+
+    def check_same_clips(self, path: Path, clips: dict[str, str]) -> None:
+        """Raise InputError, naming one that differs, unless it was made on these clips."""
+        for name in sorted({*self.clips, *clips}, key=str):
+            if self.clips.get(name) != clips.get(name):
+                what = "with" if name not in clips else "without"
+                if name in clips and name in self.clips:
+                    what = "with other frames of"
+                raise InputError(
+                    f"checkpoint {path} was made {what} clip {name}: "
+                    "give the same clips, or remove it to start anew"
+                )
+
+
+def digest(clip: Clip) -> str:
+    """Digest of a clip's frames: 16 hexadecimal digits of SHA-256."""
+    frames = np.ascontiguousarray(clip.frames, np.float32)
+    return sha256(str(frames.shape).encode() + frames.tobytes()).hexdigest()[:16]
+
+
+def digests(clips: list[Clip]) -> dict[str, str]:
+    """Digests by name.
+
+    Raises
+    ------
+    InputError
+        If two clips have one name.
+    """
+    found: dict[str, str] = {}
+    for clip in clips:
+        if clip.name in found:
+            raise InputError(f"two clips are called {clip.name}: rename one, or name it once")
+        found[clip.name] = digest(clip)
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(entry)}" for name, entry in value.items())
+    return str(value)

@@ -1,0 +1,68 @@
+"""Trainings that are known to work, by name."""
+
+from dataclasses import dataclass, replace
+
+from .config import RuleConfig
+from .errors import InputError
+from .options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A shape, how to train it, and how many synthetic clips to train it on."""
+
+    description: str
+    config: RuleConfig
+    options: TrainOptions
+    synthetic: int = 48
+
+
+_CONFIG = RuleConfig(channels=8, hidden=18, steps_per_frame=4, trace_bits=10)
+_OPTIONS = TrainOptions(
+    iterations=5500,
+    batch=16,
+    crop=48,
+    learning_rate=1e-3,
+    densities=(0.005, 0.01, 0.2),
+    restart=0.05,
+    loss="log-dense",
+)
+
+PRESETS = {
+    "retina": Preset("the rule that is shipped", _CONFIG, _OPTIONS),
+    "retina-tiny": Preset(
+        "as few gates as still beat last-seen",
+        replace(
+            _CONFIG,
+            channels=2,
+            hidden=7,
+            perception="sobel",
+        ),
+        _OPTIONS,
+    ),
+    "retina-small": Preset(
+        "a third of retina's parameters", replace(_CONFIG, channels=4, hidden=10), _OPTIONS
+    ),
+    "retina-medium": Preset(
+        "half of retina's parameters", replace(_CONFIG, channels=6, hidden=12), _OPTIONS
+    ),
+    "quick": Preset(
+        "minutes on one core, to try things",
+        replace(_CONFIG, channels=4, hidden=10),
+        replace(_OPTIONS, iterations=400, crop=48, batch=4),
+        synthetic=8,
+    ),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """Return a preset.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,283 @@
+"""An endless, augmented batch of videos to train on.
+
+Nothing is drawn from a generator that lives on: every choice is made by a generator of its own,
+seeded by what is chosen. So a checkpoint holds three small numbers for each video, however far the
+training has come.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import InputError
+from .options import MOVING, TrainOptions
+from .score import MOTION_LAG, motion
+from .sensor import MAX_PHOTONS, Pattern, Sensor
+from .video import Clip
+
+#: Frames in which a drifting shot goes from one brightness and contrast to another.
+DRIFT_FRAMES = 200
+
+# First word of a seed: what is drawn. Streams of one purpose have seeds of one length, because
+# NumPy takes [1, 2] and [1, 2, 0] for the same seed.
+_VIDEO, _SHOT, _EVENT, _NOISE, _MASK, _FIRE = range(6)
+
+
+@dataclass
+class Slot:
+    """How far one of the videos has come: all that must be kept of it.
+
+    Attributes
+    ----------
+    generation
+        Videos that this one follows in its place of the batch.
+    age
+        Chunks since the video began.
+    shot
+        Its age at its last cut.
+    """
+
+    generation: int = 0
+    age: int = 0
+    shot: int = 0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one optimizer step sees, brightness in [0, 1].
+
+    Attributes
+    ----------
+    frames
+        (B, T, 1, H, W) the scene.
+    samples
+        (B, T + 1, 1, H, W) what the sensor reads. The last frame is the first of the next chunk,
+        unless the video ends or is cut there: the observed loss looks one frame ahead.
+    valids
+        (B, T + 1, 1, H, W) 1 where a pixel arrives, else 0.
+    new
+        Videos that begin with this chunk.
+    """
+
+    frames: Tensor
+    samples: Tensor
+    valids: Tensor
+    new: list[int]
+
+
+class Videos:
+    """An endless batch of videos.
+
+    Each is a sequence of shots, seen through one sensor. A shot is a random crop of a random clip,
+    turned and mirrored, its brightness and contrast changed, played forth and back at its own
+    speed. One shot in ten stands still.
+
+    Parameters
+    ----------
+    clips, synthetic
+        At least one in all; `options.real_share` says how often a shot is one of `clips`.
+
+    Raises
+    ------
+    InputError
+        If there are no clips, or one is smaller than the crop.
+    """
+
+    def __init__(
+        self, clips: Sequence[Clip], options: TrainOptions, synthetic: Sequence[Clip] = ()
+    ) -> None:
+        for clip in (*clips, *synthetic):
+            if min(clip.frames.shape[1:]) < options.crop:
+                raise InputError(
+                    f"clip {clip.name} has {clip.frames.shape[2]} x {clip.frames.shape[1]} pixels, "
+                    f"the crop {options.crop}: choose a smaller crop"
+                )
+        moving: list[NDArray[np.float32]] = []
+        quiet: list[NDArray[np.float32]] = []
+        for clip in clips:
+            much = len(clip.frames) > MOTION_LAG and motion(clip.frames) >= MOVING
+            (moving if much else quiet).append(clip.frames)
+        self._moving, self._quiet = moving or quiet, quiet or moving
+        self._synthetic = [clip.frames for clip in synthetic]
+        if not self._moving and not self._synthetic:
+            raise InputError("there are no clips to train on: give at least one")
+        self.options = options
+        self.restore(0, [Slot() for _ in range(options.batch)])
+
+    def restore(self, iteration: int, slots: Sequence[Slot]) -> None:
+        """Go on from where other such videos were after `iteration` chunks."""
+        self.iteration = iteration
+        self.slots = [dataclasses.replace(slot) for slot in slots]
+        self._videos = [self._video(place, slot) for place, slot in enumerate(self.slots)]
+        self._shots = [self._shot(place, slot) for place, slot in enumerate(self.slots)]
+
+    def next_chunk(self) -> Chunk:
+        """Play each video for a chunk, and let some of them end or be cut behind it."""
+        length, crop = self.options.chunk, self.options.crop
+        shape = (len(self.slots), length + 1, crop, crop)
+        frames, samples, valids = (np.empty(shape, np.float32) for _ in range(3))
+        new = [place for place, slot in enumerate(self.slots) if slot.age == 0]
+        # The frame that both chunks hold shows the same pixels in both.
+        chances = self._chances(self.iteration, length), self._chances(self.iteration + 1, 1)
+        for place, slot in enumerate(self.slots):
+            video, shot = self._videos[place], self._shots[place]
+            frames[place] = shot.play((slot.age - slot.shot) * length, length + 1)
+            _, dark = self._events(place, slot)
+            ahead = dataclasses.replace(slot, age=slot.age + 1)
+            cut, dark_ahead = self._events(place, ahead)
+            valids[place, :-1] = chances[0][:, place] < (0 if dark else video.density)
+            valids[place, -1] = chances[1][0, place] < (0 if dark_ahead else video.density)
+            samples[place] = self._expose(place, slot, frames[place], valids[place])
+            if ahead.age == video.life:
+                ahead = Slot(slot.generation + 1)
+                self._videos[place] = self._video(place, ahead)
+            if cut:
+                ahead.shot = ahead.age
+            if ahead.shot == ahead.age:
+                self._shots[place] = self._shot(place, ahead)
+            self.slots[place] = ahead
+        self.iteration += 1
+        seen, read, shown = (
+            torch.from_numpy(array)[:, :, None] for array in (frames, samples, valids)
+        )
+        return Chunk(seen[:, :-1], read, shown, new)
+
+    def fire_generator(self) -> torch.Generator:
+        """Make the generator of which cells fire in the chunk that `next_chunk` returned last."""
+        seed = self._rng(_FIRE, self.iteration).integers(2**63)
+        return torch.Generator().manual_seed(int(seed))
+
+    def _rng(self, purpose: int, *numbers: int) -> np.random.Generator:
+        return np.random.default_rng([purpose, self.options.seed, *numbers])
+
+    def _chances(self, iteration: int, frames: int) -> NDArray[np.float32]:
+        crop = self.options.crop
+        shape = (frames, len(self.slots), crop, crop)
+        return self._rng(_MASK, iteration).random(shape, np.float32)
+
+    def _events(self, place: int, slot: Slot) -> tuple[bool, bool]:
+        """Whether a chunk begins with a cut, and whether it is dark; a video's first is neither."""
+        if slot.age == 0:
+            return False, False
+        cut, dark = self._rng(_EVENT, place, slot.generation, slot.age).random(2)
+        return cut < self.options.cut, dark < self.options.blackout
+
+    def _expose(
+        self,
+        place: int,
+        slot: Slot,
+        frames: NDArray[np.float32],
+        valids: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Read the pixels that arrive: noise is dear, and they are few."""
+        pattern = self._videos[place].pattern
+        if pattern is None:
+            return frames
+        now, then = (
+            self._rng(_NOISE, place, slot.generation, age) for age in (slot.age, slot.age + 1)
+        )
+        readings = frames.copy()
+        for t, (frame, arrived) in enumerate(zip(frames, valids > 0, strict=True)):
+            row = Pattern(
+                pattern.sensor,
+                gain=pattern.gain[arrived][None],
+                dead=pattern.dead[arrived][None],
+                stuck=pattern.stuck[arrived][None],
+            )
+            # The frame ahead is read by the generator that will read it again.
+            rng = now if t < self.options.chunk else then
+            readings[t, arrived] = row.expose(frame[arrived][None, None], rng)[0, 0]
+        return readings
+
+    def _video(self, place: int, slot: Slot) -> "_Video":
+        rng, options = self._rng(_VIDEO, place, slot.generation), self.options
+        life = int(rng.geometric(options.restart)) if options.restart else sys.maxsize
+        low, likeliest, high = map(math.log, options.densities)
+        density = math.exp(rng.triangular(low, likeliest, high) if low < high else low)
+        pattern = None
+        if options.sensor is not None and rng.random() < options.sensor_share:
+            sensor = _weaken(options.sensor, rng.random())
+            pattern = sensor.draw_pattern((options.crop, options.crop), rng)
+        return _Video(life, density, pattern)
+
+    def _shot(self, place: int, slot: Slot) -> "_Shot":
+        rng, options = self._rng(_SHOT, place, slot.generation, slot.shot), self.options
+        group = self._moving if rng.random() < options.moving_share else self._quiet
+        if self._synthetic and (not group or rng.random() >= options.real_share):
+            group = self._synthetic
+        clip = group[rng.integers(len(group))]
+        top, left = (int(rng.integers(side - options.crop + 1)) for side in clip.shape[1:])
+        turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
+        sign = -1 if rng.random() < 0.1 else 1
+        begin = end = _draw_look(rng, sign)
+        if rng.random() < options.drift:
+            end = _draw_look(rng, sign)
+        stride = int(rng.choice([0, 1, 2, 4], p=[0.1, 0.6, 0.2, 0.1]))  # 0: a still
+        position = int(rng.integers(2 * len(clip)))
+        view = clip[:, top : top + options.crop, left : left + options.crop]
+        view = np.rot90(view, turns, (1, 2))
+        return _Shot(view[:, :, ::-1] if mirrored else view, begin, end, stride, position)
+
+
+@dataclass(frozen=True)
+class _Video:
+    life: int  # chunks
+    density: float
+    pattern: Pattern | None
+
+
+@dataclass(frozen=True)
+class _Shot:
+    view: NDArray[np.float32]  # T, H, W of a clip: nothing is copied before it is played
+    begin: tuple[float, float]  # contrast and brightness
+    end: tuple[float, float]
+    stride: int
+    position: int
+
+    def play(self, first: int, count: int) -> NDArray[np.float32]:
+        """Return frames `first` to `first + count`, the clip running forth and back."""
+        times = np.arange(first, first + count)
+        period = max(1, 2 * len(self.view) - 2)
+        index = (self.position + self.stride * times) % period
+        frames = self.view[np.minimum(index, period - index)]  # a copy
+        progress = np.minimum(times / DRIFT_FRAMES, 1).astype(np.float32)[:, None, None]
+        contrast, brightness = (
+            np.float32(a) + np.float32(b - a) * progress
+            for a, b in zip(self.begin, self.end, strict=True)
+        )
+        frames -= 0.5
+        frames *= contrast
+        frames += brightness
+        return np.clip(frames, 0, 1, out=frames)
+
+
+def _draw_look(rng: np.random.Generator, sign: int) -> tuple[float, float]:
+    """Draw a contrast, and a brightness that keeps most of the range inside [0, 1]."""
+    contrast = _log_uniform(rng, 0.3, 1.3)
+    room = abs(1 - contrast) / 2
+    return sign * contrast, rng.uniform(0.5 - room, 0.5 + room)
+
+
+def _weaken(sensor: Sensor, share: float) -> Sensor:
+    """Make the sensor whose flaws are a share, in [0, 1], of this one's."""
+    photons = sensor.photons
+    if photons is not None:  # fewer photons, more noise
+        photons = min(photons / max(share, 1e-9), MAX_PHOTONS)
+    return Sensor(
+        photons,
+        share * sensor.read_noise,
+        share * sensor.dead,
+        share * sensor.stuck,
+        share * sensor.gain_mismatch,
+    )
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))

@@ -1,0 +1,376 @@
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from scotopia.cli import main as cli
+from scotopia.cli import train as command
+from scotopia.model import fused
+from scotopia.model.checkpoint import Checkpoint, digest
+from scotopia.model.presets import find_preset
+from scotopia.model.rule import Rule
+from scotopia.model.train import Trainer, validate
+from scotopia.model.video import load_clip
+
+Run = Callable[..., tuple[int, str, str]]
+
+SHAPE = ("--channels", 3, "--hidden", 2, "--steps-per-frame", 1, "--trace-bits", 4)
+EFFORT = ("--synthetic", 0, "--iterations", 6, "--batch", 2, "--crop", 8, "--chunk", 2)
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These rules train in less time than the compiler takes."""
+    monkeypatch.setattr(fused, "available", lambda: False)
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> Path:
+    """A clip to validate on: small and just long enough."""
+    path = tmp_path / "held_out.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (21, 128, 128)).astype(np.uint8))
+    return path
+
+
+@pytest.fixture
+def train(run: Run, clip: Path, held_out: Path, tmp_path: Path) -> Run:
+    """`scotopia train` on little, into rule.safetensors."""
+
+    def train(*arguments: object) -> tuple[int, str, str]:
+        out = ("--out", tmp_path / "rule.safetensors", "--validate", held_out)
+        return run("train", clip, *out, *SHAPE, *EFFORT, *arguments)
+
+    return train
+
+
+@pytest.fixture
+def at_iteration(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """Have something happen once, when an iteration is done."""
+    step = Trainer.step
+
+    def arrange(iteration: int, happen: Callable[[], object]) -> None:
+        def step_and_happen(trainer: Trainer) -> float:
+            loss = step(trainer)
+            if trainer.iteration == iteration:
+                monkeypatch.setattr(Trainer, "step", step)
+                happen()
+            return loss
+
+        monkeypatch.setattr(Trainer, "step", step_and_happen)
+
+    return arrange
+
+
+AtIteration = Callable[[int, Callable[[], object]], None]
+
+
+class PowerCut(BaseException):
+    """Ends the process where it stands."""
+
+
+def cut_power() -> None:
+    raise PowerCut
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_a_rule_is_trained_and_its_record_says_how(
+    train: Run, clip: Path, held_out: Path, tmp_path: Path
+) -> None:
+    out, target = tmp_path / "rule.safetensors", tmp_path / "record.json"
+    status, printed, _ = train("--json", target, "--seed", 3)
+    rule = Rule.load(out)
+    assert status == 0
+    record = rule.training_record
+    assert json.loads(target.read_text()) == record
+    psnr = validate(rule, [load_clip(held_out)])
+    assert f"{rule.parameter_count} parameters, validation {psnr:.2f} dB" in printed
+    preset = find_preset("retina").options
+    assert record["options"]["learning_rate"] == preset.learning_rate
+    assert {name: record["options"][name] for name in ("crop", "iterations", "seed")} == {
+        "crop": 8,
+        "iterations": 6,
+        "seed": 3,
+    }
+    assert 0 <= record.pop("seconds") < 60
+    assert record.pop("command").startswith(f"scotopia train {clip} --out {out} --validate ")
+    del record["options"]
+    assert record == {
+        "clips": ["ramp"],
+        "digests": {"ramp": digest(load_clip(clip))},
+        "synthetic_clips": 0,
+        "validation_clips": ["held_out"],
+        "start": "filter",
+        "device": "cpu",
+        "scotopia": version("scotopia"),
+        "iterations": 6,
+        "validation_psnr": psnr,
+        "best_validation": {"psnr": psnr, "iteration": 6},
+    }
+    assert not (tmp_path / "rule.checkpoint").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_goes_on_as_if_it_had_not_been(
+    number: signal.Signals, train: Run, at_iteration: AtIteration, tmp_path: Path
+) -> None:
+    out, checkpoint = tmp_path / "rule.safetensors", tmp_path / "rule.checkpoint"
+    train("--log", tmp_path / "through.csv")
+    through = Rule.load(out).state_dict()
+    handler = signal.getsignal(number)
+    at_iteration(2, lambda: os.kill(os.getpid(), number))
+    status, printed, _ = train("--log", tmp_path / "log.csv")
+    assert status == 128 + number
+    assert f"stopped after iteration 2: go on with --resume from {checkpoint}" in "".join(
+        printed.split("\n")
+    )
+    assert Rule.load(out).training_record["iterations"] == 2  # of use already
+    assert Checkpoint.read(checkpoint).iteration == 2
+    assert signal.getsignal(number) == handler
+    status, printed, _ = train("--log", tmp_path / "log.csv", "--resume")
+    assert status == 0
+    assert "from iteration 2 on" in printed
+    assert signal.getsignal(number) == handler
+    found = Rule.load(out).state_dict()
+    assert all(found[name].equal(through[name]) for name in through)
+    assert not checkpoint.exists()
+    assert [row[2:4] for row in rows(tmp_path / "log.csv")] == [
+        row[2:4] for row in rows(tmp_path / "through.csv")
+    ]
+
+
+def test_a_killed_training_loses_no_more_than_what_came_after_the_checkpoint(
+    train: Run, at_iteration: AtIteration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, checkpoint, log = (
+        tmp_path / f"rule.{end}" for end in ("safetensors", "checkpoint", "csv")
+    )
+    train("--log", log)
+    through, lines = Rule.load(out).state_dict(), rows(log)
+    out.unlink()
+    monkeypatch.setattr(command, "CHECKPOINT_EVERY", 0)
+
+    def lose_sight_of_the_clock() -> None:
+        monkeypatch.setattr(command, "CHECKPOINT_EVERY", 60)
+        at_iteration(5, cut_power)
+
+    at_iteration(3, lose_sight_of_the_clock)
+    with pytest.raises(PowerCut):
+        train("--log", log)
+    assert Checkpoint.read(checkpoint).iteration == 2
+    with log.open("a") as file:
+        file.write("1")  # of 10, cut short
+    assert train("--log", log, "--resume")[0] == 0
+    found = Rule.load(out).state_dict()
+    assert all(found[name].equal(through[name]) for name in through)
+    assert [row[2:4] for row in rows(log)] == [row[2:4] for row in lines]
+
+
+def test_the_log_has_a_row_for_each_iteration(train: Run, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "log.csv"
+    train("--log", log, "--validate-every", 1e-9)
+    heading, *found = rows(log)
+    assert heading == ["iteration", "seconds", "loss", "learning_rate", "validation_psnr"]
+    assert [int(row[0]) for row in found] == list(range(1, 7))
+    times = [float(row[1]) for row in found]
+    assert times == sorted(times)
+    assert float(found[0][3]) == pytest.approx(find_preset("retina").options.learning_rate)
+    assert all(5 < float(row[4]) < 50 for row in found)
+    train("--log", log, "--validate-every", 0)  # a new training begins a new log
+    assert [row[4] != "" for row in rows(log)[1:]] == [False] * 5 + [True]
+
+
+def test_a_log_of_something_else_is_not_appended_to(
+    train: Run, at_iteration: AtIteration, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("name,value\n")
+    at_iteration(1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    train()
+    status, _, err = train("--resume", "--log", log)
+    sentence = f"scotopia: log {log} is no log of a training: choose another file\n"
+    assert (status, err) == (2, sentence)
+    assert log.read_text() == "name,value\n"
+
+
+def test_a_diverged_training_keeps_the_last_good_rule(
+    train: Run, at_iteration: AtIteration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, checkpoint = tmp_path / "rule.safetensors", tmp_path / "rule.checkpoint"
+    monkeypatch.setattr(command, "CHECKPOINT_EVERY", 0)
+    at_iteration(2, lambda: monkeypatch.setattr(Trainer, "step", diverge))
+    status, _, err = train()
+    assert (status, err) == (
+        2,
+        "scotopia: training diverged, the loss is nan at iteration 3: "
+        f"{out} holds the average of the weights before it, {checkpoint} the last checkpoint; "
+        "try a smaller --learning-rate or another --seed\n",
+    )
+    assert Rule.load(out).training_record["iterations"] == 2
+
+
+def diverge(trainer: Trainer) -> float:
+    raise FloatingPointError(f"the loss is nan at iteration {trainer.iteration + 1}")
+
+
+def test_a_training_that_diverges_at_once_has_no_checkpoint(
+    train: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "step", diverge)
+    status, _, err = train()
+    assert status == 2
+    assert "before it; try a smaller" in err
+    assert err.count("\n") == 1
+
+
+def test_a_checkpoint_in_the_way_is_not_overwritten(train: Run, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "rule.checkpoint"
+    checkpoint.write_text("precious")
+    assert train() == (
+        2,
+        "",
+        f"scotopia: checkpoint {checkpoint} exists: add --resume, or remove it to start anew\n",
+    )
+    assert checkpoint.read_text() == "precious"
+
+
+def test_resuming_what_is_not_there_is_one_line(train: Run, tmp_path: Path) -> None:
+    assert train("--resume") == (
+        2,
+        "",
+        f"scotopia: checkpoint {tmp_path / 'rule.checkpoint'} does not exist, the training is "
+        "finished or has not lasted a minute: start it without --resume\n",
+    )
+
+
+def test_resuming_with_other_options_names_them_before_anything_is_loaded(
+    train: Run, at_iteration: AtIteration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_iteration(1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    train()
+    monkeypatch.delattr(command, "resolve_clip")
+    assert "was made with start filter, not random" in train("--resume", "--start", "random")[2]
+    assert train("--resume", "--iterations", 9) == (
+        2,
+        "",
+        f"scotopia: checkpoint {tmp_path / 'rule.checkpoint'} was made with iterations 6, not 9: "
+        "ask for 6, or remove it to start anew\n",
+    )
+
+
+def test_options_override_the_preset(run: Run, tmp_path: Path, clip: Path) -> None:
+    out = tmp_path / "rule.safetensors"
+    status, _, err = run(
+        *("train", clip, "--out", out, "--preset", "retina-tiny", "--validate", clip, *EFFORT),
+        *("--inputs", "valid, trust", "--block", 2, "--channels", 7, "--fire-rate", 0.5),
+        *("--perception", "sobel", "--densities", "0.1,0.2,0.3", "--border", "wrap"),
+        *("--photons", 20, "--dead", 0.1, "--sensor-share", 0.5, "--cut", 0),
+    )
+    assert (status, err) == (0, "")
+    rule = Rule.load(out)
+    assert rule.config.inputs == ("valid", "trust")
+    assert (rule.config.block, rule.config.channels, rule.config.fire_rate) == (2, 7, 0.5)
+    assert (rule.config.perception, rule.config.border) == ("sobel", "wrap")
+    assert rule.config.hidden == find_preset("retina-tiny").config.hidden
+    options = rule.training_record["options"]
+    assert (options["densities"], options["cut"], options["loss"]) == (
+        [0.1, 0.2, 0.3],
+        0,
+        "log-dense",
+    )
+    assert (options["sensor"]["photons"], options["sensor"]["dead"]) == (20, 0.1)
+
+
+def test_a_folder_of_clips_and_synthetic_ones(
+    run: Run, clip: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "clips", tmp_path / "rule.safetensors"
+    folder.mkdir()
+    for name in ("b", "a"):
+        (folder / f"{name}.npz").write_bytes(clip.read_bytes())
+    rendered: list[int] = []
+
+    def render(count: int, frames: int, size: int, seed: int, *, first: int) -> list[object]:
+        rendered.append(first)
+        return [command.Clip(f"synthetic_{first}", np.zeros((frames, size, size), np.float32))]
+
+    monkeypatch.setattr(command, "synthetic_clips", render)
+    effort = (*EFFORT, "--synthetic", 2)
+    assert run("train", folder, "-o", out, *SHAPE, *effort, "--validate", held_out)[0] == 0
+    record = Rule.load(out).training_record
+    assert record["clips"] == ["a", "b"]
+    assert record["synthetic_clips"] == 2
+    assert sorted(rendered) == [0, 1]
+    rendered.clear()
+    assert run("train", folder, "-o", out, *SHAPE, *EFFORT)[0] == 0
+    # Those to validate on are none of those that anybody trains on.
+    assert sorted(rendered) == [1_000_000 + i for i in range(4)]
+
+
+def test_without_a_terminal_scores_are_lines(train: Run) -> None:
+    _, printed, _ = train("--validate-every", 1e-9)
+    lines = [line for line in printed.splitlines() if line.startswith("iteration ")]
+    assert len(lines) == 6
+    assert lines[3].startswith("iteration 4 of 6, ")
+
+
+def test_presets_are_listed_with_their_cost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "console", Console(width=200))
+    status, printed, _ = run("train", "--list-presets")
+    assert status == 0
+    (line,) = (line.split() for line in printed.splitlines() if line.startswith("  retina "))
+    config = find_preset("retina").config
+    assert line[:3] == ["retina", f"{config.parameters:,}", f"{config.macs:,}"]
+    for name in ("retina-tiny", "retina-small", "retina-medium", "quick"):
+        assert f"  {name} " in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--start", "again"), "start 'again' is unknown: choose filter or random"),
+        (("--preset", "fovea"), "preset 'fovea' is unknown: choose one of retina, retina-tiny"),
+        (("--device", "tpu"), "device 'tpu' is unknown: choose one of auto, cuda, mps, cpu"),
+        (("--densities", "0.1"), "densities '0.1' are not three numbers: give "),
+        (("--photons", 10), "sensor_share 0 with a sensor: give both, for instance photons 10"),
+        (("--block", 3, "--channels", 10), "crop 8 does not divide into cells of 3 x 3 pixels"),
+        (("--learning-rate", 2), "learning_rate 2 is outside (0, 1]: choose 0.002"),
+        (("--inputs", "sight"), "inputs sight are not a part of "),
+        (("--validate", "nowhere.npz"), "clip nowhere.npz does not exist: "),
+    ],
+)
+def test_a_bad_option_is_one_line(
+    train: Run, tmp_path: Path, arguments: tuple[object, ...], sentence: str
+) -> None:
+    status, _, err = train(*arguments)
+    assert status == 2
+    assert err.startswith(f"scotopia: {sentence}")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "rule.safetensors").exists()
+
+
+def test_a_clip_too_short_to_validate_on_is_named(train: Run, tmp_path: Path) -> None:
+    short = tmp_path / "short.npy"
+    np.save(short, np.zeros((20, 128, 128), np.uint8))
+    status, _, err = train("--validate", short)
+    assert status == 2
+    assert err.startswith("scotopia: validation clip short: a clip of 20 frames cannot be scored")
+
+
+def test_a_rule_named_like_a_checkpoint_is_refused(run: Run, clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.checkpoint"
+    assert run("train", clip, "--out", out, *EFFORT) == (
+        2,
+        "",
+        f"scotopia: out {out} is named like a checkpoint: choose a .safetensors file\n",
+    )
