@@ -13,25 +13,42 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plots import Point, draw
-from runs import DENSITY, FRAMES, Lab, Score, Variant
+from runs import DENSITY, FRAMES, UNTRAINED, Lab, Score, Variant
 
 from scotopia.cli.evaluate import BASELINES, ORACLE, clip_names
 from scotopia.model.config import RuleConfig
 from scotopia.model.files import write_atomically
+from scotopia.model.losses import LOSSES
 from scotopia.model.options import TrainOptions
 from scotopia.model.score import STATIC_BELOW
 from scotopia.model.video import resolve_clip
+
+#: What every rule is compared with.
+REFERENCES = (*BASELINES, UNTRAINED)
 
 #: All variants are this shape, but for what an experiment says.
 BASE = RuleConfig(
     channels=4,
     hidden=16,
-    inputs=("valid", "innovation", "trust", "recall"),
+    inputs=("flicker", "innovation", "trust", "recall"),
     steps_per_frame=4,
     trace_bits=10,
 )
 
-OPTIONS = TrainOptions(batch=8, crop=48, chunk=8, learning_rate=3e-3)
+#: Written out, so that a run does not grow old when a default changes.
+OPTIONS = TrainOptions(
+    batch=8,
+    crop=48,
+    chunk=8,
+    learning_rate=3e-3,
+    densities=(0.005, 0.01, 0.04),
+    restart=0.08,
+    moving_share=0.7,
+    drift=0.2,
+    cut=0.02,
+    blackout=0.01,
+    average=0.998,
+)
 
 
 def macs_a_frame(config: RuleConfig) -> float:
@@ -44,9 +61,9 @@ def macs_a_pixel(config: RuleConfig) -> float:
     return macs_a_frame(config) / config.pixels
 
 
-def steps(config: RuleConfig) -> float:
-    """Steps between two frames."""
-    return config.steps_per_frame
+def training_cost(config: RuleConfig) -> float:
+    """Cost of a training, in arbitrary units: filtered perceptions are trained as full ones."""
+    return macs_a_pixel(replace(config, perception="full"))
 
 
 @dataclass(frozen=True)
@@ -63,15 +80,18 @@ class Experiment:
         What the plot shows PSNR against.
     front
         Whether the plot has a Pareto front; else the points of one start are joined.
+    ticks
+        Names of the costs 0, 1, 2 and so on; none for numbers.
     """
 
     title: str
     question: str
     variants: Sequence[Variant]
-    cost: Callable[[RuleConfig], float] = macs_a_frame
+    cost: Callable[[Variant], float] = lambda variant: macs_a_frame(variant.config)
     x_label: str = "MACs per cell and frame"
     log: bool = True
     front: bool = True
+    ticks: Sequence[str] = ()
 
 
 def _steps() -> Experiment:
@@ -88,10 +108,11 @@ def _steps() -> Experiment:
             *(Variant(f"{n}", shape(n), "filter") for n in (1, 2, 3, 4, 6, 8)),
             *(Variant(f"{n}", shape(n), "random") for n in (1, 4, 8)),
         ],
-        steps,
+        lambda variant: variant.config.steps_per_frame,
         "steps per frame",
         log=False,
         front=False,
+        ticks=("", *"12345678"),
     )
 
 
@@ -129,7 +150,6 @@ TINY = {
     "perception": "sobel",
     "hidden": 7,
     "channels": 2,
-    "inputs": ("innovation", "trust", "recall"),
 }
 
 
@@ -150,7 +170,7 @@ def _pixels() -> Experiment:
             Variant("4 x 4", cell(4, 16), "random"),
             Variant("4 x 4, hidden 32", cell(4, 32), "random"),
         ],
-        macs_a_pixel,
+        lambda variant: macs_a_pixel(variant.config),
         "MACs per pixel and frame",
     )
 
@@ -161,14 +181,12 @@ def _losses() -> Experiment:
         "What it costs to learn without the ground truth. The observed loss compares predictions "
         "with the samples that arrive in the next frame, and with nothing else; the dense ones see "
         "every pixel.",
-        [
-            Variant(f"{loss}", BASE, start, loss)
-            for start in ("filter", "random")
-            for loss in ("dense", "log-dense", "observed")
-        ],
-        lambda config: 0.0,
-        "",
+        [Variant(loss, BASE, start, loss) for start in ("filter", "random") for loss in LOSSES],
+        lambda variant: tuple(LOSSES).index(variant.loss),
+        "loss",
         log=False,
+        front=False,
+        ticks=tuple(LOSSES),
     )
 
 
@@ -186,11 +204,14 @@ NAMES = ("baselines", *EXPERIMENTS)
 def run(names: Iterable[str], lab: Lab, out: Path) -> None:
     """Do what has not been done yet, and write the report after each experiment."""
     chosen = list(names)
-    for name in BASELINES:
+    for name in REFERENCES:
         lab.score_baseline(name)
     write_report(lab, out)
-    todo = [v for name in chosen if name in EXPERIMENTS for v in EXPERIMENTS[name].variants]
-    todo = [variant for variant in todo if not lab.rule_run(variant).exists()]
+    variants = [v for name in chosen if name in EXPERIMENTS for v in EXPERIMENTS[name].variants]
+    # Experiments share runs; the cheapest come first, so that a stopped evening has most of them.
+    files = {lab.rule_run(variant): variant for variant in reversed(variants)}
+    todo = [variant for path, variant in files.items() if not path.exists()]
+    todo.sort(key=lambda variant: training_cost(variant.config))
     start = time.monotonic()
     for number, variant in enumerate(todo, 1):
         lab.train(variant)
@@ -206,8 +227,8 @@ def run(names: Iterable[str], lab: Lab, out: Path) -> None:
 
 
 def write_report(lab: Lab, out: Path) -> None:
-    """Write tables and plots of the experiments that are complete."""
-    reference = {name: found for name in BASELINES if (found := lab.read(lab.baseline_run(name)))}
+    """Write tables and plots of what has been run."""
+    reference = {name: found for name in REFERENCES if (found := lab.read(lab.baseline_run(name)))}
     oracle = reference[ORACLE]
     static = sum(motion < STATIC_BELOW for motion in oracle.motion.values())
     held_out = ", ".join(oracle.psnr)
@@ -225,30 +246,29 @@ def write_report(lab: Lab, out: Path) -> None:
         "floats. Start: *filter* is the hand-written start of `model/start.py`, *random* the usual "
         "one.\n",
         "## Statistical baselines\n",
+        f"And `{UNTRAINED}`: the weights of the start as a filter, before any training.\n",
         _table(
             ("baseline", "static", "moving", "all", "to oracle"),
             [(name, *_scores(found, oracle)) for name, found in reference.items()],
         ),
     ]
     for name, experiment in EXPERIMENTS.items():
-        found = [lab.read(lab.rule_run(variant)) for variant in experiment.variants]
-        scores = [score for score in found if score is not None]
-        if len(scores) < len(found):
+        found = [(variant, lab.read(lab.rule_run(variant))) for variant in experiment.variants]
+        scores = [(variant, score) for variant, score in found if score is not None]
+        if not scores:
             continue
-        sections += _section(name, experiment, scores, oracle)
+        missing = [variant for variant, score in found if score is None]
+        sections += _section(name, experiment, scores, missing, oracle)
         means = {baseline: score.all for baseline, score in reference.items()}
-        if name == "losses":
-            points = [
-                Point(place % 3, score.all, f"{variant.label} {score.all:.2f}", variant.start)
-                for place, (variant, score) in enumerate(
-                    zip(experiment.variants, scores, strict=True)
-                )
-            ]
-        else:
-            points = [
-                Point(experiment.cost(variant.config), score.all, variant.label, variant.start)
-                for variant, score in zip(experiment.variants, scores, strict=True)
-            ]
+        points = [
+            Point(
+                experiment.cost(variant),
+                score.all,
+                variant.label if experiment.front else f"{score.all:.2f}",
+                variant.start,
+            )
+            for variant, score in scores
+        ]
         draw(
             out / f"{name}.svg",
             experiment.title,
@@ -257,20 +277,25 @@ def write_report(lab: Lab, out: Path) -> None:
             means,
             log=experiment.log,
             front=experiment.front,
+            ticks=experiment.ticks,
         )
     text = "\n".join(sections)
     write_atomically(out / "experiments.md", lambda temporary: temporary.write_text(text))
 
 
 def _section(
-    name: str, experiment: Experiment, scores: Sequence[Score], oracle: Score
+    name: str,
+    experiment: Experiment,
+    scores: Sequence[tuple[Variant, Score]],
+    missing: Sequence[Variant],
+    oracle: Score,
 ) -> list[str]:
     blocks = {variant.config.block for variant in experiment.variants} != {1}
     heads = ["rule", "start", "parameters", "MACs per cell and frame"]
     heads += ["MACs per pixel and frame"] * blocks
     heads += ["state bits", "static", "moving", "all", "to oracle"]
     rows = []
-    for variant, score in zip(experiment.variants, scores, strict=True):
+    for variant, score in scores:
         config = variant.config
         row = [variant.label, variant.start, f"{config.parameters:,}"]
         row += [f"{macs_a_frame(config):,.0f}"]
@@ -281,6 +306,10 @@ def _section(
         f"## {experiment.title}\n",
         f"{experiment.question}\n",
         _table(heads, rows),
+        *(
+            [f"Not run yet: {', '.join(f'{v.label} ({v.start})' for v in missing)}.\n"]
+            * bool(missing)
+        ),
         f"![{experiment.title}: PSNR of each rule, and of the baselines]({name}.svg)\n",
     ]
 

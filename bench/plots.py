@@ -54,6 +54,7 @@ def draw(
     *,
     log: bool = True,
     front: bool = True,
+    ticks: Sequence[str] = (),
 ) -> None:
     """Write a plot of PSNR against `x_label` as SVG.
 
@@ -65,13 +66,18 @@ def draw(
         Whether x is logarithmic.
     front
         Whether to draw the Pareto front; else the points of one start are joined.
+    ticks
+        Names of x = 0, 1, 2 and so on; an empty one is not written.
     """
     plt.rcParams.update({"svg.hashsalt": "scotopia", "font.size": 9, "svg.fonttype": "path"})
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     figure.patch.set_facecolor(PAPER)
     axes.set_facecolor(PAPER)
     if log:
         axes.set_xscale("log")
+    if ticks:
+        named = {place: name for place, name in enumerate(ticks) if name}
+        axes.set_xticks(list(named), list(named.values()))
     axes.set_title(title, color=INK, loc="left")
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel("PSNR of clips never trained on, dB", color=INK)
@@ -110,26 +116,20 @@ def draw(
     low, high = min(values) - 2 * margin, max(values) + margin
     axes.set_ylim(low, high)
     axes.margins(x=0.12)
-    taken: list[Bbox] = []
-    below = []
-    for name, value in baselines.items():
-        if value < low:
-            below.append(f"{name} {value:.2f}")
-            continue
-        axes.axhline(value, color=BASELINE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        text = axes.annotate(
-            f"{name} {value:.2f}",
-            (1, value),
+    below = [f"{name} {value:.2f}" for name, value in baselines.items() if value < low]
+    shown = {name: value for name, value in baselines.items() if value >= low}
+    for name, height in spread(shown, 0.032 * (high - low)).items():
+        axes.axhline(shown[name], color=BASELINE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        axes.annotate(
+            f"{name} {shown[name]:.2f}",
+            (1, height),
             xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
+            xytext=(4, 0),
             textcoords="offset points",
-            ha="right",
-            va="bottom",
+            va="center",
             color=INK,
-            alpha=0.75,
             fontsize=7.5,
         )
-        taken.append(text.get_window_extent())
     if below:
         axes.text(
             0.99,
@@ -139,14 +139,19 @@ def draw(
             ha="right",
             va="bottom",
             color=INK,
-            alpha=0.75,
             fontsize=7.5,
         )
     axes.legend(
-        frameon=False, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 0.03), fontsize=8
+        frameon=False,
+        labelcolor=INK,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=3,
+        borderaxespad=0.2,
+        fontsize=8,
     )
     figure.draw_without_rendering()
-    _label(axes, points, taken)
+    _label(axes, points, above=not front)
 
     write_atomically(
         path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None})
@@ -167,14 +172,38 @@ def adapt_to_dark(svg: str) -> str:
     return re.sub(r"(<svg[^>]*>)", lambda match: match.group(1) + style, svg, count=1)
 
 
-def _label(axes: Axes, points: Sequence[Point], taken: list[Bbox]) -> None:
+def spread(heights: Mapping[str, float], distance: float) -> dict[str, float]:
+    """Move heights apart, up and down alike, until each two are `distance` apart; lowest first."""
+    groups: list[list[str]] = []
+    middles: list[float] = []
+    for name in sorted(heights, key=lambda name: heights[name]):
+        groups.append([name])
+        middles.append(heights[name])
+        # A group that reaches into the one below joins it, around the mean of all its heights.
+        while (
+            len(groups) > 1
+            and middles[-1] - middles[-2] < distance * (len(groups[-1]) + len(groups[-2])) / 2
+        ):
+            upper = groups.pop()
+            middles.pop()
+            groups[-1] += upper
+            middles[-1] = sum(heights[member] for member in groups[-1]) / len(groups[-1])
+    return {
+        name: middle + (place - (len(group) - 1) / 2) * distance
+        for group, middle in zip(groups, middles, strict=True)
+        for place, name in enumerate(group)
+    }
+
+
+def _label(axes: Axes, points: Sequence[Point], above: bool) -> None:
     """Write each label where none lies yet: beside, above or below its point."""
-    marks = [
+    taken = [
         Bbox.from_bounds(x - 4, y - 4, 8, 8)
         for x, y in axes.transData.transform([(point.x, point.psnr) for point in points])
     ]
-    taken = [*taken, *marks]
-    places = [(7 * dx, dy) for dy in (0, 9, -9, 17, -17, 25, -25) for dx in (1, -1, 0) if dx or dy]
+    rows = (9, -9, 17, -17, 25, -25) if above else (0, 9, -9, 17, -17, 25, -25)
+    columns = (0, 1, -1) if above else (1, -1, 0)
+    places = [(7 * dx, dy) for dy in rows for dx in columns if dx or dy]
     for point in points:
         best = None
         for dx, dy in places:

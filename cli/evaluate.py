@@ -368,14 +368,13 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
 def cost(rule: Rule | IntegerRule) -> dict[str, int]:
     """What a rule costs: parameters, MACs, steps, and state bits per cell."""
     config = rule.config
-    parameters = config.hidden * (9 * config.perceived + 1 + config.updates) + config.updates
     state_bits = (
         rule.state_bits
         if isinstance(rule, IntegerRule)
         else 32 * len(config.channel_names) + 1  # floats, and the valid flag
     )
     return {
-        "parameters": parameters,
+        "parameters": config.parameters,
         "macs_per_cell_and_step": config.macs,
         "steps_per_frame": config.steps_per_frame,
         "state_bits_per_cell": state_bits,

@@ -88,7 +88,8 @@ class _Unroll(torch.autograd.Function):
         fired: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         library = compile_library(config)
-        assert library is not None  # as `available` has found
+        if library is None:
+            raise RuntimeError(f"g++ failed on {SOURCE}, but not for another shape of rule")
         videos, frames, _, height, width = samples.shape
         steps = config.steps_per_frame
         row = library.padded_width(width)
@@ -146,7 +147,10 @@ _spare: defaultdict[tuple[int, ...], list[Tensor]] = defaultdict(list)
 
 
 def _take(*shape: int) -> Tensor:
-    return _spare[shape].pop() if _spare[shape] else torch.zeros(shape)
+    try:  # not asked first: another thread may take the last one
+        return _spare[shape].pop()
+    except IndexError:
+        return torch.zeros(shape)
 
 
 def _give_back(*arrays: Tensor) -> None:

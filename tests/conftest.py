@@ -24,10 +24,19 @@ from scotopia.sim.stimulus import Stimulus
 torch.set_num_threads(1)
 
 
+_is_available = fused.available
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_compiler() -> None:
     """Compiling takes seconds for each shape of rule; test_unroll.py compares the results."""
     fused.available = lambda: False  # type: ignore[assignment]
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the compiled loop where there is a compiler, for tests that run thousands of steps."""
+    monkeypatch.setattr(fused, "available", _is_available)
 
 
 @pytest.fixture(scope="session")

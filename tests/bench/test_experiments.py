@@ -67,7 +67,7 @@ def test_an_experiment_ends_in_a_table_and_a_plot(lab, tmp_path, monkeypatch):
     monkeypatch.setattr(
         experiments, "EXPERIMENTS", {"sizes": Experiment("Sizes", "Why?", variants)}
     )
-    monkeypatch.setattr(experiments, "BASELINES", ("last-seen", experiments.ORACLE))
+    monkeypatch.setattr(experiments, "REFERENCES", ("last-seen", experiments.ORACLE))
     experiments.run(["sizes"], lab, tmp_path)
     text = (tmp_path / "experiments.md").read_text()
     assert "| seven | filter |" in text

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="matplotlib is in the optional extra `bench`")
 
-from plots import INK, PAPER, Point, adapt_to_dark, draw, pareto_front
+from plots import INK, PAPER, Point, adapt_to_dark, draw, pareto_front, spread
 
 
 def test_pareto_front_holds_what_no_cheaper_point_equals():
@@ -35,3 +35,8 @@ def test_a_plot_is_the_same_each_time(tmp_path):
     first, second = (path.read_text() for path in files)
     assert first == second
     assert len(re.findall(rf"fill: {PAPER}", first)) > 0  # or dark mode would find nothing
+
+
+def test_labels_are_spread_around_where_they_belong():
+    found = spread({"a": 1.0, "b": 1.0, "far": 9.0, "c": 1.6}, 1.0)
+    assert found == pytest.approx({"a": 0.2, "b": 1.2, "c": 2.2, "far": 9.0})

@@ -78,7 +78,7 @@ def found(make: Make, frames: Video, mask: Mask) -> Inspection:
 def toy(step: Callable[[State, State, Mask], State], steps: int = 1) -> Automaton:
     """An automaton of one learned channel, whose step a test chooses."""
     return Automaton(
-        RuleConfig(channels=1, hidden=1, steps_per_frame=steps),
+        RuleConfig(channels=1, inputs=("valid", "innovation"), hidden=1, steps_per_frame=steps),
         start=lambda height, width: np.zeros((3, height, width)),
         step=step,
         samples=lambda pixels: pixels * (255 / 128) - 1,
@@ -457,7 +457,7 @@ def test_a_rule_that_is_not_finite_is_refused(make: Make, frames: Video, mask: M
 @pytest.mark.parametrize(("name", "value"), [("block", 2), ("fire_rate", 0.5)])
 def test_rules_that_cannot_be_shown_are_refused(name: str, value: float, make: Make) -> None:
     rule: Rule = make("float")
-    rule.config = dataclasses.replace(rule.config, channels=4, **{name: value})  # type: ignore[arg-type]
+    rule.config = dataclasses.replace(rule.config, channels=5, **{name: value})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=rf"^{name} {value}: .*; inspect a rule with {name} 1$"):
         automaton(rule)
 

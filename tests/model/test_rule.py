@@ -172,13 +172,13 @@ def test_cost_of_the_default_rule() -> None:
         ({"border": "mirror"}, "border 'mirror' is unknown: choose zero, replicate or wrap"),
         (
             {"inputs": ("trace", "sample")},
-            "inputs trace, sample are not a part of sample, trace, valid, flicker, innovation, trust, "
-            "recall in that order: name each once, in that order",
+            "inputs trace, sample are not a part of sample, trace, valid, flicker, innovation, "
+            "trust, recall in that order: name each once, in that order",
         ),
         (
             {"inputs": ("sample", "flow")},
-            "inputs sample, flow are not a part of sample, trace, valid, flicker, innovation, trust, "
-            "recall in that order: name each once, in that order",
+            "inputs sample, flow are not a part of sample, trace, valid, flicker, innovation, "
+            "trust, recall in that order: name each once, in that order",
         ),
     ],
 )

@@ -1,0 +1,117 @@
+"""What the shipped float rule can do: claims about its weights, not about code."""
+
+import numpy as np
+import pytest
+import torch
+
+from scotopia.cli.rules import rule_path
+from scotopia.model import baselines
+from scotopia.model.config import RuleConfig
+from scotopia.model.options import TrainOptions
+from scotopia.model.rule import Rule
+from scotopia.model.sampling import sample_mask
+from scotopia.model.score import psnr, psnr_curve
+from scotopia.model.start import start_as_filter
+from scotopia.model.synthetic import synthetic_clips
+from scotopia.model.task import reconstruct
+from scotopia.model.train import train
+from scotopia.model.video import embedded_clip
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiler")]
+
+
+@pytest.fixture(scope="module")
+def retina() -> Rule:
+    return Rule.load(rule_path("retina"))
+
+
+@pytest.fixture(scope="module")
+def road() -> np.ndarray:
+    """A square of the embedded clip."""
+    return embedded_clip().frames[:, 32:96, 32:96]
+
+
+def forth_and_back(frames: np.ndarray, count: int) -> np.ndarray:
+    period = 2 * len(frames) - 2
+    index = np.arange(count) % period
+    return frames[np.minimum(index, period - index)]
+
+
+def fixed_baseline(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return baselines.reconstruct(baselines.BASELINES["normalized-convolution"], mask, mask * frames)
+
+
+def mean_psnr(frames: np.ndarray, estimates: np.ndarray) -> float:
+    return float(-10 * np.log10(np.square(frames - estimates).mean()))
+
+
+@pytest.mark.parametrize("density", [0.005, 0.01, 0.02, 0.05, 0.1, 0.2])
+def test_beats_the_fixed_baseline_at_every_density(retina: Rule, density: float) -> None:
+    frames = embedded_clip().frames
+    mask = sample_mask(frames.shape, density, 0)
+    ours = psnr(frames, reconstruct(retina, frames, mask))
+    assert ours > psnr(frames, fixed_baseline(frames, mask))
+
+
+def test_error_after_2000_frames_is_no_higher_than_after_200(
+    retina: Rule, road: np.ndarray
+) -> None:
+    # Whole periods, so that both show the same frames.
+    period = 2 * len(road) - 2
+    frames = forth_and_back(road, 9 * period)
+    assert len(frames) > 2000
+    estimates = reconstruct(retina, frames, sample_mask(frames.shape, 0.01, 0))
+    early, late = slice(200, 200 + period), slice(len(frames) - period, None)
+    assert mean_psnr(frames[late], estimates[late]) >= mean_psnr(frames[early], estimates[early])
+
+
+def test_a_scene_cut_is_recovered_from(retina: Rule, road: np.ndarray) -> None:
+    before = forth_and_back(1 - road[:, ::-1, ::-1], 150)
+    frames = np.concatenate([before, forth_and_back(road, 150)])
+    mask = sample_mask(frames.shape, 0.01, 0)
+    fresh = reconstruct(retina, frames[150:], mask[150:])[100:]
+    cut = reconstruct(retina, frames, mask)[250:]
+    truth = frames[250:]
+    assert mean_psnr(truth, cut) > mean_psnr(truth, fresh) - 0.5
+
+
+def test_an_occlusion_is_recovered_from(retina: Rule, road: np.ndarray) -> None:
+    frames = forth_and_back(road, 300)
+    hidden = frames.copy()
+    hidden[120:160, 16:48, 16:48] = 0
+    mask = sample_mask(frames.shape, 0.01, 0)
+    inside = np.s_[260:, 16:48, 16:48]
+    never = reconstruct(retina, frames, mask)[inside]
+    after = reconstruct(retina, hidden, mask)[inside]
+    assert mean_psnr(frames[inside], after) > mean_psnr(frames[inside], never) - 0.5
+
+
+def test_200_frames_without_a_sample_are_recovered_from(retina: Rule, road: np.ndarray) -> None:
+    frames = forth_and_back(road, 500)
+    mask = sample_mask(frames.shape, 0.01, 0)
+    dark = mask.copy()
+    dark[150:350] = False
+    seen = reconstruct(retina, frames, mask)[420:]
+    after = reconstruct(retina, frames, dark)[420:]
+    assert mean_psnr(frames[420:], after) > mean_psnr(frames[420:], seen) - 0.5
+
+
+@pytest.mark.parametrize("brightness", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_an_even_surface_is_even_at_any_brightness(retina: Rule, brightness: float) -> None:
+    frames = np.full((120, 32, 32), brightness, np.float32)
+    curve = psnr_curve(frames, reconstruct(retina, frames, sample_mask(frames.shape, 0.01, 0)))
+    assert curve[60:].min() > 30
+
+
+def test_trained_on_one_video_it_beats_the_fixed_baseline_on_others() -> None:
+    torch.manual_seed(0)
+    rule = Rule(RuleConfig(channels=4, hidden=10, trace_bits=10))
+    start_as_filter(rule)
+    options = TrainOptions(iterations=150, batch=8, crop=48, learning_rate=1e-3, loss="log-dense")
+    train(rule, [embedded_clip()], options)
+    margins = []
+    for clip in synthetic_clips(6, 100, 96, seed=5):
+        mask = sample_mask(clip.frames.shape, 0.01, 0)
+        ours = psnr(clip.frames, reconstruct(rule, clip.frames, mask))
+        margins.append(ours - psnr(clip.frames, fixed_baseline(clip.frames, mask)))
+    assert np.mean(margins) > 0
