@@ -12,7 +12,7 @@ from scotopia.quantize.integer_rule import IntegerRule
 
 def main() -> None:
     """Print one line a size. The first emission also loads Yosys, so it is done once before."""
-    program = Program.compile(IntegerRule.load(rule_path("retina-int8")))
+    program = Program.compile(IntegerRule.load(rule_path("retina-int")))
     with tempfile.TemporaryDirectory() as folder:
         emit(program, 2, 2, Path(folder))
     print("cells        seconds    bytes")

@@ -39,7 +39,7 @@ def run_demo(
         Height and width of the array in Verilog, and frames that it runs.
     """
     rule = Rule.load(rule_path("retina"))
-    integer = IntegerRule.load(rule_path("retina-int8"))
+    integer = IntegerRule.load(rule_path("retina-int"))
     shown = Shown.by_protocol(resolve_clip(clip_name), density, seed)
     frames, mask = shown.clip.frames, shown.mask
 
@@ -138,7 +138,7 @@ def run_demo(
             ("verilog/program.txt", "the program as a listing"),
             ("verilog/manifest.json", "what the Verilog is, for machines"),
             ("retina.safetensors", "float rule"),
-            ("retina-int8.safetensors", "integer rule"),
+            ("retina-int.safetensors", "integer rule"),
             ("verify.json", "the proof, for machines"),
         ],
         training=training_sentence(rule),

@@ -35,7 +35,7 @@ app = typer.Typer(
 console = Console()
 
 RuleArgument = Annotated[
-    str, typer.Argument(help="Rule file, or a shipped rule: retina (float), retina-int8 (integer).")
+    str, typer.Argument(help="Rule file, or a shipped rule: retina (float), retina-int (integer).")
 ]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Also write the result to this file, for machines.")
@@ -299,7 +299,7 @@ def evaluate(
     if picture is not None and picture.suffix.lower() != ".png":
         raise InputError(f"picture {picture} is not named .png: choose such a name")
     sensor = Sensor(photons, read_noise, dead, stuck, gain_mismatch)
-    rules = [load_rule(name) for name in rule or ["retina", "retina-int8"]]
+    rules = [load_rule(name) for name in rule or ["retina", "retina-int"]]
     estimators = protocol.methods(rules, protocol.baseline_names(baselines))
     # All clips are read before the first is scored: a bad one is reported at once.
     videos = [resolve_clip(name, size) for name in protocol.clip_names(clips)]
@@ -354,7 +354,7 @@ def evaluate(
 def quantize(
     rule: RuleArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Integer rule file to write.")],
-    weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 2 to 16.")] = 8,
+    weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 2 to 16.")] = 12,
     state_bits: Annotated[int, typer.Option(help="Bits of a state channel, 2 to 16.")] = 8,
     hidden_bits: Annotated[int, typer.Option(help="Bits of a hidden neuron, 2 to 16.")] = 8,
     gate_bits: Annotated[int, typer.Option(help="Bits of a gate, 2 to 16.")] = 8,
@@ -424,7 +424,7 @@ def emit(
 
 @app.command()
 def verify(
-    rule: RuleArgument = "retina-int8",
+    rule: RuleArgument = "retina-int",
     height: HeightOption = 16,
     width: WidthOption = 16,
     clip: Annotated[

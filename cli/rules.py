@@ -3,10 +3,14 @@
 from importlib.resources import files
 from pathlib import Path
 
-#: Rules that the package carries, by name: the float rule and the integer rule made from it.
+#: Rules that the package carries, by name: float rules, by their number of parameters but for the
+#: first, and the integer rule made from `retina`.
 SHIPPED = {
-    "retina": files("scotopia.model") / "rules" / "retina.safetensors",
-    "retina-int8": files("scotopia.quantize") / "rules" / "retina-int8.safetensors",
+    **{
+        name: files("scotopia.model") / "rules" / f"{name}.safetensors"
+        for name in ("retina", "retina-207", "retina-582", "retina-1248")
+    },
+    "retina-int": files("scotopia.quantize") / "rules" / "retina-int.safetensors",
 }
 
 

@@ -33,7 +33,7 @@ class Precision:
         Of the hidden neurons and of the gate; unsigned.
     """
 
-    weight: int = 8
+    weight: int = 12
     state: int = 8
     hidden: int = 8
     gate: int = 8

@@ -46,7 +46,7 @@ def test_shipped_rules_are_small_and_agree_on_their_training() -> None:
     from scotopia.quantize.integer_rule import IntegerRule
 
     rule = Rule.load(rule_path("retina"))
-    integer = IntegerRule.load(rule_path("retina-int8"))
+    integer = IntegerRule.load(rule_path("retina-int"))
     assert rule.parameter_count <= 2500
     assert integer.config == rule.config
     assert integer.training == rule.training_record
@@ -66,7 +66,7 @@ def test_shipped_rule_beats_last_seen_by_5_db_and_the_oracle_on_a_clip_it_never_
 
 
 def truncated(path: Path) -> None:
-    path.write_bytes(rule_path("retina-int8").read_bytes()[:5000])
+    path.write_bytes(rule_path("retina-int").read_bytes()[:5000])
 
 
 def of_another_version(path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_density_outside_0_to_1_is_one_line(
     ("arguments", "sentence"),
     [
         (
-            ("emit", "retina-int8", "--height", "0"),
+            ("emit", "retina-int", "--height", "0"),
             "height 0 is outside 1 to 1024: choose 16, for instance",
         ),
         (
@@ -234,7 +234,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out, write_text = tmp_path / "verilog", Path.write_text
-    run("emit", "retina-int8", "--out", out)
+    run("emit", "retina-int", "--out", out)
     earlier = (out / "sequencer.v").read_text()
 
     def fill_up(path: Path, text: str) -> int:
@@ -244,7 +244,7 @@ def test_a_full_disk_leaves_nothing_half_written(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(Path, "write_text", fill_up)
-    status, _, err = run("emit", "retina-int8", "--out", out, "--height", 8)
+    status, _, err = run("emit", "retina-int", "--out", out, "--height", 8)
     assert status == 2
     assert err.startswith("scotopia: ")
     assert err.endswith("No space left on device: free some space, or choose another folder\n")

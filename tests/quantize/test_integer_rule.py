@@ -378,7 +378,7 @@ def set_weight(code: int, dtype: type = np.int64) -> Callable[[dict[str, Any]], 
     [
         (
             lambda t: t.update({"perceive.weight": t["perceive.weight"][:2]}),
-            "weight has shape (2, 9, 9), its formats ask for (3, 9) and a number of taps: "
+            "weight has shape (2, 10, 9), its formats ask for (3, 10) and a number of taps: "
             "write the rule again",
         ),
         (
