@@ -65,35 +65,38 @@ def test_error_after_2000_frames_is_no_higher_than_after_200(
     assert mean_psnr(frames[late], estimates[late]) >= mean_psnr(frames[early], estimates[early])
 
 
+# A sample is held for 256 frames at most: so long it may take until all that is wrong is forgotten.
+
+
 def test_a_scene_cut_is_recovered_from(retina: Rule, road: np.ndarray) -> None:
-    before = forth_and_back(1 - road[:, ::-1, ::-1], 150)
-    frames = np.concatenate([before, forth_and_back(road, 150)])
+    before, after = forth_and_back(1 - road[:, ::-1, ::-1], 150), forth_and_back(road, 400)
+    frames = np.concatenate([before, after])
     mask = sample_mask(frames.shape, 0.01, 0)
-    fresh = reconstruct(retina, frames[150:], mask[150:])[100:]
-    cut = reconstruct(retina, frames, mask)[250:]
-    truth = frames[250:]
-    assert mean_psnr(truth, cut) > mean_psnr(truth, fresh) - 0.5
+    fresh = reconstruct(retina, after, mask[150:])[260:]
+    cut = reconstruct(retina, frames, mask)[150 + 260 :]
+    assert mean_psnr(after[260:], cut) > mean_psnr(after[260:], fresh) - 0.5
 
 
 def test_an_occlusion_is_recovered_from(retina: Rule, road: np.ndarray) -> None:
-    frames = forth_and_back(road, 300)
+    frames = forth_and_back(road, 560)
     hidden = frames.copy()
     hidden[120:160, 16:48, 16:48] = 0
     mask = sample_mask(frames.shape, 0.01, 0)
-    inside = np.s_[260:, 16:48, 16:48]
+    inside = np.s_[160 + 260 :, 16:48, 16:48]
     never = reconstruct(retina, frames, mask)[inside]
     after = reconstruct(retina, hidden, mask)[inside]
     assert mean_psnr(frames[inside], after) > mean_psnr(frames[inside], never) - 0.5
 
 
 def test_200_frames_without_a_sample_are_recovered_from(retina: Rule, road: np.ndarray) -> None:
-    frames = forth_and_back(road, 500)
+    frames = forth_and_back(road, 700)
     mask = sample_mask(frames.shape, 0.01, 0)
     dark = mask.copy()
     dark[150:350] = False
-    seen = reconstruct(retina, frames, mask)[420:]
-    after = reconstruct(retina, frames, dark)[420:]
-    assert mean_psnr(frames[420:], after) > mean_psnr(frames[420:], seen) - 0.5
+    later = slice(350 + 200, None)
+    seen = reconstruct(retina, frames, mask)[later]
+    after = reconstruct(retina, frames, dark)[later]
+    assert mean_psnr(frames[later], after) > mean_psnr(frames[later], seen) - 0.5
 
 
 @pytest.mark.parametrize("brightness", [0.0, 0.25, 0.5, 0.75, 1.0])
@@ -104,14 +107,17 @@ def test_an_even_surface_is_even_at_any_brightness(retina: Rule, brightness: flo
 
 
 def test_trained_on_one_video_it_beats_the_fixed_baseline_on_others() -> None:
+    # So does the start: what is claimed is that one video does not teach it that video alone.
     torch.manual_seed(0)
     rule = Rule(RuleConfig(channels=4, hidden=10, trace_bits=10))
     start_as_filter(rule)
     options = TrainOptions(iterations=150, batch=8, crop=48, learning_rate=1e-3, loss="log-dense")
-    train(rule, [embedded_clip()], options)
+    train(rule, synthetic_clips(1, 120, 128, seed=7, first=1), options)
+    others = [clip.frames for clip in synthetic_clips(6, 100, 96, seed=5)]
+    others.append(embedded_clip().frames[:, 16:112, 16:112])
     margins = []
-    for clip in synthetic_clips(6, 100, 96, seed=5):
-        mask = sample_mask(clip.frames.shape, 0.01, 0)
-        ours = psnr(clip.frames, reconstruct(rule, clip.frames, mask))
-        margins.append(ours - psnr(clip.frames, fixed_baseline(clip.frames, mask)))
+    for frames in others:
+        mask = sample_mask(frames.shape, 0.01, 0)
+        ours = psnr(frames, reconstruct(rule, frames, mask))
+        margins.append(ours - psnr(frames, fixed_baseline(frames, mask)))
     assert np.mean(margins) > 0
