@@ -85,7 +85,7 @@ def test_program_is_the_rule_for_any_inputs(
 def test_program_is_the_rule_for_any_trace(
     trace_bits: int, small_config: Make, random_rule: Make, extreme_state: Make
 ) -> None:
-    rule = random_rule(5, small_config(trace_bits=trace_bits))
+    rule = random_rule(5, small_config(trace_bits=trace_bits), Precision(8))
     assert_program_is_the_rule(rule, extreme_state, 6)
 
 
