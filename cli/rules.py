@@ -8,7 +8,7 @@ from pathlib import Path
 SHIPPED = {
     **{
         name: files("scotopia.model") / "rules" / f"{name}.safetensors"
-        for name in ("retina", "retina-207", "retina-582")
+        for name in ("retina", "retina-207", "retina-582", "retina-1248")
     },
     "retina-int": files("scotopia.quantize") / "rules" / "retina-int.safetensors",
 }

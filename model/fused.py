@@ -9,6 +9,7 @@ import ctypes
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,9 +44,17 @@ def _folder() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="scotopia-")
 
 
-@cache
+_compiling = threading.Lock()
+
+
 def compile_library(config: RuleConfig) -> ctypes.CDLL | None:
     """Compile `fused.cpp` for rules of one shape, once a process; None if the compiler fails."""
+    with _compiling:  # threads that want the same library, or two at once, wait for each other
+        return _compile(config)
+
+
+@cache
+def _compile(config: RuleConfig) -> ctypes.CDLL | None:
     defines = {
         "CHANNELS": config.channels,
         "HIDDEN": config.hidden,

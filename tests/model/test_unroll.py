@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -141,3 +142,14 @@ def test_filtered_layer_equals_its_full_layer(small_config: Make) -> None:
         rule = Rule(small_config(perception=perception))
         assert rule.parameter_count == rule.config.parameters
         assert rule.perceive.weight.shape == (3, 3 + len(INPUTS), 3, 3)
+
+
+@needs_compiler
+def test_rules_of_two_shapes_may_be_compiled_at_once(small_config: Make) -> None:
+    rules = [Rule(small_config(hidden=hidden, inputs=())) for hidden in (1, 2)]
+    fused._compile.cache_clear()
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda rule: fused.unroll(rule, *chunk(rule), None)[0], rules))
+    for rule, predictions in zip(rules, found, strict=True):
+        expected, _ = unroll_plainly(rule, *chunk(rule))
+        torch.testing.assert_close(predictions, expected, rtol=1e-5, atol=1e-5)
