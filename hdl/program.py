@@ -161,7 +161,7 @@ class Program:
     @property
     def sensor_word(self) -> int:
         """Address of the word that the sensor writes when a sample arrives."""
-        return self.names.index("arrival" if "arrival" in self.names else "sample")
+        return self.names.index("arrival")
 
     @property
     def cycles_per_step(self) -> int:
@@ -278,12 +278,16 @@ class _Compiler:
             int(rule.perceive.aligned[2].max()),
             int(rule.update.aligned[2].max()),
             rule.gate_format.bits,
+            *(
+                innovation_shift - formats[name].frac_bits
+                for name in ("flicker", "innovation")
+                if name in formats
+            ),
             trust_frac - formats["trust"].frac_bits if "trust" in formats else 0,
             recall_frac - formats["recall"].frac_bits if "recall" in formats else 0,
         )
 
-        if "flicker" in formats:
-            self._flicker(sample, trace, innovation_shift - formats["flicker"].frac_bits)
+        self._take_sample(sample, trace, formats.get("flicker"))
         bits = rule.trace_format.bits
         self._store(
             trace,
@@ -338,19 +342,21 @@ class _Compiler:
         program.accumulator_bits = required_bits(-self.largest, self.largest)
         return program
 
-    def _flicker(self, sample: int, trace: int, shift: int) -> None:
-        """Take the sample that arrived, and store what it differs by from the one before."""
-        program, format = self.program, self.rule.sample_format
-        flicker = program.names.index("flicker")
-        arrival = self._allocate("arrival", format)
-        known = self._allocate("known", QFormat(1, 0, signed=False))
+    def _take_sample(self, sample: int, trace: int, flicker_format: QFormat | None) -> None:
+        """Take the sample that arrived; first store what it differs by from the one before."""
+        arrival = self._allocate("arrival", self.rule.sample_format)
         change = [
             Product(0, 1, arrival, HERE, Condition.VALID),
             Product(0, -1, sample, HERE, Condition.VALID),
         ]
-        self._store(flicker, change, shift)
-        self._store(known, [Product(0, 1, trace, HERE)], shift=0)  # clipped to 1: any trace left
-        self._store(flicker, [Product(0, 1, flicker, HERE, Condition.GATE_SET)], 0, gate=known)
+        if flicker_format is not None:
+            flicker = self.program.names.index("flicker")
+            known = self._allocate("known", QFormat(1, 0, signed=False))
+            self._store(
+                flicker, change, self.rule.sample_format.frac_bits - flicker_format.frac_bits
+            )
+            self._store(known, [Product(0, 1, trace, HERE)], shift=0)  # clipped to 1: any trace
+            self._store(flicker, [Product(0, 1, flicker, HERE, Condition.GATE_SET)], 0, gate=known)
         self._store(sample, [Product(0, 1, sample, HERE), *change], shift=0)
 
     def _trust(self, trust: int, trace: int, frac: int) -> None:

@@ -80,7 +80,10 @@ class Checkpoint:
                 return cls(slots=slots, tensors=tensors, **fields)
         except InputError:
             raise
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        except (
+            *(SafetensorError, OSError, KeyError, TypeError, ValueError),
+            *(AttributeError, RecursionError),  # a type that NumPy has not; JSON without end
+        ) as error:
             reason = " ".join(str(error).split())
             raise InputError(
                 f"checkpoint {path} cannot be read ({reason}): remove it to start anew"

@@ -31,7 +31,7 @@ _OPTIONS = TrainOptions(
 PRESETS = {
     "retina": Preset("the rule that is shipped", _CONFIG, _OPTIONS),
     "retina-tiny": Preset(
-        "as few gates as still beat last-seen",
+        "as small as the start as a filter can be",
         replace(
             _CONFIG,
             channels=2,

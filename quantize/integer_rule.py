@@ -180,11 +180,7 @@ class IntegerRule:
                 )
         if self.update.outputs != update_formats(config, self.state_formats, self.gate_format):
             raise InputError("update outputs differ from the state's formats: write the rule again")
-        if config.block != 1 or config.fire_rate != 1 or config.perception != "full":
-            raise InputError(
-                f"block {config.block}, fire_rate {config.fire_rate}, perception "
-                f"{config.perception} are not supported in an integer rule: choose 1, 1, full"
-            )
+        check_supported(config)
         register = {"sample": self.sample_format, "trace": self.trace_format}
         for name, format in zip(config.inputs, self.input_formats, strict=True):
             if format != register.get(name, format):
@@ -405,6 +401,15 @@ class IntegerRule:
             raise InputError(
                 f"rule {path} has no valid description ({error!r}): write it again"
             ) from error
+
+
+def check_supported(config: RuleConfig) -> None:
+    """Raise InputError unless integer rules of this shape are defined."""
+    if config.block != 1 or config.fire_rate != 1 or config.perception != "full":
+        raise InputError(
+            f"block {config.block}, fire_rate {config.fire_rate}, perception {config.perception} "
+            "are not supported in an integer rule: choose 1, 1, full"
+        )
 
 
 def update_formats(

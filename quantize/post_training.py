@@ -15,7 +15,7 @@ from scotopia.model.sampling import sample_mask
 from scotopia.model.task import run
 from scotopia.model.video import Clip
 
-from .integer_rule import IntegerLayer, IntegerRule, update_formats
+from .integer_rule import IntegerLayer, IntegerRule, check_supported, update_formats
 from .qformat import QFormat, Rounding
 
 
@@ -74,6 +74,7 @@ def quantize(
     bits = precision or Precision()
     # A filtered perception equals the full one with its summed kernels.
     config = dataclasses.replace(rule.config, perception="full")
+    check_supported(config)
     state = (QFormat(1, bits.state - 1),) * config.channels
     sample = QFormat(1, bits.state - 1)
     formats = {

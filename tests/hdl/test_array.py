@@ -213,8 +213,9 @@ def test_sample_offered_together_with_a_command_goes_first(tiny_rule: Make) -> N
     np.testing.assert_array_equal(found, [rule.step(rule.initial_state(2, 2), samples, mask)])
 
 
-def test_samples_belong_to_their_frame_only(tiny_rule: Make) -> None:
-    rule = tiny_rule(inputs=INPUTS)
+@pytest.mark.parametrize("inputs", [INPUTS, ("sample", "trace")])
+def test_samples_belong_to_their_frame_only(inputs: tuple[str, ...], tiny_rule: Make) -> None:
+    rule = tiny_rule(inputs=inputs)
     device = Retina(Program.compile(rule), 2, 2)
     samples, mask = np.array([[3, -4], [5, -6]]), np.array([[True, False], [False, True]])
     found = []

@@ -81,7 +81,7 @@ def test_manifest_describes_the_device(program: Program, tmp_path: Path) -> None
         "steps_per_frame": 2,
         "cycles_per_step": len(program.operations),
         "word_bits": 5,
-        "words_per_cell": 9,  # 4 channels, valid, h0, h1, candidate, gate
+        "words_per_cell": 10,  # 4 channels, valid, h0, h1, candidate, gate, arrival
         "accumulator_bits": program.accumulator_bits,
         "sample_bits": 5,
     }

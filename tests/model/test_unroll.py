@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scotopia.model import fused
@@ -136,12 +137,20 @@ def test_share_of_cells_that_fire(small_config: Make) -> None:
     assert fired.mean().item() == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / 26640) ** 0.5)
 
 
-def test_filtered_layer_equals_its_full_layer(small_config: Make) -> None:
+@pytest.mark.parametrize("perception", ["depthwise", "sobel"])
+def test_filtered_layer_equals_its_full_layer(perception: str, small_config: Make) -> None:
     torch.manual_seed(0)
-    for perception in ("depthwise", "sobel"):
-        rule = Rule(small_config(perception=perception))
-        assert rule.parameter_count == rule.config.parameters
-        assert rule.perceive.weight.shape == (3, 3 + len(INPUTS), 3, 3)
+    rule = Rule(small_config(perception=perception))
+    assert rule.parameter_count == rule.config.parameters
+    layer, channels = rule.perceive, rule.config.perceived
+    padded = torch.rand(2, channels, 9, 11)
+    # Each channel through each of its filters on its own, then the sums.
+    count = layer.filters.shape[1]
+    filters = layer.filters.reshape(channels * count, 1, 3, 3)
+    responses = F.conv2d(padded, filters, groups=channels)
+    mix = layer.mix.reshape(rule.config.hidden, channels * count, 1, 1)
+    expected = F.conv2d(responses, mix, layer.bias)
+    torch.testing.assert_close(layer(padded), expected, rtol=1e-4, atol=1e-5)
 
 
 @needs_compiler

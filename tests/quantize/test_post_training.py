@@ -159,3 +159,26 @@ def test_range_that_is_no_number_is_refused(small_config: Make) -> None:
 def test_sums_too_large_for_32_bits_are_refused(small_config: Make, random_rule: Make) -> None:
     with pytest.raises(InputError, match=r"an accumulator can reach .*: quantize with fewer bits"):
         random_rule(0, small_config(), Precision(16, 16, 16, 16))
+
+
+def test_a_filtered_perception_becomes_the_full_one_it_equals(
+    small_config: Make, float_rule: Make
+) -> None:
+    filtered = float_rule(0, small_config(perception="depthwise"))
+    full = Rule(small_config())
+    with torch.no_grad():
+        full.perceive.weight.copy_(filtered.perceive.weight)
+        full.perceive.bias.copy_(filtered.perceive.bias)
+        full.update.load_state_dict(filtered.update.state_dict())
+    ranges = np.ones(3)
+    found, expected = quantize(filtered, ranges), quantize(full, ranges)
+    assert found.config == expected.config
+    assert np.array_equal(found.perceive.weight, expected.perceive.weight)
+
+
+@pytest.mark.parametrize("field", [{"block": 2, "channels": 5}, {"fire_rate": 0.5}])
+def test_rules_that_integers_cannot_do_are_refused(
+    field: dict[str, Any], small_config: Make, float_rule: Make
+) -> None:
+    with pytest.raises(InputError, match="not supported in an integer rule: choose 1, 1, full"):
+        quantize(float_rule(0, small_config(**field)), np.ones(3))

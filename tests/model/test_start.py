@@ -1,0 +1,68 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scotopia.model import baselines
+from scotopia.model.rule import Rule
+from scotopia.model.sampling import sample_mask
+from scotopia.model.score import psnr
+from scotopia.model.start import NEURONS, can_start_as_filter, start_as_filter
+from scotopia.model.task import reconstruct
+from scotopia.model.video import embedded_clip
+
+Make = Callable[..., Any]  # a fixture of conftest.py
+
+
+def started(small_config: Make, seed: int = 0, **fields: object) -> Rule:
+    torch.manual_seed(seed)
+    rule = Rule(small_config(hidden=NEURONS, steps_per_frame=4, trace_bits=10, **fields))
+    start_as_filter(rule)
+    return rule
+
+
+def shown() -> tuple[Any, Any]:
+    frames = embedded_clip().frames[:60, 48:80, 48:80]
+    return frames, sample_mask(frames.shape, 0.02, 0)
+
+
+def test_the_start_beats_normalized_convolution(small_config: Make) -> None:
+    frames, mask = shown()
+    fixed = baselines.BASELINES["normalized-convolution"]
+    theirs = psnr(frames, baselines.reconstruct(fixed, mask, mask * frames))
+    assert psnr(frames, reconstruct(started(small_config), frames, mask)) > theirs
+
+
+def test_the_start_is_one_filter_whatever_else_the_rule_has(small_config: Make) -> None:
+    frames, mask = shown()
+    expected = reconstruct(started(small_config), frames, mask)
+    for seed, fields in enumerate(({"perception": "sobel"}, {"channels": 6}, {"border": "zero"})):
+        found = reconstruct(started(small_config, seed + 1, **fields), frames, mask)
+        inner = np.s_[:5, 20:-20, 20:-20] if "border" in fields else np.s_[:]
+        np.testing.assert_allclose(found[inner], expected[inner], atol=1e-4)
+
+
+def test_chance_decides_what_the_start_does_not(small_config: Make) -> None:
+    one, other = (started(small_config, seed, channels=6) for seed in (0, 1))
+    assert torch.equal(one.update.weight[:2], other.update.weight[:2])
+    assert not torch.equal(one.update.weight[2:6], other.update.weight[2:6])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "residual"},
+        {"perception": "depthwise"},
+        {"hidden": NEURONS - 1},
+        {"inputs": ("innovation", "trust", "recall")},
+        {"block": 2, "channels": 5},
+    ],
+)
+def test_shapes_without_room_for_the_filter(fields: dict[str, Any], small_config: Make) -> None:
+    assert can_start_as_filter(small_config(hidden=NEURONS))
+    config = small_config(**{"hidden": NEURONS, **fields})
+    assert not can_start_as_filter(config)
+    with pytest.raises(ValueError, match="has no room for the filter"):
+        start_as_filter(Rule(config))
