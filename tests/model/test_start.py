@@ -10,7 +10,7 @@ from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.score import psnr
 from scotopia.model.start import NEURONS, can_start_as_filter, start_as_filter
-from scotopia.model.task import reconstruct
+from scotopia.model.task import reconstruct, run
 from scotopia.model.video import embedded_clip
 
 Make = Callable[..., Any]  # a fixture of conftest.py
@@ -66,3 +66,19 @@ def test_shapes_without_room_for_the_filter(fields: dict[str, Any], small_config
     assert not can_start_as_filter(config)
     with pytest.raises(ValueError, match="has no room for the filter"):
         start_as_filter(Rule(config))
+
+
+def test_a_pixel_that_changed_is_doubted_for_a_while_and_its_neighbours_too(
+    small_config: Make,
+) -> None:
+    frames = np.full((60, 9, 9), 0.5, np.float32)
+    mask = np.zeros(frames.shape, np.bool_)
+    mask[0], mask[10, 4, 4] = True, True
+    frames[10, 4, 4] = 0.7
+    doubt = [state[1] for state in run(started(small_config), frames, mask)]
+    # At first every sample surprises, since mid-grey codes as a little less than zero.
+    calm, alarmed, later = doubt[9], doubt[10], doubt[-1]
+    assert calm.abs().max() < 0.05
+    assert alarmed[3:6, 3:6].min() > 0.1
+    assert alarmed[0, 0] < 0.05
+    assert later.max() < alarmed.max() / 2
