@@ -17,9 +17,9 @@ class Preset:
     synthetic: int = 48
 
 
-_CONFIG = RuleConfig(channels=8, hidden=18, steps_per_frame=4, trace_bits=10)
+_CONFIG = RuleConfig(channels=8, hidden=18, steps_per_frame=8, trace_bits=10)
 _OPTIONS = TrainOptions(
-    iterations=5500,
+    iterations=7000,
     batch=16,
     crop=48,
     learning_rate=1e-3,

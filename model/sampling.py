@@ -1,4 +1,6 @@
-"""The scotopic task's samples: which pixels arrive."""
+"""What is left to chance: which pixels arrive, and sizes of any magnitude."""
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,3 +33,8 @@ def sample_mask(shape: tuple[int, ...], density: float, seed: int) -> NDArray[np
     if not 0 < density <= 1:  # also refuses NaN
         raise InputError(f"density {density:g} is not above 0 and up to 1: give 0.01 for 1 %")
     return np.random.default_rng(seed).random(shape) < density
+
+
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw a number between `low` and `high`, both above 0, each magnitude as likely as another."""
+    return math.exp(rng.uniform(math.log(low), math.log(high)))

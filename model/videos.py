@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .options import MOVING, TrainOptions
+from .sampling import log_uniform
 from .score import MOTION_LAG, motion
 from .sensor import MAX_PHOTONS, Pattern, Sensor
 from .video import Clip
@@ -260,7 +261,7 @@ class _Shot:
 
 def _draw_look(rng: np.random.Generator, sign: int) -> tuple[float, float]:
     """Draw a contrast, and a brightness that keeps most of the range inside [0, 1]."""
-    contrast = _log_uniform(rng, 0.3, 1.3)
+    contrast = log_uniform(rng, 0.3, 1.3)
     room = abs(1 - contrast) / 2
     return sign * contrast, rng.uniform(0.5 - room, 0.5 + room)
 
@@ -277,7 +278,3 @@ def _weaken(sensor: Sensor, share: float) -> Sensor:
         share * sensor.stuck,
         share * sensor.gain_mismatch,
     )
-
-
-def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
