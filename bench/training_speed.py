@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scotopia.model import fused
+from scotopia.model import native
 from scotopia.model.config import RuleConfig
 from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=64, help="their side, in pixels")
     parser.add_argument("--chunk", type=int, default=8, help="their frames")
     arguments = parser.parse_args()
-    if not fused.available():
+    if not native.available():
         raise SystemExit("training_speed: there is no g++: install it, for training needs it")
     options = TrainOptions(batch=arguments.batch, crop=arguments.crop, chunk=arguments.chunk)
     work = Work.draw(RuleConfig(channels=8, hidden=16, trace_bits=10, inputs=INPUTS), options)

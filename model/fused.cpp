@@ -8,7 +8,12 @@
 // The rule's shape comes from the compiler's command line, so that all inner loops have constant
 // length: CHANNELS, HIDDEN, PIXELS (of one cell), GATED, BORDER, TRACE_TICK, and one of
 // HAS_SAMPLE, HAS_TRACE, ... for each input of the rule.
+//
+// With QUANTIZED 1 it computes what `FakeQuantRule.forward` computes (fake.py, in quantize): every
+// number that is kept sits on the grid of its format. While all sums are integers below 2**24 of
+// their last bits, floats add them exactly: then this is the integer rule.
 
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 #include <vector>
@@ -49,6 +54,37 @@ inline void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
 inline float clamp(float x, float low, float high) {
     return x < low ? low : x > high ? high : x;
 }
+
+// Of a format: what its last bit is worth, both ways round, and its ends, as values.
+struct Grid {
+    float scale, unit, low, high;
+};
+// A rule's grids: of its inputs, of its hidden neurons, of its updates, of its learned channels.
+constexpr int AT_FLICKER = HAS_SAMPLE + HAS_TRACE + HAS_VALID;
+constexpr int AT_INNOVATION = AT_FLICKER + HAS_FLICKER;
+constexpr int AT_TRUST = AT_INNOVATION + HAS_INNOVATION;
+constexpr int AT_RECALL = AT_TRUST + HAS_TRUST;
+constexpr int AT_HIDDEN = INPUTS;
+constexpr int AT_UPDATES = AT_HIDDEN + HIDDEN;
+constexpr int AT_STATE = AT_UPDATES + UPDATES;
+struct Grids {
+    const Grid* at;
+    float half;  // of a last bit, added before the bits below it are dropped
+    float snap(int i, float x) const {
+        return std::floor(x * at[i].scale + half) * at[i].unit;
+    }
+    float settle(int i, float x) const { return clamp(snap(i, x), at[i].low, at[i].high); }
+    bool inside(int i, float x) const { return (x > at[i].low) & (x < at[i].high); }
+};
+// To the grid number i, or else to an interval; and whether a gradient passes: not where a number
+// was clipped. `was` is the number before, which a gradient on a grid does not need.
+#if QUANTIZED
+#define SETTLE(i, x, low, high) grids.settle(i, x)
+#define PASSES(i, x, was, low, high) grids.inside(i, x)
+#else
+#define SETTLE(i, x, low, high) clamp(x, low, high)
+#define PASSES(i, x, was, low, high) ((was >= low) & (was <= high))
+#endif
 
 // Rows of planes that lie a fixed distance apart.
 struct Rows {
@@ -189,13 +225,14 @@ struct Parameters {
 constexpr int PARAMETERS = HIDDEN * (SEEN * 9 + 1) + UPDATES * (HIDDEN + 1);
 
 struct Video {
+    Grids grids;
     int height, width, row;  // row: numbers from one row of a saved plane to the next
     Planes seen, updates;
     Weights<HIDDEN> perceive{SEEN * 9};
     Weights<UPDATES> update{HIDDEN};
 
-    Video(int height, int width, const Parameters& p)
-        : height(height), width(width), row((width + TILE - 1) / TILE * TILE),
+    Video(int height, int width, const Parameters& p, Grids grids)
+        : grids(grids), height(height), width(width), row((width + TILE - 1) / TILE * TILE),
           seen(SEEN, height, width), updates(UPDATES, height, width) {
         for (int h = 0; h < HIDDEN; h++) {
             for (int k = 0; k < SEEN * 9; k++) perceive(h, k) = p.perceive[h * SEEN * 9 + k];
@@ -236,7 +273,7 @@ struct Video {
 #if HAS_FLICKER
                 float* flicker = seen.at(input + (HAS_SAMPLE + HAS_TRACE + HAS_VALID) * PIXELS, y);
                 EACH_CELL flicker[x] =
-                    age[x] > 0 ? clamp(valid[in + x] * (sample[in + x] - last[x]), -1, 1) : 0;
+                    age[x] > 0 ? SETTLE(AT_FLICKER, valid[in + x] * (sample[in + x] - last[x]), -1, 1) : 0;
 #endif
                 EACH_CELL {
                     const float v = valid[in + x], aged = age[x] - float(TRACE_TICK);
@@ -257,16 +294,19 @@ struct Video {
 #endif
 #if HAS_INNOVATION
                 float* innovation = channel();
-                EACH_CELL innovation[x] = clamp(valid[in + x] * (new_last[x] - x0[x]), -1, 1);
+                EACH_CELL innovation[x] =
+                    SETTLE(AT_INNOVATION, valid[in + x] * (new_last[x] - x0[x]), -1, 1);
 #endif
 #if HAS_TRUST
                 const float* doubt = state + at(STATE, PIXELS, y);
                 float* trust = channel();
-                EACH_CELL trust[x] = clamp(recency(new_age[x]) - 4 * doubt[x], 0, 1);
+                EACH_CELL trust[x] =
+                    SETTLE(AT_TRUST, recency(new_age[x]) - 4 * doubt[x], 0, 1);
 #endif
 #if HAS_RECALL
                 float* recall = channel();
-                EACH_CELL recall[x] = clamp(trust[x] * (new_last[x] - x0[x]), -1, 1);
+                EACH_CELL recall[x] =
+                    SETTLE(AT_RECALL, trust[x] * (new_last[x] - x0[x]), -1, 1);
 #endif
             }
         }
@@ -292,7 +332,20 @@ struct Video {
                 in[9 * c + tap] = seen.at(c, y + tap / 3 - 1, tap % 3 - 1);
         for (int h = 0; h < HIDDEN; h++) out[h] = hidden + at(HIDDEN, h, y);
         perceive.apply(in, out, 0, width, true);
+#if QUANTIZED
+        for (int h = 0; h < HIDDEN; h++)
+            EACH_CELL out[h][x] = grids.settle(AT_HIDDEN + h, out[h][x]);
+#endif
     }
+
+    // How far the gate of channel c opens.
+    float opening(int c, float gate) const {
+        return SETTLE(AT_UPDATES + CHANNELS + c, QUANTIZED ? gate : 0.5f + 0.25f * gate, 0, 1);
+    }
+    float residual(int c, float u) const {
+        return QUANTIZED ? grids.settle(AT_UPDATES + c, u) : u;
+    }
+    float candidate(int c, float u) const { return SETTLE(AT_UPDATES + c, u, -1, 1); }
 
     void propose(int y, const float* hidden) {
         const float* in[HIDDEN];
@@ -316,11 +369,11 @@ struct Video {
 #if GATED
                 const float* gate = updates.at(CHANNELS + c, y);
                 EACH_CELL {
-                    const float z = clamp(0.5f + 0.25f * gate[x], 0, 1);
-                    out[x] = old[x] + z * (clamp(u[x], -1, 1) - old[x]);
+                    const float way = opening(c, gate[x]) * (candidate(c, u[x]) - old[x]);
+                    out[x] = old[x] + (QUANTIZED ? grids.snap(AT_STATE + c, way) : way);
                 }
 #else
-                EACH_CELL out[x] = clamp(old[x] + u[x], -1, 1);
+                EACH_CELL out[x] = SETTLE(AT_STATE + c, old[x] + residual(c, u[x]), -1, 1);
 #endif
                 if (fire) EACH_CELL out[x] = fire[x] != 0 ? out[x] : old[x];
             }
@@ -330,6 +383,7 @@ struct Video {
 
 struct Gradient {
     Video& video;
+    const Grids& grids;
     const Parameters& p;
     std::vector<Aligned> sum = std::vector<Aligned>(PARAMETERS);  // as Parameters, lane by lane
     // What of `seen` depends on the learned channels, as outputs of the transposed layer.
@@ -339,7 +393,7 @@ struct Gradient {
     Planes dhidden, dseen, dupdates;
 
     Gradient(Video& video, const Parameters& p)
-        : video(video), p(p), dhidden(HIDDEN, video.height + 2, video.width + 2),
+        : video(video), grids(video.grids), p(p), dhidden(HIDDEN, video.height + 2, video.width + 2),
           dseen(LEARNED, video.height, video.width), dupdates(UPDATES, video.height, video.width) {
         for (int c = 0; c < LEARNED; c++)
             for (int h = 0; h < HIDDEN; h++)
@@ -378,17 +432,15 @@ struct Gradient {
                 const float* x0 = before + video.at(STATE, q, y);
                 float* out = dstate + video.at(CHANNELS, q, y);
                 [[maybe_unused]] int derived = CHANNELS + q;
-                // A product of a factor in [0, 1] and a surprise, clamped to [-1, 1].
-                [[maybe_unused]] auto backward_product = [&](const float* factor) {
-                    const float* d = dseen.at(derived, y);
-                    derived += PIXELS;
-                    EACH_CELL {
-                        const float product = factor[x] * (last[x] - x0[x]);
-                        out[x] -= (product >= -1) & (product <= 1) ? factor[x] * d[x] : 0;
-                    }
-                };
 #if HAS_INNOVATION
-                backward_product(v);
+                const float* dinnovation = dseen.at(derived, y);
+                derived += PIXELS;
+                EACH_CELL {
+                    const float was = v[x] * (last[x] - x0[x]);
+                    [[maybe_unused]] const float innovation = SETTLE(AT_INNOVATION, was, -1, 1);
+                    const bool passes = PASSES(AT_INNOVATION, innovation, was, -1, 1);
+                    out[x] -= passes ? v[x] * dinnovation[x] : 0;
+                }
 #endif
 #if HAS_TRUST
                 const float* doubt = before + video.at(STATE, PIXELS, y);
@@ -396,11 +448,15 @@ struct Gradient {
                 const float* dtrust = dseen.at(derived, y);
                 const float* drecall = HAS_RECALL ? dseen.at(derived + PIXELS, y) : dtrust;
                 EACH_CELL {
-                    const float t = recency(age[x]) - 4 * doubt[x], trust = clamp(t, 0, 1);
-                    const float surprise = last[x] - x0[x], product = trust * surprise;
-                    const float d = HAS_RECALL & (product >= -1) & (product <= 1) ? drecall[x] : 0;
+                    const float t = recency(age[x]) - 4 * doubt[x];
+                    const float trust = SETTLE(AT_TRUST, t, 0, 1);
+                    const float surprise = last[x] - x0[x], was = trust * surprise;
+                    [[maybe_unused]] const float recall = SETTLE(AT_RECALL, was, -1, 1);
+                    const bool passes = HAS_RECALL & PASSES(AT_RECALL, recall, was, -1, 1);
+                    const float d = passes ? drecall[x] : 0;
                     out[x] -= trust * d;
-                    ddoubt[x] -= (t >= 0) & (t <= 1) ? 4 * (dtrust[x] + surprise * d) : 0;
+                    ddoubt[x] -=
+                        PASSES(AT_TRUST, trust, t, 0, 1) ? 4 * (dtrust[x] + surprise * d) : 0;
                 }
 #endif
             }
@@ -424,18 +480,21 @@ struct Gradient {
 #if GATED
             const float* gate = video.updates.at(CHANNELS + c, y);
             float* dgate = dupdates.at(CHANNELS + c, y);
+            const int at_gate = AT_UPDATES + CHANNELS + c, at_u = AT_UPDATES + c;
             EACH_CELL {
-                const float open = 0.5f + 0.25f * gate[x], z = clamp(open, 0, 1);
-                dgate[x] = (open >= 0) & (open <= 1)
-                               ? 0.25f * d[x] * (clamp(u[x], -1, 1) - old[x]) : 0;
-                du[x] = (u[x] >= -1) & (u[x] <= 1) ? d[x] * z : 0;
+                [[maybe_unused]] const float open = 0.5f + 0.25f * gate[x];
+                const float z = video.opening(c, gate[x]), to = video.candidate(c, u[x]);
+                const float dz = d[x] * (to - old[x]);
+                dgate[x] = PASSES(at_gate, z, open, 0, 1) ? (QUANTIZED ? dz : 0.25f * dz) : 0;
+                du[x] = PASSES(at_u, to, u[x], -1, 1) ? d[x] * z : 0;
                 d[x] *= 1 - z;
             }
 #else
             EACH_CELL {
-                const float moved = old[x] + u[x];
-                d[x] = (moved >= -1) & (moved <= 1) ? d[x] : 0;
-                du[x] = d[x];
+                const float by = video.residual(c, u[x]), was = old[x] + by;
+                [[maybe_unused]] const float moved = SETTLE(AT_STATE + c, was, -1, 1);
+                d[x] = PASSES(AT_STATE + c, moved, was, -1, 1) ? d[x] : 0;
+                du[x] = !QUANTIZED || grids.inside(AT_UPDATES + c, by) ? d[x] : 0;
             }
 #endif
             if (fire) EACH_CELL d[x] += keep[x];
@@ -451,7 +510,10 @@ struct Gradient {
         update.apply(in, out, 0, width);
         for (int h = 0; h < HIDDEN; h++) {
             const float* active = hidden + video.at(HIDDEN, h, y);
-            EACH_CELL out[h][x] = active[x] > 0 ? out[h][x] : 0;
+            EACH_CELL {
+                const bool passes = QUANTIZED ? grids.inside(AT_HIDDEN + h, active[x]) : active[x] > 0;
+                out[h][x] = passes ? out[h][x] : 0;
+            }
         }
     }
 
@@ -534,6 +596,7 @@ struct Gradient {
 
 // Arrays are contiguous float32. `row` is the width, rounded up as `padded_width` says.
 //   parameters            as Parameters
+//   grids, half           as Grids; null and 0 unless QUANTIZED
 //   samples, valids       (frames, PIXELS, height, width)
 //   fired                 (frames * steps, height, width), or null: every cell, every step
 //   states                (frames * steps + 1, height, STATE, row); the first is given
@@ -541,10 +604,10 @@ struct Gradient {
 extern "C" int padded_width(int width) { return (width + TILE - 1) / TILE * TILE; }
 
 extern "C" void forward(int frames, int steps, int height, int width, const float* parameters,
-                        const float* samples, const float* valids, const float* fired,
+                        const Grid* grids, float half, const float* samples, const float* valids, const float* fired,
                         float* states, float* hiddens) {
     const Parameters p(parameters);
-    Video video(height, width, p);
+    Video video(height, width, p, {grids, half});
     std::vector<float> scratch(hiddens ? 0 : video.hidden_size());
     for (int i = 0; i < frames * steps; i++) {
         const size_t frame = size_t(i / steps) * PIXELS * height * width;
@@ -558,11 +621,11 @@ extern "C" void forward(int frames, int steps, int height, int width, const floa
 //   dpredictions          (frames, PIXELS, height, width)
 //   dparameters           as Parameters, written
 extern "C" void backward(int frames, int steps, int height, int width, const float* parameters,
-                         const float* samples, const float* valids, const float* fired,
+                         const Grid* grids, float half, const float* samples, const float* valids, const float* fired,
                          const float* states, const float* hiddens, const float* dpredictions,
                          float* dparameters) {
     const Parameters p(parameters);
-    Video video(height, width, p);
+    Video video(height, width, p, {grids, half});
     Gradient gradient(video, p);
     std::vector<float> dstate(video.at(CHANNELS, 0, height)), scratch(video.state_size());
     for (int i = frames * steps - 1; i >= 0; i--) {

@@ -6,81 +6,27 @@ summed on its own, so that a result does not depend on the number of threads.
 """
 
 import ctypes
-import shutil
-import subprocess
-import tempfile
-import threading
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .config import INPUTS, RuleConfig
-from .rule import Rule
-
-SOURCE = Path(__file__).with_name("fused.cpp")
-FLAGS = (
-    *("-std=gnu++17", "-shared", "-fPIC"),
-    # For this very machine: the library lives no longer than the process.
-    *("-O3", "-march=native", "-mprefer-vector-width=512"),
-    # So that a choice between two numbers needs no branch.
-    *("-fno-math-errno", "-fno-trapping-math"),
-)
-
-
-@cache
-def available() -> bool:
-    """Whether the GNU C++ compiler is there, and makes code for this processor."""
-    return shutil.which("g++") is not None and compile_library(RuleConfig()) is not None
-
-
-@cache
-def _folder() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="scotopia-")
-
-
-_compiling = threading.Lock()
-
-
-def compile_library(config: RuleConfig) -> ctypes.CDLL | None:
-    """Compile `fused.cpp` for rules of one shape, once a process; None if the compiler fails."""
-    with _compiling:  # threads that want the same library, or two at once, wait for each other
-        return _compile(config)
-
-
-@cache
-def _compile(config: RuleConfig) -> ctypes.CDLL | None:
-    defines = {
-        "CHANNELS": config.channels,
-        "HIDDEN": config.hidden,
-        "PIXELS": config.pixels,
-        "GATED": int(config.kind == "gated"),
-        "BORDER": config.border.upper(),
-        "TRACE_TICK": 2.0**-config.trace_bits,
-        **{f"HAS_{name.upper()}": int(name in config.inputs) for name in INPUTS},
-    }
-    folder = Path(_folder().name)
-    library = folder / f"rule{len(list(folder.iterdir()))}.so"
-    options = [f"-D{name}={value}" for name, value in defines.items()]
-    command = ["g++", *FLAGS, *options, str(SOURCE), "-o", str(library)]
-    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        return None
-    return ctypes.CDLL(str(library))
+from . import native
+from .config import RuleConfig
+from .rule import Grids, Rule
 
 
 def unroll(
     rule: Rule, state: Tensor, samples: Tensor, valids: Tensor, fired: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """As `scotopia.model.unroll.unroll_plainly`, for tensors of a CPU."""
-    layers = (rule.perceive.weight, rule.perceive.bias, rule.update.weight, rule.update.bias)
-    parameters = torch.cat([part.reshape(-1) for part in layers if part is not None])
+    parameters = torch.cat([part.reshape(-1) for part in rule.layers()])
     predictions, last = _Unroll.apply(  # type: ignore[no-untyped-call]
-        parameters, rule.config, state, samples.contiguous(), valids.contiguous(), fired
+        parameters, rule.config, rule.grids, state, samples.contiguous(), valids.contiguous(), fired
     )
     return predictions, last.detach()
 
@@ -91,14 +37,17 @@ class _Unroll(torch.autograd.Function):
         ctx: Any,
         parameters: Tensor,
         config: RuleConfig,
+        grids: Grids | None,
         state: Tensor,
         samples: Tensor,
         valids: Tensor,
         fired: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        library = compile_library(config)
+        library = native.compile_library(config, grids is not None)
         if library is None:
-            raise RuntimeError(f"g++ failed on {SOURCE}, but not for another shape of rule")
+            raise RuntimeError(f"g++ failed on {native.SOURCE}, but not for another shape of rule")
+        half = ctypes.c_float(0 if grids is None else grids.half)
+        numbers = parameters, None if grids is None else grids.rows
         videos, frames, _, height, width = samples.shape
         steps = config.steps_per_frame
         row = library.padded_width(width)
@@ -112,14 +61,14 @@ class _Unroll(torch.autograd.Function):
         def run(video: int) -> None:
             arrays = (samples, valids, fired, states, hiddens)
             library.forward(
-                *(frames, steps, height, width, _at(parameters)),
+                *(frames, steps, height, width, *map(_at, numbers), half),
                 *(_at(None if array is None else array[video]) for array in arrays),
             )
 
         _for_each_video(run, videos)
-        ctx.config, ctx.library = config, library
+        ctx.config, ctx.library, ctx.half = config, library, half
         ctx.arrays = (samples, valids, fired, states, hiddens)
-        ctx.save_for_backward(parameters)
+        ctx.numbers = numbers
         frame_ends = states[:, steps::steps, :, : config.pixels, :width]
         results = (
             frame_ends.transpose(2, 3).clone(),
@@ -131,22 +80,22 @@ class _Unroll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (parameters,) = ctx.saved_tensors
         dpredictions = gradients[0].contiguous()
         videos, frames, _, height, width = dpredictions.shape
-        dparameters = torch.empty(videos, len(parameters))
+        dparameters = torch.empty(videos, len(ctx.numbers[0]))
 
         def run(video: int) -> None:
             arrays = (*ctx.arrays, dpredictions, dparameters)
             ctx.library.backward(
-                *(frames, ctx.config.steps_per_frame, height, width, _at(parameters)),
+                *(frames, ctx.config.steps_per_frame, height, width),
+                *(*map(_at, ctx.numbers), ctx.half),
                 *(_at(None if array is None else array[video]) for array in arrays),
             )
 
         _for_each_video(run, videos)
         _give_back(*ctx.arrays[-2:])
         ctx.arrays = None  # they may be another's from now on
-        return dparameters.sum(0), None, None, None, None, None
+        return dparameters.sum(0), *[None] * 6
 
 
 #: Arrays that nobody uses any more. New ones would be a hundred megabytes an iteration, which the

@@ -7,6 +7,7 @@ Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder" (2014), 
 """
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +29,7 @@ _SOBEL = torch.tensor(
     ]
 )
 
-_PAD_MODE: dict[Border, str] = {"zero": "constant", "replicate": "replicate", "wrap": "circular"}
+PAD_MODE: dict[Border, str] = {"zero": "constant", "replicate": "replicate", "wrap": "circular"}
 
 
 def to_state(pixel: Tensor) -> Tensor:
@@ -43,6 +44,23 @@ def to_state(pixel: Tensor) -> Tensor:
 def to_pixel(state: Tensor) -> Tensor:
     """Map a prediction back to a pixel in [0, 1]; inverse of `to_state`, clipped."""
     return ((state + 1) * (128 / 255)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Grids:
+    """Formats of all numbers that a rule keeps, as `fused.cpp` reads them.
+
+    Attributes
+    ----------
+    rows
+        (inputs + hidden + updates + channels, 4) float32: 2**frac_bits, 2**-frac_bits, lowest and
+        highest value.
+    half
+        Of a last bit, added before the bits below it are dropped: 1/2 for RND, 0 for TRN.
+    """
+
+    rows: Tensor
+    half: float
 
 
 class FilteredLayer(nn.Module):
@@ -96,6 +114,18 @@ class Rule(nn.Module):
         with torch.no_grad():  # start near x <- x, so that information survives the first steps
             self.update.weight.mul_(0.5)
             nn.init.zeros_(self.update.bias)  # type: ignore[arg-type]
+
+    #: Where its numbers sit, if they are quantized in a way that `fused` knows.
+    grids: Grids | None = None
+
+    #: Whether `fused` can run it.
+    fusible = True
+
+    def layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights and biases that a step uses: (hidden, perceived, 3, 3), of the update 1 x 1."""
+        perceive_bias, update_bias = self.perceive.bias, self.update.bias
+        assert perceive_bias is not None and update_bias is not None
+        return self.perceive.weight, perceive_bias, self.update.weight, update_bias
 
     @property
     def parameter_count(self) -> int:
@@ -162,7 +192,7 @@ class Rule(nn.Module):
             inputs |= {"trust": trust, "recall": (trust * surprise).clamp(-1, 1)}
 
         seen = torch.cat([x, *(inputs[name] for name in self.config.inputs)], 1)
-        return F.pad(seen, (1, 1, 1, 1), mode=_PAD_MODE[self.config.border])
+        return F.pad(seen, (1, 1, 1, 1), mode=PAD_MODE[self.config.border])
 
     def apply_update(self, x: Tensor, update: Tensor) -> Tensor:
         """Move x towards the candidate as far as the gate opens, or by the residual."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from . import fused
+from . import fused, native
 from .rule import Rule
 
 
@@ -36,7 +36,7 @@ def unroll(
         (B, C, H, W) after the chunk, without gradient.
     """
     fired = draw_fired(rule, samples, generator)
-    if samples.device.type == "cpu" and fused.available():
+    if samples.device.type == "cpu" and rule.fusible and native.available():
         return fused.unroll(rule, state, samples, valids, fired)
     return unroll_plainly(rule, state.detach(), samples, valids, fired)
 

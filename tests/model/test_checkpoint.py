@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scotopia.model import fused
+from scotopia.model import native
 from scotopia.model.checkpoint import Checkpoint, digest, digests
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
@@ -42,7 +42,7 @@ OPTIONS = TrainOptions(
 @pytest.fixture(autouse=True)
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """These rules train in less time than the compiler takes."""
-    monkeypatch.setattr(fused, "available", lambda: False)
+    monkeypatch.setattr(native, "available", lambda: False)
 
 
 def trainer(

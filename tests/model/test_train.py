@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scotopia.model import fused, score
+from scotopia.model import native, score
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.losses import dense_loss
@@ -39,7 +39,7 @@ TINY = TrainOptions(iterations=3, batch=2, crop=8, chunk=3, densities=(0.2, 0.3,
 @pytest.fixture(autouse=True)
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """These rules train in less time than the compiler takes."""
-    monkeypatch.setattr(fused, "available", lambda: False)
+    monkeypatch.setattr(native, "available", lambda: False)
     yield
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scotopia.model import fused
+from scotopia.model import fused, native
 from scotopia.model.config import INPUTS
 from scotopia.model.rule import Rule
 from scotopia.model.unroll import draw_fired, unroll, unroll_plainly
@@ -111,7 +111,7 @@ def test_the_compiler_is_used_where_it_is(
     there: bool, small_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called = []
-    monkeypatch.setattr(fused, "available", lambda: there)
+    monkeypatch.setattr(native, "available", lambda: there)
     monkeypatch.setattr(fused, "unroll", lambda *arguments: called.append(arguments))
     rule = Rule(small_config())
     unroll(rule, *chunk(rule))
@@ -156,7 +156,7 @@ def test_filtered_layer_equals_its_full_layer(perception: str, small_config: Mak
 @needs_compiler
 def test_rules_of_two_shapes_may_be_compiled_at_once(small_config: Make) -> None:
     rules = [Rule(small_config(hidden=hidden, inputs=())) for hidden in (1, 2)]
-    fused._compile.cache_clear()
+    native._compile.cache_clear()
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda rule: fused.unroll(rule, *chunk(rule), None)[0], rules))
     for rule, predictions in zip(rules, found, strict=True):
