@@ -19,10 +19,10 @@ class Preset:
 
 _CONFIG = RuleConfig(channels=8, hidden=18, steps_per_frame=8, trace_bits=10)
 _OPTIONS = TrainOptions(
-    iterations=7000,
+    iterations=5000,
     batch=16,
     crop=48,
-    learning_rate=1e-3,
+    learning_rate=5e-4,
     densities=(0.005, 0.01, 0.2),
     restart=0.05,
     loss="log-dense",
@@ -51,6 +51,11 @@ PRESETS = {
         replace(_CONFIG, channels=4, hidden=10),
         replace(_OPTIONS, iterations=400, crop=48, batch=4),
         synthetic=8,
+    ),
+    "quantize": Preset(
+        "what --quantize trains; its shape is that of the rule it starts from",
+        _CONFIG,
+        replace(_OPTIONS, iterations=2000, learning_rate=2e-4, average=0.99),
     ),
 }
 
