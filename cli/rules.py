@@ -1,7 +1,10 @@
-"""Rules by name or by path."""
+"""What users name: rules, by name or by path, and roundings."""
 
 from importlib.resources import files
 from pathlib import Path
+
+from scotopia.model.errors import InputError
+from scotopia.quantize.qformat import Rounding
 
 #: Rules that the package carries, by name: float rules, by their number of parameters but for the
 #: first, and the integer rule made from `retina`.
@@ -17,3 +20,17 @@ SHIPPED = {
 def rule_path(text: str) -> Path:
     """Path of the rule that a user names: a shipped name, or a path."""
     return Path(str(SHIPPED.get(text, text)))
+
+
+def parse_rounding(name: str) -> Rounding:
+    """Return a rounding by its name.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name.
+    """
+    if name not in Rounding.__members__:
+        known = ", ".join(Rounding.__members__)
+        raise InputError(f"rounding {name!r} is unknown: choose one of {known}")
+    return Rounding[name]

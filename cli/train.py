@@ -1,6 +1,7 @@
 """What `scotopia train` does: clips in, a rule out, and a checkpoint in case it is stopped."""
 
 import csv
+import hashlib
 import io
 import os
 import signal
@@ -23,7 +24,7 @@ from rich.table import Table
 from scotopia.model.checkpoint import Checkpoint
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
-from scotopia.model.files import write_atomically
+from scotopia.model.files import rule_kind, write_atomically
 from scotopia.model.options import TrainOptions
 from scotopia.model.presets import PRESETS
 from scotopia.model.rule import Rule
@@ -32,8 +33,14 @@ from scotopia.model.start import can_start_as_filter, start_as_filter
 from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.train import Trainer, choose_device, validate
 from scotopia.model.video import Clip, resolve_clip
+from scotopia.quantize.fake import FakeQuantRule
+from scotopia.quantize.formats import Formats, Precision
+from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.post_training import Calibration
+from scotopia.quantize.qformat import Rounding
 
 from .evaluate import clip_names
+from .rules import parse_rounding, rule_path
 
 #: Most seconds of work that a kill may cost.
 CHECKPOINT_EVERY = 60.0
@@ -42,6 +49,9 @@ CHECKPOINT_EVERY = 60.0
 FIRST_VALIDATION_CLIP = 1_000_000
 
 LOG_COLUMNS = ("iteration", "seconds", "loss", "learning_rate", "validation_psnr")
+
+#: What quantization-aware training calibrates with: this many clips, this many frames of each.
+CALIBRATION_CLIPS, CALIBRATION_FRAMES = 4, 40
 
 Fields = TypeVar("Fields", RuleConfig, TrainOptions)
 
@@ -69,6 +79,9 @@ class Job:
         How the user put it, for the record.
     start
         "filter" for `start_as_filter` where the shape has room for it, "random" for chance alone.
+    quantization
+        How to train on the grid of an integer rule, which is then what is written; None for a float
+        rule. Then `start` is not used, and `config` is the source rule's.
     """
 
     out: Path
@@ -83,11 +96,56 @@ class Job:
     log: Path | None = None
     command: str = ""
     start: Literal["filter", "random"] = "filter"
+    quantization: "Quantization | None" = None
+
+    @property
+    def beginning(self) -> str:
+        """What training starts from, in words that a checkpoint keeps."""
+        return self.start if self.quantization is None else str(self.quantization)
 
     @property
     def checkpoint(self) -> Path:
         """Where the checkpoint lies."""
         return self.out.with_suffix(".checkpoint")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What quantization-aware training starts from, and the formats it trains for.
+
+    Attributes
+    ----------
+    name, rule
+        A rule, by its name and as it was read: a float rule, or an integer rule, which keeps its
+        formats.
+    precision, rounding
+        Of a float rule, see `Formats.choose`. Ranges are measured on the clips that are trained on.
+    """
+
+    name: str
+    rule: Rule | IntegerRule
+    precision: Precision
+    rounding: Rounding
+
+    def __str__(self) -> str:
+        bits = ", ".join(f"{bits}-bit {name}" for name, bits in vars(self.precision).items())
+        rule = self.rule
+        layers = rule.layers() if isinstance(rule, Rule) else FakeQuantRule.of(rule).layers()
+        found = hashlib.sha256()
+        for tensor in layers:
+            found.update(tensor.detach().numpy().tobytes())
+        return f"{self.name} ({found.hexdigest()[:16]}), {bits}, {self.rounding}"
+
+    def new_rule(self, clips: Sequence[Clip], density: float) -> FakeQuantRule:
+        """Choose the formats, by what the first frames of some of the clips need."""
+        if isinstance(self.rule, IntegerRule):
+            twin = FakeQuantRule.of(self.rule)
+            return FakeQuantRule(twin.float(), twin.formats)
+        chosen = clips[:: -(-len(clips) // CALIBRATION_CLIPS)]
+        shown = [Clip(clip.name, clip.frames[:CALIBRATION_FRAMES]) for clip in chosen]
+        hidden = Calibration.measure(self.rule, shown, density).formats(self.precision.hidden)
+        formats = Formats.choose(self.rule, hidden, self.precision, self.rounding)
+        return FakeQuantRule(self.rule, formats)
 
 
 @dataclass
@@ -130,6 +188,53 @@ def parse_densities(text: str | None) -> tuple[float, float, float] | None:
             "for instance 0.005,0.01,0.04"
         ) from error
     return low, likeliest, high
+
+
+def parse_quantization(
+    name: str | None,
+    bits: dict[str, int | None],
+    rounding: str | None,
+    shape: dict[str, Any],
+) -> Quantization | None:
+    """Read the float rule that quantization-aware training starts from; None without a name.
+
+    Parameters
+    ----------
+    bits
+        Fields of `Precision`; None is one that was not given.
+    shape
+        Fields of `RuleConfig`, of which none may be given beside a rule.
+
+    Raises
+    ------
+    InputError
+        If an option makes no sense with, or without, a rule; or the rule cannot be read.
+    """
+    widths = {part: width for part, width in bits.items() if width is not None}
+    given: dict[str, Any] = {f"{part}_bits": width for part, width in widths.items()}
+    if rounding is not None:
+        given["rounding"] = rounding
+    for option, value in given.items():
+        if name is None:
+            raise InputError(
+                f"{option} {value} is for an integer rule: add --quantize RULE, or leave it out"
+            )
+    if name is None:
+        return None
+    for field, value in shape.items():
+        if value is not None:
+            raise InputError(
+                f"{field} {value} is given beside rule {name}, which has a shape: leave it out"
+            )
+    path = rule_path(name)
+    rule = Rule.load(path) if rule_kind(path) != "integer rule" else IntegerRule.load(path)
+    for option, value in given.items():
+        if isinstance(rule, IntegerRule):
+            raise InputError(
+                f"{option} {value} is given beside integer rule {name}, which has formats: "
+                "leave it out"
+            )
+    return Quantization(name, rule, Precision(**widths), parse_rounding(rounding or "RND"))
 
 
 def preset_table() -> Table:
@@ -189,12 +294,9 @@ def _train(
     synthetic = _render(job.synthetic, 120, job.options.seed, 0, "training clips", progress)
     if not validation:
         validation = _render(4, 60, 0, FIRST_VALIDATION_CLIP, "validation clips", progress)
-    torch.manual_seed(job.options.seed)
-    rule = Rule(job.config)
-    if job.start == "filter" and can_start_as_filter(job.config):
-        start_as_filter(rule)
+    rule = _new_rule(job, [*real, *synthetic])
     trainer = Trainer(rule, real, job.options, synthetic=synthetic, device=device)
-    done = _Progress(start=job.start)
+    done = _Progress(start=job.beginning)
     if checkpoint is not None:
         trainer.resume(checkpoint, job.checkpoint)
         done = _Progress(**checkpoint.notes)
@@ -208,7 +310,7 @@ def _train(
         "synthetic_clips": job.synthetic,
         "validation_clips": [clip.name for clip in validation],
         "options": job.options.describe(),
-        "start": job.start,
+        "start": job.beginning,
         "command": job.command,
         "device": device,
         "scotopia": version("scotopia"),
@@ -216,6 +318,16 @@ def _train(
     with _open_log(job, trainer.iteration) as log:
         _Loop(job, trainer, validation, done, record, log, progress, console).run()
     return trainer.average
+
+
+def _new_rule(job: Job, clips: Sequence[Clip]) -> Rule:
+    if job.quantization is not None:
+        return job.quantization.new_rule(clips, job.options.densities[1])
+    torch.manual_seed(job.options.seed)
+    rule = Rule(job.config)
+    if job.start == "filter" and can_start_as_filter(job.config):
+        start_as_filter(rule)
+    return rule
 
 
 @dataclass
@@ -309,7 +421,11 @@ class _Loop:
             "validation_psnr": self.done.psnr,
             "best_validation": {"psnr": self.done.best_psnr, "iteration": self.done.best_iteration},
         }
-        self.trainer.average.save(self.job.out)
+        rule = self.trainer.average
+        if isinstance(rule, FakeQuantRule):
+            rule.integer_rule().save(self.job.out)
+        else:
+            rule.save(self.job.out)
 
 
 def _find_checkpoint(job: Job) -> Checkpoint | None:
@@ -321,9 +437,9 @@ def _find_checkpoint(job: Job) -> Checkpoint | None:
         checkpoint = Checkpoint.read(path)
         checkpoint.check_same(path, vars(job.config), job.options.describe())
         start = checkpoint.notes.get("start")
-        if start != job.start:
+        if start != job.beginning:
             raise InputError(
-                f"checkpoint {path} was made with start {start}, not {job.start}: "
+                f"checkpoint {path} was made with start {start}, not {job.beginning}: "
                 f"ask for {start}, or remove it to start anew"
             )
         return checkpoint

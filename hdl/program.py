@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
-from scotopia.quantize.qformat import IntArray, QFormat, Rounding, required_bits
+from scotopia.quantize.qformat import IntArray, Overflow, QFormat, Rounding, required_bits
 
 #: Operand codes below this one are neighbours in reading order; 4 is the cell itself.
 HERE, ONE = 4, 9
@@ -144,12 +144,22 @@ class Program:
         Raises
         ------
         InputError
-            If the rule rounds in a way that the cell cannot: only TRN and RND are an addition.
+            If the rule does what the cell cannot: round by more than an addition, which only TRN
+            and RND are; drop bits above; draw random bits.
         """
         if rule.rounding not in (Rounding.TRN, Rounding.RND):
             raise InputError(
                 f"rounding {rule.rounding} is not supported by the cell: "
                 "quantize with --rounding RND or TRN"
+            )
+        if rule.overflow is not Overflow.SAT:
+            raise InputError(
+                f"overflow {rule.overflow} is not supported by the cell: quantize with SAT"
+            )
+        if rule.noise_planes:
+            raise InputError(
+                f"fire_rate {rule.config.fire_rate}, dither {rule.dither} are not supported by the "
+                "cell: choose 1, 0"
             )
         return _Compiler(rule).compile()
 

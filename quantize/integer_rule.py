@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,12 @@ from scotopia.model.errors import InputError
 from scotopia.model.files import read_rule_file, write_rule_file
 
 from .qformat import IntArray, Overflow, QFormat, Rounding, shift_right
+
+if TYPE_CHECKING:
+    from .ranges import RangeProof
+
+#: Random bits that decide whether a cell fires.
+FIRE_BITS = 8
 
 _PAD_MODE = {"zero": "constant", "replicate": "edge", "wrap": "wrap"}
 
@@ -111,17 +117,21 @@ class IntegerLayer:
         bias = np.ldexp(np.abs(self.bias).astype(np.float64), extra)
         return int((weight @ largest + bias + np.ldexp(0.5, shift) * (shift > 0)).max())
 
-    def __call__(self, taps: IntArray, rounding: Rounding) -> IntArray:
+    def __call__(
+        self, taps: IntArray, rounding: Rounding, overflow: Overflow = Overflow.SAT
+    ) -> IntArray:
         """Map input codes (..., I, K, N) of N cells to output codes (..., O, N)."""
-        weight, bias, shift = self.aligned
+        rounded = shift_right(self.totals(taps), self.aligned[2][:, None], rounding)
+        return _fit_all(rounded, self.outputs, overflow)
+
+    def totals(self, taps: IntArray) -> IntArray:
+        """Sums of products and biases, (..., O, N): what the accumulators hold in the end."""
+        weight, bias, _ = self.aligned
         # Floats are fast here, and exact: no sum can leave the integers that they hold.
         exact: type[np.floating[Any]] = np.float32 if self.accumulator_bound < 2**24 else np.float64
         flat = taps.reshape(*taps.shape[:-3], -1, taps.shape[-1]).astype(exact)
         total = (weight.reshape(len(weight), -1).astype(exact) @ flat).astype(np.int64)
-        rounded = shift_right(total + bias[:, None], shift[:, None], rounding)
-        lowest = np.array([f.lowest for f in self.outputs])[:, None]
-        highest = np.array([f.highest for f in self.outputs])[:, None]
-        return np.clip(rounded, lowest, highest).astype(np.int64, copy=False)
+        return total + bias[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,9 +155,18 @@ class IntegerRule:
     rounding
         Of every shift to the right.
     overflow
-        Of every result; only SAT is defined so far, because every clip of the float rule is one.
+        Of every result that is fitted to a format: inputs, layers' outputs, a residual rule's next
+        state. Each clip of the float rule, ReLU included, is a SAT, and no other mode has it.
+    dither
+        Random bits (0 to 8, at most the gate's frac_bits) that are added below the last bit kept of
+        a gated update, in place of rounding; 0 for rounding. A residual rule has none.
+    noise_seed
+        Seed of the registers that all random bits come from, 0 to 2**32 - 1; see `RowRegisters`.
     training
         How the float rule was trained; carried along, never read.
+    proof
+        Ranges of all that it computes, from `ranges.with_proof`, or None. Checked when a file is
+        loaded; who changes a weight has to prove the rule again.
     """
 
     config: RuleConfig
@@ -159,11 +178,12 @@ class IntegerRule:
     update: IntegerLayer
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
+    dither: int = 0
+    noise_seed: int = 1
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    proof: "RangeProof | None" = None
 
     def __post_init__(self) -> None:
-        if self.overflow is not Overflow.SAT:
-            raise InputError(f"overflow {self.overflow} is not supported in a rule: choose SAT")
         config = self.config
         for name, found, expected in (
             ("state_formats", len(self.state_formats), config.channels),
@@ -206,6 +226,20 @@ class IntegerRule:
         for format in (self.gate_format, *self.perceive.outputs):
             if format.signed:
                 raise InputError(f"format {format} of gate or hidden is signed: choose UQ0.8")
+        for name, highest in (("dither", 8), ("noise_seed", 2**32 - 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 0 <= value <= highest:
+                raise InputError(f"{name} {value} is outside 0 to {highest}: choose one inside")
+        if self.dither and config.kind == "residual":
+            raise InputError(
+                f"dither {self.dither} is not defined in a residual rule, whose update needs no "
+                "rounding: choose 0"
+            )
+        if self.dither > self.gate_format.frac_bits:
+            raise InputError(
+                f"dither {self.dither} is more than the {self.gate_format.frac_bits} fraction bits "
+                f"of gate format {self.gate_format}: choose at most {self.gate_format.frac_bits}"
+            )
 
     @property
     def trace_format(self) -> QFormat:
@@ -227,6 +261,11 @@ class IntegerRule:
         """Bits that a cell keeps from frame to frame, valid flag included."""
         return sum(format.bits for format in self.channel_formats) + 1
 
+    @property
+    def noise_planes(self) -> int:
+        """Random bits that a cell takes in each step: 8 if not all cells fire, then the dither."""
+        return FIRE_BITS * (self.config.fire_rate < 1) + self.dither
+
     def initial_state(self, height: int, width: int) -> IntArray:
         """Return the state before the first sample, (C, H, W): all codes 0."""
         return np.zeros((len(self.channel_formats), height, width), np.int64)
@@ -245,7 +284,13 @@ class IntegerRule:
         values = self.state_formats[0].values(prediction)
         return np.clip((values + 1) * (128 / 255), 0, 1).astype(np.float32)
 
-    def step(self, state: IntArray, sample: IntArray, valid: NDArray[np.bool_]) -> IntArray:
+    def step(
+        self,
+        state: IntArray,
+        sample: IntArray,
+        valid: NDArray[np.bool_],
+        noise: IntArray | None = None,
+    ) -> IntArray:
         """Do one step: the golden model.
 
         Parameters
@@ -256,11 +301,25 @@ class IntegerRule:
             (..., H, W) codes in `sample_format` of this frame's samples; read where valid.
         valid
             (..., H, W) where a pixel arrived in this frame. Both are held for all its steps.
+        noise
+            (..., noise_planes, H, W) of 0 and 1, new for each step; may be None if the rule takes
+            none. Where fire_rate is below 1, the first 8 planes, most significant first, are a
+            number: a cell fires where it is below `fire_threshold`, else it keeps its learned
+            channels. The last `dither` planes, most significant first, are the bits that all
+            channels of a cell add below the last bit of their update.
 
         Returns
         -------
         The next state, of the same shape.
+
+        Raises
+        ------
+        ValueError
+            If the noise has another number of planes.
         """
+        planes = 0 if noise is None else noise.shape[-3]
+        if planes != self.noise_planes:
+            raise ValueError(f"noise has {planes} planes, the rule takes {self.noise_planes}")
         channels = self.config.channels
         x = state[..., :channels, :, :]
         old, age = state[..., channels, :, :], state[..., channels + 1, :, :]
@@ -269,12 +328,22 @@ class IntegerRule:
         flicker = np.where(age > 0, last - old, 0)
 
         seen = np.concatenate([x, self.inputs(x, last, trace, valid, flicker)], axis=-3)
-        hidden = self.perceive(self.neighbourhood(seen), self.rounding)
-        update = self.update(hidden[..., None, :], self.rounding).reshape(
+        hidden = self.perceive(self.neighbourhood(seen), self.rounding, self.overflow)
+        update = self.update(hidden[..., None, :], self.rounding, self.overflow).reshape(
             *x.shape[:-3], -1, *x.shape[-2:]
         )
+        updated = self.apply_update(x, update, noise)
+        if noise is not None and self.config.fire_rate < 1:
+            updated = np.where(self.fires(noise), updated, x)
         register = np.stack([last, trace], axis=-3)
-        return np.concatenate([self.apply_update(x, update), register], axis=-3)
+        return np.concatenate([updated, register], axis=-3)
+
+    def fires(self, noise: IntArray) -> NDArray[np.bool_]:
+        """Where cells update, (..., 1, H, W), if `config.fire_rate` is below 1."""
+        fires: NDArray[np.bool_] = _number(noise[..., :FIRE_BITS, :, :]) < fire_threshold(
+            self.config
+        )
+        return fires
 
     def inputs(
         self,
@@ -332,7 +401,9 @@ class IntegerRule:
         stacked: IntArray = np.stack(taps, axis=-3)
         return stacked.reshape(*stacked.shape[:-2], height * width)
 
-    def apply_update(self, x: IntArray, update: IntArray) -> IntArray:
+    def apply_update(
+        self, x: IntArray, update: IntArray, noise: IntArray | None = None
+    ) -> IntArray:
         """Move x towards the candidate as far as the gate opens, or by the residual."""
         channels = self.config.channels
         if self.config.kind == "residual":
@@ -342,7 +413,12 @@ class IntegerRule:
             ]
             return np.stack(moved, axis=-3)
         candidate, gate = update[..., :channels, :, :], update[..., channels:, :, :]
-        return x + shift_right(gate * (candidate - x), self.gate_format.frac_bits, self.rounding)
+        way, frac, rounding = gate * (candidate - x), self.gate_format.frac_bits, self.rounding
+        if noise is not None and self.dither:
+            below = _number(noise[..., -self.dither :, :, :]) << (frac - self.dither)
+            way, rounding = way + below, Rounding.TRN
+        # A gate is below 1: however rounded, the way ends at the candidate. Nothing is fitted.
+        return x + shift_right(way, frac, rounding)
 
     def save(self, path: Path) -> None:
         """Write the rule to one file, whole or not at all."""
@@ -357,7 +433,10 @@ class IntegerRule:
             },
             "rounding": str(self.rounding),
             "overflow": str(self.overflow),
+            "dither": self.dither,
+            "noise_seed": self.noise_seed,
             "training": self.training,
+            "proof": self.proof and self.proof.pack(),
         }
         tensors = {
             f"{name}.{field}": getattr(layer, field).astype(np.int32)
@@ -373,7 +452,8 @@ class IntegerRule:
         Raises
         ------
         InputError
-            If the file is no integer rule of this version, or contradicts itself.
+            If the file is no integer rule of this version, contradicts itself, or holds a range
+            proof that is wrong.
         """
         description, tensors = read_rule_file(path, "integer rule")
         try:
@@ -383,7 +463,7 @@ class IntegerRule:
             inputs = _unpack_all(formats["inputs"])
             hidden = _unpack_all(formats["hidden"])
             gate = QFormat(*formats["gate"])
-            return cls(
+            rule = cls(
                 config=config,
                 state_formats=state,
                 sample_format=QFormat(*formats["sample"]),
@@ -393,8 +473,17 @@ class IntegerRule:
                 update=_load_layer(tensors, "update", hidden, update_formats(config, state, gate)),
                 rounding=Rounding(description["rounding"]),
                 overflow=Overflow(description["overflow"]),
+                dither=description.get("dither", 0),  # older files have neither
+                noise_seed=description.get("noise_seed", 1),
                 training=dict(description["training"]),
             )
+            if description.get("proof") is None:  # older files have none
+                return rule
+            from .ranges import RangeProof, check  # here, because ranges needs this module
+
+            proof = RangeProof.unpack(description["proof"])
+            check(rule, proof)
+            return dataclasses.replace(rule, proof=proof)
         except InputError as error:
             raise InputError(f"rule {path}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
@@ -405,11 +494,20 @@ class IntegerRule:
 
 def check_supported(config: RuleConfig) -> None:
     """Raise InputError unless integer rules of this shape are defined."""
-    if config.block != 1 or config.fire_rate != 1 or config.perception != "full":
+    if config.block != 1 or config.perception != "full":
         raise InputError(
-            f"block {config.block}, fire_rate {config.fire_rate}, perception {config.perception} "
-            "are not supported in an integer rule: choose 1, 1, full"
+            f"block {config.block}, perception {config.perception} are not supported in an integer "
+            "rule: choose 1, full"
         )
+    if fire_threshold(config) == 0:
+        raise InputError(
+            f"fire_rate {config.fire_rate} rounds to 0/{1 << FIRE_BITS}: choose at least 0.002"
+        )
+
+
+def fire_threshold(config: RuleConfig) -> int:
+    """How many of 256 draws let a cell fire: the fire rate in 256ths, rounded, ties to even."""
+    return round(config.fire_rate * (1 << FIRE_BITS))
 
 
 def update_formats(
@@ -422,6 +520,25 @@ def update_formats(
     if config.kind == "residual":
         return tuple(QFormat(f.int_bits + 1, f.frac_bits) for f in state)
     return state + (gate,) * config.channels
+
+
+def _fit_all(codes: IntArray, formats: tuple[QFormat, ...], overflow: Overflow) -> IntArray:
+    """Bring codes (..., O, N) into the range of the format of each of O, as `QFormat.fit` does."""
+    lowest = np.array([f.lowest for f in formats])[:, None]
+    highest = np.array([f.highest for f in formats])[:, None]
+    if overflow is Overflow.WRAP:
+        wrapped: IntArray = (codes - lowest) % (highest - lowest + 1) + lowest
+        return wrapped
+    if overflow is Overflow.SAT_SYM:
+        lowest = lowest + (lowest < 0)
+    return np.clip(codes, lowest, highest).astype(np.int64, copy=False)
+
+
+def _number(planes: IntArray) -> IntArray:
+    """Numbers (..., 1, H, W) of which planes (..., N, H, W) are the bits, the highest first."""
+    weight = 1 << np.arange(planes.shape[-3])[::-1]
+    numbers: IntArray = (planes * weight[:, None, None]).sum(-3, keepdims=True)
+    return numbers
 
 
 def _load_layer(

@@ -1,8 +1,8 @@
-"""Post-training quantization: formats from calibration, power-of-two scales by channel."""
+"""Post-training quantization: what hidden neurons need, measured, and formats that follow."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,180 +15,127 @@ from scotopia.model.sampling import sample_mask
 from scotopia.model.task import run
 from scotopia.model.video import Clip
 
-from .integer_rule import IntegerLayer, IntegerRule, check_supported, update_formats
+from .formats import FINEST, Formats, Precision, finest, unsigned_format
+from .integer_rule import IntegerRule
 from .qformat import QFormat, Rounding
+
+#: Ways to choose the range of a hidden neuron: the largest activation seen; a high percentile of
+#: them, because the very largest are worth clipping; the least mean squared error.
+METHODS = ("max", "percentile", "mse")
+
+#: One activation in so many is kept, a number that has no factor in common with a row of cells.
+_STRIDE = 7
 
 
 @dataclass(frozen=True)
-class Precision:
-    """Word lengths in bits, each from 2 to 16.
+class Calibration:
+    """Activations of hidden neurons, seen on clips.
 
     Attributes
     ----------
-    weight
-        Of every weight, sign included.
-    state
-        Of every learned channel, of the sample, the innovation and the recall, sign included.
-    hidden, gate
-        Of the hidden neurons and of the gate; unsigned.
+    activations
+        (hidden, N) float32, at least 0, in no order.
     """
 
-    weight: int = 12
-    state: int = 8
-    hidden: int = 8
-    gate: int = 8
+    activations: NDArray[np.float32]
 
-    def __post_init__(self) -> None:
-        for name in ("weight", "state", "hidden", "gate"):
-            if not 2 <= getattr(self, name) <= 16:
-                raise InputError(
-                    f"{name} bits {getattr(self, name)} are outside 2 to 16: choose 8, for instance"
-                )
+    @classmethod
+    def measure(
+        cls, rule: Rule, clips: Sequence[Clip], density: float = 0.01, seed: int = 0
+    ) -> "Calibration":
+        """Run the float rule over clips.
+
+        Raises
+        ------
+        InputError
+            If there is no clip, or an activation is not finite.
+        """
+        if not clips:
+            raise InputError("the calibration set is empty: give at least one clip")
+        found: list[Tensor] = []
+
+        def keep(_module: object, _input: object, out: Tensor) -> None:
+            by_neuron = out.detach().transpose(0, 1).flatten(1)
+            found.append(by_neuron[:, len(found) % _STRIDE :: _STRIDE].clamp(min=0).clone())
+
+        hook = rule.perceive.register_forward_hook(keep)
+        try:
+            for clip in clips:
+                mask = sample_mask(clip.frames.shape, density, seed)
+                for _ in run(rule, clip.frames, mask):
+                    pass
+        finally:
+            hook.remove()
+        activations = torch.cat(found, 1).numpy()
+        if not np.isfinite(activations).all():
+            raise InputError("a hidden neuron's activation is not finite: train the rule again")
+        return cls(activations)
+
+    def formats(
+        self, bits: int, method: str = "percentile", percentile: float = 99.99
+    ) -> tuple[QFormat, ...]:
+        """Choose an unsigned format of `bits` bits for each neuron, by one of `METHODS`.
+
+        Raises
+        ------
+        InputError
+            If the method is unknown.
+        """
+        if method not in METHODS:
+            raise InputError(
+                f"calibration {method!r} is unknown: choose one of {', '.join(METHODS)}"
+            )
+        if method == "mse":
+            return tuple(_least_error(neuron, bits) for neuron in self.activations)
+        share = 100 if method == "max" else percentile
+        largest = np.percentile(self.activations, share, axis=1)
+        return tuple(unsigned_format(float(value), bits) for value in largest)
+
+    def clipped(self, formats: Sequence[QFormat]) -> list[dict[str, Any]]:
+        """What these formats would clip: for each neuron format, largest activation and share."""
+        report = []
+        for neuron, format in zip(self.activations, formats, strict=True):
+            most = (format.highest + 0.5) * 2.0**-format.frac_bits
+            report.append(
+                {
+                    "format": str(format),
+                    "largest": float(neuron.max()),
+                    "clipped": float((neuron >= most).mean()),
+                }
+            )
+        return report
 
 
 def quantize(
     rule: Rule,
-    hidden_ranges: NDArray[np.float64],
+    calibration: Calibration,
     precision: Precision | None = None,
     rounding: Rounding = Rounding.RND,
+    method: str = "percentile",
 ) -> IntegerRule:
     """Turn a float rule into an integer rule, without retraining.
 
-    Parameters
-    ----------
-    hidden_ranges
-        (hidden,) the largest value that each hidden neuron needs, from `calibrate`.
-    rounding
-        Of every shift to the right in the integer rule; weights are rounded to nearest.
-
     Raises
     ------
     InputError
-        If a weight or a range is not finite, or an accumulator would need more than 32 bits.
+        If a weight is not finite, the method is unknown, or an accumulator needs over 32 bits.
     """
-    for name, parameter in rule.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise InputError(f"{name} of the rule is not finite: train it again")
-    if not np.isfinite(hidden_ranges).all():
-        raise InputError("the range of a hidden neuron is not finite: calibrate again")
-    bits = precision or Precision()
-    # A filtered perception equals the full one with its summed kernels.
-    config = dataclasses.replace(rule.config, perception="full")
-    check_supported(config)
-    state = (QFormat(1, bits.state - 1),) * config.channels
-    sample = QFormat(1, bits.state - 1)
-    formats = {
-        "sample": sample,
-        "trace": QFormat(0, config.trace_bits, signed=False),
-        "valid": QFormat(1, 0, signed=False),
-        "flicker": sample,
-        "innovation": sample,
-        "trust": QFormat(0, bits.gate, signed=False),
-        "recall": sample,
-    }
-    inputs = tuple(formats[name] for name in config.inputs)
-    hidden = tuple(unsigned_format(largest, bits.hidden) for largest in hidden_ranges)
-    gate = QFormat(0, bits.gate, signed=False)
-
-    weight, bias = _array(rule.update.weight), _array(rule.update.bias)
-    if config.kind == "gated":  # the hard sigmoid, 1/2 + x/4, becomes part of the gate's weights
-        weight[config.channels :] /= 4
-        bias[config.channels :] = bias[config.channels :] / 4 + 0.5
-    return IntegerRule(
-        config=config,
-        state_formats=state,
-        sample_format=sample,
-        input_formats=inputs,
-        gate_format=gate,
-        perceive=quantize_layer(
-            _array(rule.perceive.weight).reshape(config.hidden, config.perceived, 9),
-            _array(rule.perceive.bias),
-            state + inputs,
-            hidden,
-            bits.weight,
-        ),
-        update=quantize_layer(
-            weight.reshape(config.updates, config.hidden, 1),
-            bias,
-            hidden,
-            update_formats(config, state, gate),
-            bits.weight,
-        ),
-        rounding=rounding,
-        training=rule.training_record,
-    )
+    precision = precision or Precision()
+    hidden = calibration.formats(precision.hidden, method)
+    return Formats.choose(rule, hidden, precision, rounding).integer_rule(rule)
 
 
-def quantize_layer(
-    weight: NDArray[np.float64],
-    bias: NDArray[np.float64],
-    inputs: tuple[QFormat, ...],
-    outputs: tuple[QFormat, ...],
-    bits: int,
-) -> IntegerLayer:
-    """Give each output the finest power-of-two scale at which its weights fit `bits` bits."""
-    largest = np.abs(weight).max((1, 2))
-    # The bias has no part in the scale: the accumulator has room for it.
-    frac = np.array([_frac_bits(value, 2 ** (bits - 1) - 1) for value in largest])
-    bias_frac = frac + max(f.frac_bits for f in inputs)
-    return IntegerLayer(
-        weight=np.rint(np.ldexp(weight, frac[:, None, None])).astype(np.int64),
-        weight_frac=frac,
-        bias=np.rint(np.ldexp(bias, bias_frac)).astype(np.int64),
-        inputs=inputs,
-        outputs=outputs,
-    )
-
-
-def unsigned_format(largest: float, bits: int) -> QFormat:
-    """Return the finest unsigned format of `bits` bits that holds `largest`."""
-    frac_bits = _frac_bits(largest, 2**bits - 1)
-    return QFormat(bits - frac_bits, frac_bits, signed=False)
-
-
-def _frac_bits(largest: float, highest_code: int) -> int:
-    """Most fraction bits, 15 at the most, at which `largest` rounds to `highest_code` or less."""
-    frac_bits = 15
-    while np.rint(np.ldexp(largest, frac_bits)) > highest_code:
-        frac_bits -= 1
-    return frac_bits
-
-
-def calibrate(
-    rule: Rule,
-    clips: Sequence[Clip],
-    density: float = 0.01,
-    seed: int = 0,
-    percentile: float = 99.99,
-) -> NDArray[np.float64]:
-    """Run the float rule over clips and return what each hidden neuron needs, (hidden,).
-
-    That is a high percentile of its activations: the very largest are worth clipping.
-
-    Raises
-    ------
-    InputError
-        If there is no clip.
-    """
-    if not clips:
-        raise InputError("the calibration set is empty: give at least one clip")
-    activations: list[Tensor] = []
-    hook = rule.perceive.register_forward_hook(lambda _module, _input, out: activations.append(out))
-    try:
-        largest = []
-        for clip in clips:
-            activations.clear()
-            mask = sample_mask(clip.frames.shape, density, seed)
-            for _ in run(rule, clip.frames, mask):
-                pass
-            by_neuron = torch.cat(activations).transpose(0, 1).flatten(1).clamp(min=0)
-            largest.append(np.percentile(by_neuron[:, ::7].numpy(), percentile, axis=1))
-    finally:
-        hook.remove()
-    ranges: NDArray[np.float64] = np.max(largest, axis=0)
-    return ranges
-
-
-def _array(parameter: Tensor | None) -> NDArray[np.float64]:
-    assert parameter is not None, "both layers have a bias"
-    return parameter.detach().cpu().numpy().astype(np.float64)
+def _least_error(activations: NDArray[np.float32], bits: int) -> QFormat:
+    highest = 2**bits - 1
+    widest = finest(float(activations.max()), highest)
+    # Each bit more clips more and rounds less: beyond some, it only gets worse.
+    choices = [QFormat(bits - f, f, signed=False) for f in range(widest, FINEST + 1)]
+    errors = [
+        np.square(
+            np.clip(np.rint(np.ldexp(activations, f.frac_bits)), 0, highest)
+            - np.ldexp(activations, f.frac_bits)
+        ).mean()
+        * 4.0**-f.frac_bits
+        for f in choices
+    ]
+    return choices[int(np.argmin(errors))]

@@ -5,6 +5,7 @@ value = code * 2**-frac_bits. Source of the modes: AMD Vitis HLS user guide UG13
 Modes" and "Overflow Modes".
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -31,14 +32,18 @@ class Rounding(StrEnum):
 
 
 class Overflow(StrEnum):
-    """What becomes of a code that does not fit."""
+    """What becomes of a code that does not fit.
+
+    A signed code of one bit that saturates symmetrically is 0, by the words of UG1399; AMD's own
+    ap_fixed_base.h makes -1 of it.
+    """
 
     WRAP = "WRAP"  #: drop the bits above
     SAT = "SAT"  #: the nearest code that fits
     SAT_SYM = "SAT_SYM"  #: as SAT, but a signed code never is the lowest one
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class QFormat:
     """A fixed-point format.
 
@@ -85,47 +90,85 @@ class QFormat:
         values: NDArray[np.floating],
         rounding: Rounding = Rounding.RND,
         overflow: Overflow = Overflow.SAT,
-    ) -> NDArray[np.int64]:
-        """Codes of real `values` (any shape, |value| * 2**frac_bits below 2**40).
+    ) -> IntArray:
+        """Codes of real `values` of any shape: first rounded, then brought into range.
+
+        Exact for every finite value, as long as 2**int_bits and value * 2**frac_bits are normal
+        floats.
 
         Raises
         ------
         InputError
             If a value is not finite.
         """
-        if not np.isfinite(values).all():
-            raise InputError(f"a value for {self} is not finite: remove NaN and infinity first")
-        scaled = np.ldexp(values.astype(np.float64), self.frac_bits)
-        floor = np.floor(scaled)
-        up = _round_up(rounding, floor, scaled - floor, 0.5)
-        return self.fit(floor.astype(np.int64) + up, overflow)
+        values = values.astype(np.float64)
+        finite = np.isfinite(values)
+        if not finite.all():
+            raise InputError(
+                f"value {values[~finite][0]} has no code in {self}: remove NaN and infinity first"
+            )
+        # No integer holds the largest floats: drop whole turns, or what saturates in any case.
+        turn = np.ldexp(1.0, self.int_bits)
+        wraps = overflow is Overflow.WRAP
+        near = np.fmod(values, turn) if wraps else np.clip(values, -turn, turn)
+        # In quarters of a code, the last bit set if anything lies below it: a float's own remainder
+        # may round to a tie, as 1 - 0.49999999999999994 does.
+        doubled = np.ldexp(near, self.frac_bits + 1)
+        halves = np.floor(doubled)
+        quarters = 2 * halves.astype(np.int64) + (halves < doubled)
+        return self.fit(shift_right(quarters, 2, rounding), overflow)
 
     def values(self, codes: NDArray[np.integer]) -> NDArray[np.float64]:
         """Values of `codes`, exactly."""
         return np.ldexp(codes.astype(np.float64), -self.frac_bits)
 
     def fit(self, codes: IntArray, overflow: Overflow) -> IntArray:
-        """Bring integers of any size into the format's range."""
+        """Bring integers into the format's range; any that 64 bits hold."""
         if overflow is Overflow.WRAP:
             return (codes - self.lowest) % (1 << self.bits) + self.lowest
         lowest = self.lowest + (overflow is Overflow.SAT_SYM and self.signed)
         return np.clip(codes, lowest, self.highest)
 
 
+def parse_format(text: str) -> QFormat:
+    """Return the format that `text` names, as in "Q1.7" or "UQ0.8": the inverse of `str`.
+
+    Raises
+    ------
+    InputError
+        If it names none.
+    """
+    match = re.fullmatch(r"(U?)Q(0|-?[1-9][0-9]{0,3})\.(0|-?[1-9][0-9]{0,3})", text)
+    if match is None:
+        raise InputError(
+            f"format {text!r} is unknown: write int_bits.frac_bits after Q (signed) or UQ "
+            "(unsigned), such as Q1.7 or UQ0.8"
+        )
+    unsigned, int_bits, frac_bits = match.groups()
+    return QFormat(int(int_bits), int(frac_bits), not unsigned)
+
+
 def shift_right(codes: IntArray, shift: IntArray | int, rounding: Rounding) -> IntArray:
-    """Return codes / 2**shift, rounded to an integer; shift at least 0, broadcast over codes."""
+    """Return codes / 2**shift, rounded to an integer; shift at least 0, broadcast over codes.
+
+    Exact for every code at shifts up to 63, and beyond for codes of magnitude below 2**62.
+    """
+    shift = np.minimum(shift, np.int64(63))  # what is less than half a code there stays so
     floor = codes >> shift
-    rest = codes - (floor << shift)  # 0 to 2**shift - 1
-    half = ((1 << shift) >> 1) | (shift == 0)  # nothing is half of nothing: no rest rounds up
-    rounded: IntArray = floor + _round_up(rounding, floor, rest, half)
+    rest = codes & ~(-1 << shift)  # 0 to 2**shift - 1
+    half = 1 << np.maximum(shift - 1, 0)  # nothing is half of nothing: no rest rounds up
+    rounded: IntArray = floor + round_up(rounding, floor, rest, half)
     return rounded
 
 
-def _round_up(rounding: Rounding, floor: Any, rest: Any, half: Any) -> Any:
-    """Whether floor + rest goes to floor + 1; `half` of a unit is where ties are."""
+def round_up(rounding: Rounding, floor: Any, rest: Any, half: Any) -> Any:
+    """Whether floor + rest goes to floor + 1; `half` of a unit is where ties are.
+
+    Of integers, or of floats, arrays or tensors, that hold `rest` exactly.
+    """
     match rounding:
         case Rounding.TRN:
-            return rest < 0
+            return False
         case Rounding.TRN_ZERO:
             return (floor < 0) & (rest > 0)
         case Rounding.RND:

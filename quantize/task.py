@@ -5,8 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from .engine import Engine, supports
 from .integer_rule import IntegerRule
+from .lfsr import RowRegisters
 from .qformat import IntArray
+
+#: Frames that the engine runs through at once.
+CHUNK = 8
 
 
 def run(
@@ -14,16 +19,34 @@ def run(
 ) -> Iterator[IntArray]:
     """Show a rule the pixels of `frames` (T, H, W) that `mask` lets through, frame by frame.
 
+    Its random bits are the next planes of `RowRegisters`, step by step.
+
     Yields
     ------
     (C, H, W), the state's codes after each frame.
     """
-    state = rule.initial_state(*frames.shape[1:])
     samples = np.where(mask, rule.sample_codes(frames), 0)
+    height, width = frames.shape[1:]
+    registers = RowRegisters(height, width, rule.noise_seed)
+    if supports(rule):
+        engine = Engine(rule, height, width)
+        for t in range(0, len(frames), CHUNK):
+            shown, valid = samples[t : t + CHUNK], mask[t : t + CHUNK]
+            yield from engine.advance(shown, valid, _fired(rule, registers, len(shown)))
+        return
+    state = rule.initial_state(height, width)
     for sample, valid in zip(samples, mask, strict=True):
         for _ in range(rule.config.steps_per_frame):
-            state = rule.step(state, sample, valid)
+            state = rule.step(state, sample, valid, registers.planes(rule.noise_planes))
         yield state
+
+
+def _fired(rule: IntegerRule, registers: RowRegisters, frames: int) -> NDArray[np.bool_] | None:
+    """Where cells fire in the steps of the next frames, (T * steps, H, W); None if all do."""
+    if rule.config.fire_rate == 1:
+        return None
+    steps = frames * rule.config.steps_per_frame
+    return np.concatenate([rule.fires(registers.planes(rule.noise_planes)) for _ in range(steps)])
 
 
 def reconstruct(

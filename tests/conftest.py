@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from scotopia.model import fused
+from scotopia.model import native
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.rule import Rule
+from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import IntArray, IntegerLayer, IntegerRule, update_formats
-from scotopia.quantize.post_training import Precision, quantize
 from scotopia.quantize.qformat import QFormat, Rounding
 from scotopia.sim.stimulus import Stimulus
 
@@ -24,19 +24,19 @@ from scotopia.sim.stimulus import Stimulus
 torch.set_num_threads(1)
 
 
-_is_available = fused.available
+_is_available = native.available
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_compiler() -> None:
     """Compiling takes seconds for each shape of rule; test_unroll.py compares the results."""
-    fused.available = lambda: False  # type: ignore[assignment]
+    native.available = lambda: False  # type: ignore[assignment]
 
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the compiled loop where there is a compiler, for tests that run thousands of steps."""
-    monkeypatch.setattr(fused, "available", _is_available)
+    monkeypatch.setattr(native, "available", _is_available)
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +81,11 @@ def random_rule(float_rule: Callable[..., Rule]) -> Callable[..., IntegerRule]:
         precision: Precision | None = None,
         rounding: Rounding = Rounding.RND,
     ) -> IntegerRule:
+        precision = precision or Precision(weight=12)
         ranges = np.random.default_rng(seed).uniform(0.3, 5, config.hidden)
-        return quantize(float_rule(seed, config), ranges, precision, rounding)
+        hidden = [unsigned_format(largest, precision.hidden) for largest in ranges]
+        rule = float_rule(seed, config)
+        return Formats.choose(rule, hidden, precision, rounding).integer_rule(rule)
 
     return make
 

@@ -12,12 +12,15 @@ from rich.console import Console
 
 from scotopia.cli import main as cli
 from scotopia.cli import train as command
-from scotopia.model import fused
+from scotopia.model import native, score
 from scotopia.model.checkpoint import Checkpoint, digest
 from scotopia.model.presets import find_preset
 from scotopia.model.rule import Rule
+from scotopia.model.sampling import sample_mask
 from scotopia.model.train import Trainer, validate
 from scotopia.model.video import load_clip
+from scotopia.quantize import task as integer_task
+from scotopia.quantize.integer_rule import IntegerRule
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -28,7 +31,7 @@ EFFORT = ("--synthetic", 0, "--iterations", 6, "--batch", 2, "--crop", 8, "--chu
 @pytest.fixture(autouse=True)
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """These rules train in less time than the compiler takes."""
-    monkeypatch.setattr(fused, "available", lambda: False)
+    monkeypatch.setattr(native, "available", lambda: False)
 
 
 @pytest.fixture
@@ -374,3 +377,99 @@ def test_a_rule_named_like_a_checkpoint_is_refused(run: Run, clip: Path, tmp_pat
         "",
         f"scotopia: out {out} is named like a checkpoint: choose a .safetensors file\n",
     )
+
+
+@pytest.fixture
+def retrain(run: Run, train: Run, clip: Path, held_out: Path, tmp_path: Path) -> Run:
+    """`scotopia train --quantize` on little, from what `train` made, into int.safetensors."""
+    assert train()[0] == 0
+
+    def retrain(*arguments: object) -> tuple[int, str, str]:
+        source = ("--quantize", tmp_path / "rule.safetensors")
+        out = ("--out", tmp_path / "int.safetensors", "--validate", held_out)
+        return run("train", clip, *source, *out, *EFFORT, *arguments)
+
+    return retrain
+
+
+def test_quantization_aware_training_writes_the_integer_rule_that_was_trained(
+    retrain: Run, held_out: Path, tmp_path: Path
+) -> None:
+    status, _, _ = retrain("--weight-bits", 5, "--state-bits", 6, "--seed", 1)
+    assert status == 0
+    rule = IntegerRule.load(tmp_path / "int.safetensors")
+    assert {format.bits for format in rule.state_formats} == {6}
+    assert np.abs(rule.perceive.weight).max() <= 16
+    # The score is that of the integers themselves.
+    clip = load_clip(held_out)
+    mask = sample_mask(clip.frames.shape, 0.01, 0)
+    psnr = score.psnr(clip.frames, integer_task.reconstruct(rule, clip.frames, mask))
+    assert rule.training["validation_psnr"] == pytest.approx(psnr, abs=1e-3)
+    assert rule.training["start"].endswith(
+        "5-bit weight, 6-bit state, 8-bit hidden, 8-bit gate, RND"
+    )
+
+
+def test_an_integer_rule_is_trained_in_its_own_formats(
+    run: Run, retrain: Run, clip: Path, held_out: Path, tmp_path: Path
+) -> None:
+    assert retrain("--weight-bits", 5)[0] == 0
+    source, out = tmp_path / "int.safetensors", tmp_path / "again.safetensors"
+    arguments = ("--quantize", source, "--out", out, "--validate", held_out, *EFFORT)
+    assert run("train", clip, *arguments, "--learning-rate", 0.1)[0] == 0
+    before, after = IntegerRule.load(source), IntegerRule.load(out)
+    assert after.channel_formats == before.channel_formats
+    assert after.perceive.weight_frac.tolist() == before.perceive.weight_frac.tolist()
+    assert not np.array_equal(after.perceive.weight, before.perceive.weight)
+
+
+def test_quantization_aware_training_that_was_stopped_goes_on(
+    retrain: Run, tmp_path: Path, at_iteration: AtIteration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert retrain()[0] == 0
+    whole = (tmp_path / "int.safetensors").read_bytes()
+    monkeypatch.setattr(command, "CHECKPOINT_EVERY", 0)
+    at_iteration(4, cut_power)
+    with pytest.raises(PowerCut):
+        retrain()
+    status, _, error = retrain("--resume", "--weight-bits", 7)
+    assert status == 2 and "was made with start" in error
+    assert retrain("--resume")[0] == 0
+    again = IntegerRule.load(tmp_path / "int.safetensors")
+    (tmp_path / "whole.safetensors").write_bytes(whole)
+    expected = IntegerRule.load(tmp_path / "whole.safetensors")
+    np.testing.assert_array_equal(again.perceive.weight, expected.perceive.weight)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("--weight-bits", 4),
+            "weight_bits 4 is for an integer rule: add --quantize RULE, or leave it out",
+        ),
+        (
+            ("--quantize", "retina", "--channels", 4),
+            "channels 4 is given beside rule retina, which has a shape: leave it out",
+        ),
+        (
+            ("--quantize", "retina-int", "--rounding", "TRN"),
+            "rounding TRN is given beside integer rule retina-int, which has formats: leave it out",
+        ),
+        (
+            ("--quantize", "retina", "--weight-bits", 1),
+            "weight bits 1 are outside 2 to 16: choose 8, for instance",
+        ),
+        (
+            ("--quantize", "retina", "--rounding", "UP"),
+            "rounding 'UP' is unknown: choose one of TRN, TRN_ZERO, RND, RND_ZERO, RND_INF, "
+            "RND_MIN_INF, RND_CONV",
+        ),
+    ],
+)
+def test_quantization_that_makes_no_sense_is_refused(
+    arguments: tuple[object, ...], sentence: str, run: Run, clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "rule.safetensors"
+    assert run("train", clip, "--out", out, *EFFORT, *arguments) == (2, "", f"scotopia: {sentence}\n")
+    assert not out.exists()

@@ -11,7 +11,7 @@ import pytest
 from scotopia.hdl.emit import MANIFEST, emit, read_manifest, verilog_modules
 from scotopia.hdl.program import Program
 from scotopia.model.errors import InputError
-from scotopia.quantize.post_training import Precision
+from scotopia.quantize.formats import Precision
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 

@@ -1,9 +1,10 @@
 import dataclasses
 import json
+import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,34 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from scotopia.hdl.program import Program
 from scotopia.model.config import INPUTS
 from scotopia.model.errors import InputError
 from scotopia.model.files import MAX_BYTES
 from scotopia.model.rule import Rule
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
-from scotopia.quantize.post_training import Precision
-from scotopia.quantize.qformat import Overflow, QFormat, Rounding
+from scotopia.quantize.formats import Formats, Precision, unsigned_format
+from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, check_supported
+from scotopia.quantize.lfsr import RowRegisters
+from scotopia.quantize.qformat import IntArray, Overflow, QFormat, Rounding
+from scotopia.quantize.task import run
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
 KINDS = ["gated", "residual"]
 BORDERS = ["zero", "replicate", "wrap"]
+
+
+def fit_exactly(code: int, format: QFormat, overflow: Overflow) -> int:
+    """Bring a code into its format's range by the words of UG1399."""
+    if overflow is Overflow.WRAP:
+        kept = code % 2**format.bits
+        return kept - 2**format.bits if kept > format.highest else kept
+    symmetric = overflow is Overflow.SAT_SYM and format.signed
+    return sorted([-format.highest if symmetric else format.lowest, code, format.highest])[1]
 
 
 def reference_step(
@@ -34,6 +49,7 @@ def reference_step(
     sample: list[Any],
     valid: list[Any],
     round_exactly: Callable[[Fraction, Rounding], int],
+    noise: Sequence[Any] = (),
 ) -> list[Any]:
     """One step in rational numbers, cell by cell, from the docstrings alone."""
     config = rule.config
@@ -43,7 +59,10 @@ def reference_step(
 
     def code(value: Fraction, format: QFormat) -> int:
         rounded = round_exactly(value * Fraction(2) ** format.frac_bits, rule.rounding)
-        return sorted([format.lowest, rounded, format.highest])[1]
+        return fit_exactly(rounded, format, rule.overflow)
+
+    def number(planes: Sequence[Any], y: int, x: int) -> int:
+        return int("0" + "".join(str(plane[y][x]) for plane in planes), 2)
 
     def value(code: int, format: QFormat) -> Fraction:
         return code * Fraction(2) ** -format.frac_bits
@@ -106,27 +125,40 @@ def reference_step(
                 [value(run(rule.perceive, i, seen), format)]
                 for i, format in enumerate(rule.perceive.outputs)
             ]
+            fires = True
+            if config.fire_rate < 1:
+                rate = round_exactly(Fraction(config.fire_rate) * 256, Rounding.RND_CONV)
+                fires = number(noise[:8], y, x) < rate
+            below = Fraction(number(noise[-rule.dither :], y, x) if rule.dither else 0)
             for c in range(config.channels):
+                new[c][y][x] = state[c][y][x]
+                if not fires:
+                    continue
                 here = value(state[c][y][x], formats[c])
                 change = value(run(rule.update, c, hidden), rule.update.outputs[c])
-                if config.kind == "gated":
-                    gate = value(run(rule.update, config.channels + c, hidden), rule.gate_format)
-                    change = gate * (change - here)
-                    # What is rounded is the change, not the sum.
-                    grid = Fraction(2) ** formats[c].frac_bits
-                    change = round_exactly(change * grid, rule.rounding) / grid
-                new[c][y][x] = code(here + change, formats[c])
+                if config.kind == "residual":
+                    new[c][y][x] = code(here + change, formats[c])
+                    continue
+                gate = value(run(rule.update, config.channels + c, hidden), rule.gate_format)
+                # What is rounded is the change, not the sum; nothing can leave the format.
+                change = gate * (change - here) * 2 ** formats[c].frac_bits
+                if rule.dither:
+                    new[c][y][x] += math.floor(change + below / 2**rule.dither)
+                else:
+                    new[c][y][x] += round_exactly(change, rule.rounding)
     return new
 
 
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rounding", [Rounding.TRN, Rounding.RND, Rounding.RND_CONV])
+@pytest.mark.parametrize("overflow", Overflow)
 @pytest.mark.parametrize("formats", ["4 bits", "8 bits", "mixed", "mixed and coarse"])
 def test_step_is_the_arithmetic_of_the_docstrings(
     kind: str,
     border: str,
     rounding: Rounding,
+    overflow: Overflow,
     formats: str,
     small_config: Make,
     random_rule: Make,
@@ -140,10 +172,49 @@ def test_step_is_the_arithmetic_of_the_docstrings(
     else:
         bits = int(formats[0])
         rule = random_rule(1, config, Precision(bits, bits, bits, bits), rounding)
+    rule = dataclasses.replace(rule, overflow=overflow)
     state, other = extreme_state(rule, 2, 2, 3), extreme_state(rule, 3, 2, 3)
     sample, valid = other[config.channels], np.random.default_rng(4).random((2, 3)) < 0.5
     expected = reference_step(rule, state.tolist(), sample.tolist(), valid.tolist(), round_exactly)
     np.testing.assert_array_equal(rule.step(state, sample, valid), expected)
+
+
+@settings(max_examples=150)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from(KINDS),
+    border=st.sampled_from(BORDERS),
+    rounding=st.sampled_from(Rounding),
+    overflow=st.sampled_from(Overflow),
+    fire_rate=st.sampled_from([1.0, 0.999, 0.7, 0.5, 0.1]),
+    dither=st.integers(0, 8),
+    coarse=st.booleans(),
+)
+def test_step_of_random_rules_is_that_arithmetic(
+    seed: int,
+    kind: str,
+    border: str,
+    rounding: Rounding,
+    overflow: Overflow,
+    fire_rate: float,
+    dither: int,
+    coarse: bool,
+    small_config: Make,
+    mixed_rule: Make,
+    extreme_state: Make,
+    round_exactly: Any,
+) -> None:
+    config = small_config(kind=kind, border=border, fire_rate=fire_rate, channels=2, hidden=2)
+    rule = mixed_rule(seed, config, rounding, coarse)
+    dither = 0 if kind == "residual" else min(dither, rule.gate_format.frac_bits)
+    rule = dataclasses.replace(rule, overflow=overflow, dither=dither)
+    state, other = extreme_state(rule, seed, 2, 3), extreme_state(rule, seed + 1, 2, 3)
+    sample, valid = other[config.channels], np.random.default_rng(seed).random((2, 3)) < 0.5
+    noise = RowRegisters(2, 3, seed).planes(rule.noise_planes)
+    expected = reference_step(
+        rule, state.tolist(), sample.tolist(), valid.tolist(), round_exactly, noise.tolist()
+    )
+    np.testing.assert_array_equal(rule.step(state, sample, valid, noise), expected)
 
 
 @pytest.mark.parametrize(
@@ -167,29 +238,185 @@ def test_step_perceives_only_the_inputs_of_its_config(
 def test_batch_dimensions_do_not_mix(
     kind: str, small_config: Make, mixed_rule: Make, extreme_state: Make
 ) -> None:
-    rule = mixed_rule(8, small_config(kind=kind))
+    rule = mixed_rule(8, small_config(kind=kind, fire_rate=0.5))
+    rule = dataclasses.replace(rule, dither=2 if kind == "gated" else 0)
     state = extreme_state(rule, 9, 2, 3, 4, 5)  # (2, 3, C, 4, 5)
     sample = extreme_state(rule, 10, 2, 3, 4, 5)[..., 3, :, :]
     valid = np.random.default_rng(11).random((2, 3, 4, 5)) < 0.5
-    together = rule.step(state, sample, valid)
+    noise = random_noise(rule, 12, 2, 3, 4, 5)
+    together = rule.step(state, sample, valid, noise)
     for i, j in np.ndindex(2, 3):
-        alone = rule.step(state[i, j], sample[i, j], valid[i, j])
+        alone = rule.step(state[i, j], sample[i, j], valid[i, j], noise[i, j])
         np.testing.assert_array_equal(together[i, j], alone)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "dithered"])
 @pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("overflow", Overflow)
 def test_no_step_leaves_the_state_formats(
-    kind: str, rounding: Rounding, small_config: Make, mixed_rule: Make, extreme_state: Make
+    kind: str,
+    rounding: Rounding,
+    overflow: Overflow,
+    small_config: Make,
+    mixed_rule: Make,
+    extreme_state: Make,
 ) -> None:
     for seed in range(5):
-        rule = mixed_rule(seed, small_config(kind=kind), rounding)
+        config = small_config(kind="residual" if kind == "residual" else "gated")
+        rule = mixed_rule(seed, config, rounding)
+        rule = dataclasses.replace(rule, overflow=overflow, dither=2 * (kind == "dithered"))
         state = extreme_state(rule, seed, 16, 6, 6)
         sample = extreme_state(rule, seed + 1, 16, 6, 6)[:, 3]
-        state = rule.step(state, sample, np.random.default_rng(seed).random(sample.shape) < 0.5)
+        valid = np.random.default_rng(seed).random(sample.shape) < 0.5
+        state = rule.step(state, sample, valid, random_noise(rule, seed, 16, 6, 6))
         for channel, format in enumerate(rule.channel_formats):
             assert format.lowest <= state[:, channel].min()
             assert state[:, channel].max() <= format.highest
+
+
+# Random bits
+
+
+def random_noise(rule: IntegerRule, seed: int, *shape: int) -> IntArray:
+    """Noise (..., planes, H, W) of a rule, for states of shape (..., C, H, W)."""
+    *batch, height, width = shape
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 2, (*batch, rule.noise_planes, height, width))
+
+
+def bits_of(numbers: IntArray, count: int) -> IntArray:
+    """Planes (count, H, W) of numbers (H, W), most significant first."""
+    return np.stack([numbers >> place & 1 for place in reversed(range(count))])
+
+
+@pytest.mark.parametrize(
+    ("fire_rate", "fired"),
+    [(0.5, 128), (0.002, 1), (0.7, 179), (2.5 / 256, 2), (255 / 256, 255), (0.999, 256)],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_cell_holds_its_state_unless_fired_but_takes_samples(
+    kind: str,
+    fire_rate: float,
+    fired: int,
+    small_config: Make,
+    random_rule: Make,
+    extreme_state: Make,
+) -> None:
+    every = random_rule(3, small_config(kind=kind, channels=8))
+    rule = random_rule(3, small_config(kind=kind, channels=8, fire_rate=fire_rate))
+    drawn = np.random.default_rng(4).permutation(256).reshape(16, 16)  # each number once
+    state, other = extreme_state(rule, 5, 16, 16), extreme_state(rule, 6, 16, 16)
+    sample, valid = other[8], np.random.default_rng(7).random((16, 16)) < 0.5
+    found = rule.step(state, sample, valid, bits_of(drawn, 8))
+    expected = every.step(state, sample, valid)
+    assert (expected[:8] != state[:8]).any(0).all()  # so that each cell tells if it fired
+    np.testing.assert_array_equal(found[:8], np.where(drawn < fired, expected[:8], state[:8]))
+    np.testing.assert_array_equal(found[8:], expected[8:])
+
+
+@pytest.fixture
+def dithered(small_config: Make, random_rule: Make) -> IntegerRule:
+    return dataclasses.replace(random_rule(9, small_config()), dither=8)
+
+
+def test_all_dithers_of_an_update_have_its_exact_mean(
+    dithered: IntegerRule, extreme_state: Make
+) -> None:
+    rng = np.random.default_rng(10)
+    x = rng.integers(-128, 128, (3, 1, 1))
+    candidate, gate = rng.integers(-128, 128, (3, 1, 1)), rng.integers(0, 256, (3, 1, 1))
+    noise = bits_of(np.arange(256).reshape(16, 16), 8)
+    update = np.broadcast_to(np.concatenate([candidate, gate]), (6, 16, 16))
+    found = dithered.apply_update(np.broadcast_to(x, (3, 16, 16)), update, noise)
+    # Of gate * (c - x) / 256 nothing is lost in the sum over the 256 dithers.
+    np.testing.assert_array_equal(found.sum((1, 2)), (256 * x + gate * (candidate - x))[:, 0, 0])
+
+
+@pytest.mark.parametrize("dither", [4, 8])
+def test_dithered_update_is_unbiased(dither: int, dithered: IntegerRule) -> None:
+    rule = dataclasses.replace(dithered, dither=dither)
+    rng = np.random.default_rng(11)
+    shape = (3, 64, 64)
+    x, candidate = rng.integers(-128, 128, (2, *shape))
+    # Gates in steps of a dither: below these bits, dropping is what it always was.
+    gate = rng.integers(0, 2**dither, shape) << (8 - dither)
+    exact = x + gate * (candidate - x) / 256
+    registers = RowRegisters(64, 64, 1)
+    draws = 100
+    total = np.zeros(shape)
+    for _ in range(draws):
+        total += rule.apply_update(x, np.concatenate([candidate, gate]), registers.planes(dither))
+    error = total / draws - exact
+    # A draw errs by less than 1, with a variance of 1/4 at most; three channels share the bits.
+    assert abs(error.mean()) < 4 * 0.5 / np.sqrt(draws * 64 * 64)
+    assert abs(error).max() < 5.5 * 0.5 / np.sqrt(draws)
+    # Truncation, for comparison, loses half a code on average.
+    dropped = x + (gate * (candidate - x) >> 8) - exact
+    assert dropped.mean() < -0.4
+
+
+def test_no_dither_changes_a_closed_gate(dithered: IntegerRule) -> None:
+    x = np.random.default_rng(12).integers(-128, 128, (3, 16, 16))
+    update = np.concatenate([127 - x, np.zeros_like(x)])
+    noise = bits_of(np.arange(256).reshape(16, 16), 8)
+    np.testing.assert_array_equal(dithered.apply_update(x, update, noise), x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fire_rate", "dither", "planes"),
+    [
+        ("gated", 1.0, 0, 0),
+        ("gated", 0.5, 0, 8),
+        ("gated", 1.0, 3, 3),
+        ("gated", 0.5, 3, 11),
+        ("residual", 0.5, 0, 8),
+    ],
+)
+def test_noise_has_the_planes_that_the_rule_takes(
+    kind: str,
+    fire_rate: float,
+    dither: int,
+    planes: int,
+    small_config: Make,
+    random_rule: Make,
+    extreme_state: Make,
+) -> None:
+    config = small_config(kind=kind, fire_rate=fire_rate)
+    rule = dataclasses.replace(random_rule(0, config), dither=dither)
+    assert rule.noise_planes == planes
+    state = extreme_state(rule, 1, 2, 2)
+    nothing = state[3], np.zeros((2, 2), bool)
+    rule.step(state, *nothing, np.zeros((planes, 2, 2), np.int64))
+    with pytest.raises(
+        ValueError, match=f"^noise has {planes + 1} planes, the rule takes {planes}"
+    ):
+        rule.step(state, *nothing, np.zeros((planes + 1, 2, 2), np.int64))
+    if planes:
+        with pytest.raises(ValueError, match=f"^noise has 0 planes, the rule takes {planes}$"):
+            rule.step(state, *nothing)
+
+
+def test_run_draws_the_planes_of_its_seed(small_config: Make, random_rule: Make) -> None:
+    rule = random_rule(2, small_config(fire_rate=0.5))
+    rule = dataclasses.replace(rule, dither=3, noise_seed=4)
+    rng = np.random.default_rng(3)
+    frames, mask = rng.random((3, 4, 5)).astype(np.float32), rng.random((3, 4, 5)) < 0.5
+    noise = RowRegisters(4, 5, 4).planes(3 * 2 * 11).reshape(3, 2, 11, 4, 5)
+    state, expected = rule.initial_state(4, 5), []
+    for t in range(3):
+        for step in range(2):
+            state = rule.step(state, rule.sample_codes(frames[t]), mask[t], noise[t, step])
+        expected.append(state)
+    np.testing.assert_array_equal(list(run(rule, frames, mask)), expected)
+    other = dataclasses.replace(rule, noise_seed=5)
+    assert (np.array(list(run(other, frames, mask))) != expected).any()
+
+
+def test_quantizing_keeps_the_fire_rate(small_config: Make, float_rule: Make) -> None:
+    rule = float_rule(0, small_config(fire_rate=0.25))
+    hidden = [unsigned_format(2, 8)] * 3
+    integer = Formats.choose(rule, hidden, Precision()).integer_rule(rule)
+    assert (integer.config.fire_rate, integer.noise_planes) == (0.25, 8)
 
 
 def test_accumulator_bound_is_reached_by_the_worst_inputs() -> None:
@@ -226,8 +453,14 @@ def test_pixels_undo_sample_codes(small_config: Make, random_rule: Make) -> None
 
 @pytest.fixture
 def rule(small_config: Make, mixed_rule: Make) -> IntegerRule:
-    made: IntegerRule = mixed_rule(12, small_config(), Rounding.RND_CONV)
-    return dataclasses.replace(made, training={"clips": ["a"], "seed": 3})
+    made: IntegerRule = mixed_rule(12, small_config(fire_rate=0.3), Rounding.RND_CONV)
+    return dataclasses.replace(
+        made,
+        overflow=Overflow.SAT_SYM,
+        dither=2,
+        noise_seed=2**32 - 1,
+        training={"clips": ["a"], "seed": 3},
+    )
 
 
 @pytest.fixture
@@ -285,10 +518,16 @@ def test_saved_rule_loads_with_every_field(rule: IntegerRule, path: Path) -> Non
 def test_saved_rule_steps_as_before(rule: IntegerRule, path: Path, extreme_state: Make) -> None:
     state, sample = extreme_state(rule, 1, 4, 4), extreme_state(rule, 2, 4, 4)[3]
     valid = np.eye(4, dtype=bool)
-    loaded = IntegerRule.load(path)
+    loaded, noise = IntegerRule.load(path), random_noise(rule, 3, 4, 4)
     np.testing.assert_array_equal(
-        loaded.step(state, sample, valid), rule.step(state, sample, valid)
+        loaded.step(state, sample, valid, noise), rule.step(state, sample, valid, noise)
     )
+
+
+def test_older_file_has_neither_dither_nor_seed(path: Path) -> None:
+    edit(path, lambda d: (d.pop("dither"), d.pop("noise_seed")))
+    loaded = IntegerRule.load(path)
+    assert (loaded.dither, loaded.noise_seed) == (0, 1)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -419,8 +658,13 @@ def test_tensors_that_contradict_the_description_are_refused(
             "perceive outputs number 3, the rule asks for 4: write the rule again",
         ),
         (
-            lambda d: d.update(overflow="WRAP"),
-            "overflow WRAP is not supported in a rule: choose SAT",
+            lambda d: d["config"].update(fire_rate=0.0019),
+            "fire_rate 0.0019 rounds to 0/256: choose at least 0.002",
+        ),
+        (lambda d: d.update(dither=2.5), "dither 2.5 is outside 0 to 8: choose one inside"),
+        (
+            lambda d: d.update(noise_seed=None),
+            "noise_seed None is outside 0 to 4294967295: choose one inside",
         ),
         (
             lambda d: d["formats"].update(sample=[1, 12, True]),
@@ -455,6 +699,7 @@ def test_description_that_contradicts_itself_is_refused(
         lambda d: d["formats"].update(gate=[0, "8", False]),
         lambda d: d["formats"].update(hidden=[]),
         lambda d: d.update(rounding="NEAREST"),
+        lambda d: d.update(overflow="CLIP"),
         lambda d: d.update(training=5),
     ],
 )
@@ -541,10 +786,92 @@ def test_prediction_and_sample_have_one_format(small_config: Make, random_rule: 
     )
 
 
-def test_only_saturation_is_defined(rule: IntegerRule) -> None:
+@pytest.mark.parametrize(
+    ("config", "fields", "sentence"),
+    [
+        ({}, {"dither": 9}, "dither 9 is outside 0 to 8: choose one inside"),
+        ({}, {"dither": -1}, "dither -1 is outside 0 to 8: choose one inside"),
+        (
+            {},
+            {"dither": 5},
+            "dither 5 is more than the 4 fraction bits of gate format UQ0.4: choose at most 4",
+        ),
+        (
+            {"kind": "residual"},
+            {"dither": 1},
+            "dither 1 is not defined in a residual rule, whose update needs no rounding: choose 0",
+        ),
+        ({}, {"noise_seed": -1}, "noise_seed -1 is outside 0 to 4294967295: choose one inside"),
+        (
+            {},
+            {"noise_seed": 2**32},
+            "noise_seed 4294967296 is outside 0 to 4294967295: choose one inside",
+        ),
+    ],
+)
+def test_noise_that_no_rule_can_have_is_refused(
+    config: dict[str, Any],
+    fields: dict[str, int],
+    sentence: str,
+    small_config: Make,
+    random_rule: Make,
+) -> None:
+    rule = random_rule(0, small_config(**config), Precision(gate=4))
     with pytest.raises(InputError) as caught:
-        dataclasses.replace(rule, overflow=Overflow.SAT_SYM)
-    assert str(caught.value) == "overflow SAT_SYM is not supported in a rule: choose SAT"
+        dataclasses.replace(rule, **fields)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"block": 2, "channels": 5},
+            "block 2, perception full are not supported in an integer rule: choose 1, full",
+        ),
+        (
+            {"perception": "sobel"},
+            "block 1, perception sobel are not supported in an integer rule: choose 1, full",
+        ),
+        ({"fire_rate": 1 / 512}, "fire_rate 0.001953125 rounds to 0/256: choose at least 0.002"),
+    ],
+)
+def test_shape_that_no_integer_rule_can_have_is_refused(
+    fields: dict[str, Any], sentence: str, small_config: Make
+) -> None:
+    with pytest.raises(InputError) as caught:
+        check_supported(small_config(**fields))
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("fire_rate", "fields", "sentence"),
+    [
+        (
+            1.0,
+            {"overflow": Overflow.WRAP},
+            "overflow WRAP is not supported by the cell: quantize with SAT",
+        ),
+        (
+            1.0,
+            {"overflow": Overflow.SAT_SYM},
+            "overflow SAT_SYM is not supported by the cell: quantize with SAT",
+        ),
+        (0.5, {}, "fire_rate 0.5, dither 0 are not supported by the cell: choose 1, 0"),
+        (1.0, {"dither": 3}, "fire_rate 1.0, dither 3 are not supported by the cell: choose 1, 0"),
+    ],
+)
+def test_what_the_cell_cannot_do_is_refused(
+    fire_rate: float,
+    fields: dict[str, Any],
+    sentence: str,
+    small_config: Make,
+    random_rule: Make,
+) -> None:
+    rule = dataclasses.replace(random_rule(0, small_config(fire_rate=fire_rate)), **fields)
+    with pytest.raises(InputError) as caught:
+        Program.compile(rule)
+    assert str(caught.value) == sentence
 
 
 def fail_to_write(*_: object) -> None:

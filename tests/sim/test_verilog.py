@@ -13,7 +13,7 @@ from scotopia.hdl.program import Program
 from scotopia.model.config import INPUTS
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.post_training import Precision
+from scotopia.quantize.formats import Precision
 from scotopia.sim.compare import Comparison, compare
 from scotopia.sim.simulators import Bench
 from scotopia.sim.stimulus import Stimulus

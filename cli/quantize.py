@@ -1,0 +1,171 @@
+"""What `scotopia quantize` does: a rule in, an integer rule out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from scotopia.model import score
+from scotopia.model.errors import InputError
+from scotopia.model.files import rule_kind
+from scotopia.model.rule import Rule
+from scotopia.model.sampling import sample_mask
+from scotopia.model.synthetic import synthetic_clips
+from scotopia.model.video import Clip, resolve_clip
+from scotopia.quantize.fake import FakeQuantRule
+from scotopia.quantize.formats import Formats, Precision
+from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.post_training import Calibration
+from scotopia.quantize.qformat import QFormat, Rounding
+from scotopia.quantize.search import Found, Score, cost_of, search
+from scotopia.quantize.task import reconstruct
+
+from .rules import rule_path
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to quantize, and how.
+
+    Attributes
+    ----------
+    rule
+        Name of a float rule; with `max_loss` also of an integer rule, which keeps its formats but
+        for what is taken away.
+    precision, rounding
+        See `Formats.choose`.
+    method, density
+        See `Calibration`.
+    clips
+        Names of clips to find ranges with, and to score on; none for four synthetic ones.
+    max_loss
+        dB that single widths may cost beyond that; None to leave them alone.
+    cells
+        Cells of the array, each of which has a state; see `search`.
+    """
+
+    rule: str
+    precision: Precision
+    rounding: Rounding
+    method: str
+    density: float
+    clips: Sequence[str] = ()
+    max_loss: float | None = None
+    cells: int = 1
+
+
+def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str, Any]]:
+    """Quantize, and tell what that did, on the console and as JSON holds it.
+
+    Raises
+    ------
+    InputError
+        If the rule or a clip cannot be read, or the rule cannot be quantized so.
+    """
+    if job.max_loss is not None and not job.max_loss > 0:
+        raise InputError(f"max_loss {job.max_loss:g} is not above 0: choose 0.1, for instance")
+    if job.cells < 1:
+        raise InputError(f"cells {job.cells} is below 1: choose 4096 for an array of 64 x 64")
+    path = rule_path(job.rule)
+    source: Rule
+    clips = [resolve_clip(name) for name in job.clips] or synthetic_clips(
+        4, 60, 64, seed=0, first=1000
+    )
+    result: dict[str, Any] = {"calibration_clips": [clip.name for clip in clips]}
+    if job.max_loss is not None and rule_kind(path) == "integer rule":
+        source = FakeQuantRule.of(IntegerRule.load(path))
+        formats = source.formats
+    else:
+        source = Rule.load(path)
+        with console.status("calibrating"):
+            calibration = Calibration.measure(source, clips, job.density)
+            hidden = calibration.formats(job.precision.hidden, job.method)
+        formats = Formats.choose(source, hidden, job.precision, job.rounding)
+        clipped = calibration.clipped(hidden)
+        console.print(_clipping_table(clipped))
+        result |= {"calibration": job.method, "hidden": clipped}
+    if job.max_loss is not None:
+        formats = _search(job, source, formats, clips, console, result)
+    integer = formats.integer_rule(source)
+    return integer, result | {
+        "weight_bits": formats.weight_bits,
+        "state_bits_per_cell": integer.state_bits,
+    }
+
+
+def score_on(clips: Sequence[Clip], density: float) -> Score:
+    """Return the score of an integer rule: its mean PSNR in dB on clips, warm-up not counted."""
+    masks = [sample_mask(clip.frames.shape, density, 0) for clip in clips]
+
+    def mean_psnr(rule: IntegerRule) -> float:
+        return float(
+            np.mean(
+                [
+                    score.psnr(clip.frames, reconstruct(rule, clip.frames, mask))
+                    for clip, mask in zip(clips, masks, strict=True)
+                ]
+            )
+        )
+
+    return mean_psnr
+
+
+def _search(
+    job: Job,
+    source: Rule,
+    formats: Formats,
+    clips: Sequence[Clip],
+    console: Console,
+    result: dict[str, Any],
+) -> Formats:
+    assert job.max_loss is not None
+    for clip in clips:
+        score.check_scorable(clip.frames)
+    mean_psnr = score_on(clips, job.density)
+    before = {"bits": cost_of(formats, job.cells), "psnr": mean_psnr(formats.integer_rule(source))}
+    with console.status("searching") as status:
+        found = search(
+            source, formats, mean_psnr, job.max_loss, job.cells, _progress(status.update)
+        )
+    after = {"bits": found.cost, "psnr": found.score}
+    console.print(
+        f"{before['bits']} bits at {before['psnr']:.2f} dB, now {after['bits']} at "
+        f"{after['psnr']:.2f} dB; {found.tried} rules tried"
+    )
+    console.print(_width_table(found.formats))
+    result["search"] = {"before": before, "after": after, "tried": found.tried}
+    return found.formats
+
+
+def _progress(show: Callable[[str], None]) -> Callable[[Found], None]:
+    def on_round(found: Found) -> None:
+        show(f"searching: {found.cost} bits at {found.score:.2f} dB, {found.tried} rules tried")
+
+    return on_round
+
+
+def _clipping_table(clipped: Sequence[dict[str, Any]]) -> Table:
+    """What the formats of the hidden neurons clip of what was seen."""
+    table = Table("neuron", "format", "largest seen", "clipped", box=SIMPLE_HEAD)
+    for number, row in enumerate(clipped):
+        table.add_row(
+            f"h{number}", row["format"], f"{row['largest']:.3f}", f"{100 * row['clipped']:.3f} %"
+        )
+    return table
+
+
+def _width_table(formats: Formats) -> Table:
+    def bits(chosen: Sequence[QFormat]) -> str:
+        return " ".join(str(format.bits) for format in chosen)
+
+    table = Table("widths", "bits, one by one", box=SIMPLE_HEAD)
+    channels = formats.config.channels
+    table.add_row("state channels", bits(formats.state))
+    table.add_row("weights of neurons", bits(formats.perceive_weights))
+    table.add_row("weights of candidates", bits(formats.update_weights[:channels]))
+    table.add_row("weights of gates", bits(formats.update_weights[channels:]))
+    return table

@@ -1,0 +1,234 @@
+"""The fake-quantized rule: floats that sit where the integer rule's codes are.
+
+Where all sums are exact (in float64 always, in float32 while no accumulator reaches 2**24) it
+computes the values of the golden model's codes. It has gradients, by the straight-through
+estimator (Bengio, Leonard, Courville: "Estimating or Propagating Gradients Through Stochastic
+Neurons for Conditional Computation", 2013): rounding has the gradient 1, and a number that sits at
+an end of its format has none. So it is what quantization-aware training trains.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scotopia.model.rule import PAD_MODE, Grids, Rule, recency
+
+from .formats import Formats, bias_format, folded_layers
+from .integer_rule import IntegerRule
+from .qformat import Overflow, QFormat, Rounding, round_up
+
+
+class FakeQuantRule(Rule):
+    """A float rule seen through formats.
+
+    Its parameters are the float rule's, not rounded, so that small steps of training add up. All
+    tensors have the shapes and the meaning of `Rule`'s; samples and states must sit on the grids of
+    their formats.
+    """
+
+    def __init__(self, rule: Rule, formats: Formats) -> None:
+        super().__init__(formats.config)
+        self.formats = formats
+        self.training_record = rule.training_record
+        layers = Rule.layers(rule)
+        self.to(layers[0].dtype)
+        with torch.no_grad():
+            for mine, given in zip(Rule.layers(self), layers, strict=True):
+                mine.copy_(given)
+        #: `fused` knows the modes that hardware uses.
+        self.fusible = formats.overflow is Overflow.SAT and formats.rounding in (
+            Rounding.RND,
+            Rounding.TRN,
+        )
+        if self.fusible:
+            every = (*formats.inputs, *formats.hidden, *formats.updates, *formats.state)
+            rows = torch.tensor([_grid(format) for format in every])
+            self.grids = Grids(rows, 0.5 if formats.rounding is Rounding.RND else 0.0)
+
+    @classmethod
+    def of(cls, integer: IntegerRule) -> "FakeQuantRule":
+        """Return the twin of an integer rule, in float64."""
+        rule = Rule(integer.config).double()
+        with torch.no_grad():
+            for part, layer in ((rule.perceive, integer.perceive), (rule.update, integer.update)):
+                assert part.bias is not None
+                scale = torch.from_numpy(2.0 ** -layer.weight_frac.astype(float))
+                codes = torch.from_numpy(layer.weight).double().reshape(part.weight.shape)
+                part.weight.copy_(codes * scale[:, None, None, None])
+                unit = 2.0 ** -max(format.frac_bits for format in layer.inputs)
+                part.bias.copy_(torch.from_numpy(layer.bias).double() * scale * unit)
+            if integer.config.kind == "gated":  # take the hard sigmoid out again
+                channels = integer.config.channels
+                assert rule.update.bias is not None
+                rule.update.weight[channels:] *= 4
+                rule.update.bias[channels:] = 4 * (rule.update.bias[channels:] - 0.5)
+        rule.training_record = integer.training
+        return cls(rule, Formats.of(integer))
+
+    def integer_rule(self) -> IntegerRule:
+        """Return the integer rule that this one is the twin of."""
+        return self.formats.integer_rule(self)
+
+    def layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights and biases on their grids, the hard sigmoid in the gates'."""
+        formats = self.formats
+        weight, bias, update_weight, update_bias = folded_layers(self)
+        seen = formats.state + formats.inputs
+        return (
+            _round(weight, formats.perceive_weights),
+            _round(bias, [bias_format(f, seen) for f in formats.perceive_weights]),
+            _round(update_weight, formats.update_weights),
+            _round(update_bias, [bias_format(f, formats.hidden) for f in formats.update_weights]),
+        )
+
+    def forward(
+        self,
+        state: Tensor,
+        sample: Tensor,
+        valid: Tensor,
+        fired: Tensor | None = None,
+        dither: Tensor | None = None,
+    ) -> Tensor:
+        """Do one step, as `IntegerRule.step`.
+
+        Parameters
+        ----------
+        state, sample, valid, fired
+            See `Rule.forward`.
+        dither
+            (B, 1, H, W) in [0, 1): what is added below the last bit of the gated update, in place
+            of rounding.
+        """
+        formats, channels = self.formats, self.config.channels
+        x, last, age = state[:, :channels], state[:, channels:-1], state[:, -1:]
+        arrived = valid > 0
+        register = torch.where(arrived, sample, last)
+        tick = 2.0**-self.config.trace_bits
+        trace = torch.where(arrived, 1 - tick, (age - tick).clamp(min=0))
+        flicker = torch.where(age > 0, register - last, torch.zeros_like(last))
+        surprise = register - x[:, :1]
+        shown = {
+            "sample": register,
+            "trace": trace,
+            "valid": arrived.to(x.dtype),
+            "flicker": flicker,
+            "innovation": valid * surprise,
+        }
+        for name, format in zip(self.config.inputs, formats.inputs, strict=True):
+            if name == "trust":
+                doubt = x[:, self.config.doubt : self.config.doubt + 1]
+                shown[name] = recency(trace) - 4 * doubt
+            elif name == "recall":
+                shown[name] = shown["trust"] * surprise
+            shown[name] = self._settle(shown[name], (format,))
+
+        seen = torch.cat([x, *(shown[name] for name in self.config.inputs)], 1)
+        padded = F.pad(seen, (1, 1, 1, 1), mode=PAD_MODE[self.config.border])
+        weight, bias, update_weight, update_bias = self.layers()
+        hidden = self._settle(F.conv2d(padded, weight, bias), formats.hidden)
+        update = self._settle(F.conv2d(hidden, update_weight, update_bias), formats.updates)
+        if self.config.kind == "residual":
+            updated = self._settle(x + update, formats.state)
+        else:
+            candidate, gate = update.chunk(2, 1)
+            updated = x + self._round_way(gate * (candidate - x), dither)
+        if fired is not None:
+            updated = torch.where(fired > 0, updated, x)
+        return torch.cat([updated, register, trace], 1)
+
+    def _settle(self, values: Tensor, formats: Sequence[QFormat]) -> Tensor:
+        grids = _Codes(formats, values, self.formats.rounding, self.formats.overflow)
+        settled: Tensor = _Settle.apply(values, grids)  # type: ignore[no-untyped-call]
+        return settled
+
+    def _round_way(self, way: Tensor, dither: Tensor | None) -> Tensor:
+        """Round what is added to the state; it never leaves the format, so nothing is clipped."""
+        codes = _Codes(self.formats.state, way, self.formats.rounding, None)
+        if dither is not None:
+            codes.rounding = Rounding.TRN
+            way = way + dither * codes.unit
+        rounded: Tensor = _Settle.apply(way, codes)  # type: ignore[no-untyped-call]
+        return rounded
+
+
+def _grid(format: QFormat) -> list[float]:
+    """Row of `Grids` of a format."""
+    unit = math.ldexp(1, -format.frac_bits)
+    return [1 / unit, unit, format.lowest * unit, format.highest * unit]
+
+
+class _Codes:
+    """Formats of the channels of a (B, C, H, W) tensor, and what becomes of what does not fit."""
+
+    def __init__(
+        self,
+        formats: Sequence[QFormat],
+        like: Tensor,
+        rounding: Rounding,
+        overflow: Overflow | None,
+    ) -> None:
+        def column(numbers: list[float]) -> Tensor:
+            return torch.tensor(numbers, dtype=like.dtype, device=like.device)[:, None, None]
+
+        self.rounding, self.overflow = rounding, overflow
+        self.scale = column([math.ldexp(1, format.frac_bits) for format in formats])
+        self.unit = column([math.ldexp(1, -format.frac_bits) for format in formats])
+        symmetric = overflow is Overflow.SAT_SYM
+        self.lowest = column([f.lowest + (symmetric and f.signed) for f in formats])
+        self.highest = column([f.highest for f in formats])
+
+
+class _Settle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, codes: _Codes) -> Tensor:
+        scaled = values * codes.scale
+        floor = scaled.floor()
+        code = floor + round_up(codes.rounding, floor, scaled - floor, 0.5)
+        if codes.overflow is Overflow.WRAP:
+            span = codes.highest - codes.lowest + 1
+            code = (code - codes.lowest) % span + codes.lowest
+        elif codes.overflow is not None:
+            code = torch.minimum(torch.maximum(code, codes.lowest), codes.highest)
+            ctx.save_for_backward((code > codes.lowest) & (code < codes.highest))
+        settled: Tensor = code * codes.unit
+        return settled
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,) = gradients
+        for inside in ctx.saved_tensors:
+            gradient = gradient * inside
+        return gradient, None
+
+
+class _Nearest(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+        codes = torch.floor(values * scale + 0.5)
+        ctx.save_for_backward((codes >= lowest) & (codes <= highest))
+        return torch.minimum(torch.maximum(codes, lowest), highest) / scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None, None, None
+
+
+def _round(values: Tensor, formats: Sequence[QFormat]) -> Tensor:
+    """Round weights (O, ...) to the formats of their outputs."""
+    shape = (-1, *[1] * (values.ndim - 1))
+
+    def column(numbers: list[float]) -> Tensor:
+        return torch.tensor(numbers, dtype=values.dtype, device=values.device).reshape(shape)
+
+    rounded: Tensor = _Nearest.apply(  # type: ignore[no-untyped-call]
+        values,
+        column([math.ldexp(1, format.frac_bits) for format in formats]),
+        column([format.lowest for format in formats]),
+        column([format.highest for format in formats]),
+    )
+    return rounded

@@ -1,0 +1,258 @@
+"""A format for every tensor of a rule: what lies between a float rule and an integer rule."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scotopia.model.config import RuleConfig
+from scotopia.model.errors import InputError
+from scotopia.model.rule import Rule
+
+from .integer_rule import IntegerLayer, IntegerRule, check_supported, update_formats
+from .qformat import Overflow, QFormat, Rounding, required_bits
+
+#: Most fraction bits of a weight or a hidden neuron: finer ones are as good as zero.
+FINEST = 15
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Word lengths in bits, each from 2 to 16.
+
+    Attributes
+    ----------
+    weight
+        Of every weight, sign included.
+    state
+        Of every learned channel, of the sample, the flicker, the innovation and the recall, sign
+        included.
+    hidden, gate
+        Of the hidden neurons; of the gate and the trust. Unsigned.
+    """
+
+    weight: int = 8
+    state: int = 8
+    hidden: int = 8
+    gate: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "state", "hidden", "gate"):
+            if not 2 <= getattr(self, name) <= 16:
+                raise InputError(
+                    f"{name} bits {getattr(self, name)} are outside 2 to 16: choose 8, for instance"
+                )
+
+
+@dataclass(frozen=True)
+class Formats:
+    """How a rule is quantized, but for the values of its weights.
+
+    Attributes
+    ----------
+    config
+        Shape of the rule; its perception is full.
+    state
+        By learned channel.
+    sample, gate
+        See `IntegerRule`.
+    inputs
+        By `config.inputs`.
+    hidden
+        By neuron.
+    perceive_weights, update_weights
+        Of the weights of each output of the two layers. Those of a gate hold the hard sigmoid's
+        1/4. A bias has as many bits as it needs.
+    rounding, overflow
+        Of every result in the integer rule; weights are rounded to nearest.
+    """
+
+    config: RuleConfig
+    state: tuple[QFormat, ...]
+    sample: QFormat
+    inputs: tuple[QFormat, ...]
+    hidden: tuple[QFormat, ...]
+    gate: QFormat
+    perceive_weights: tuple[QFormat, ...]
+    update_weights: tuple[QFormat, ...]
+    rounding: Rounding = Rounding.RND
+    overflow: Overflow = Overflow.SAT
+
+    @classmethod
+    def choose(
+        cls,
+        rule: Rule,
+        hidden: Iterable[QFormat],
+        precision: Precision,
+        rounding: Rounding = Rounding.RND,
+        overflow: Overflow = Overflow.SAT,
+    ) -> "Formats":
+        """Give all tensors of a kind the same width, and weights the finest scale they fit.
+
+        Scales are powers of two, one for each output of a layer.
+
+        Raises
+        ------
+        InputError
+            If a weight is not finite, or an integer rule cannot have the rule's shape.
+        """
+        for name, parameter in rule.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise InputError(f"{name} of the rule is not finite: train it again")
+        # A filtered perception equals the full one with its summed kernels.
+        config = replace(rule.config, perception="full")
+        check_supported(config)
+        state = QFormat(1, precision.state - 1)
+        inputs = {
+            "trace": QFormat(0, config.trace_bits, signed=False),
+            "valid": QFormat(1, 0, signed=False),
+            "trust": QFormat(0, precision.gate, signed=False),
+        }
+        perceive, _, update, _ = (_array(tensor) for tensor in folded_layers(rule))
+        return cls(
+            config=config,
+            state=(state,) * config.channels,
+            sample=state,
+            inputs=tuple(inputs.get(name, state) for name in config.inputs),
+            hidden=tuple(hidden),
+            gate=QFormat(0, precision.gate, signed=False),
+            perceive_weights=weight_formats(perceive, precision.weight),
+            update_weights=weight_formats(update, precision.weight),
+            rounding=rounding,
+            overflow=overflow,
+        )
+
+    @classmethod
+    def of(cls, rule: IntegerRule) -> "Formats":
+        """Return the formats of a rule; its weights are as wide as their codes need."""
+
+        def weights(layer: IntegerLayer) -> tuple[QFormat, ...]:
+            bits = [max(2, required_bits(int(row.min()), int(row.max()))) for row in layer.weight]
+            fractions = layer.weight_frac.tolist()
+            return tuple(QFormat(n - frac, frac) for n, frac in zip(bits, fractions, strict=True))
+
+        return cls(
+            config=rule.config,
+            state=rule.state_formats,
+            sample=rule.sample_format,
+            inputs=rule.input_formats,
+            hidden=rule.perceive.outputs,
+            gate=rule.gate_format,
+            perceive_weights=weights(rule.perceive),
+            update_weights=weights(rule.update),
+            rounding=rule.rounding,
+            overflow=rule.overflow,
+        )
+
+    @property
+    def updates(self) -> tuple[QFormat, ...]:
+        """Of the update layer's outputs."""
+        return update_formats(self.config, self.state, self.gate)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of all weights together, biases not counted."""
+        config = self.config
+        perceive = 9 * config.perceived * sum(f.bits for f in self.perceive_weights)
+        return perceive + config.hidden * sum(f.bits for f in self.update_weights)
+
+    def integer_rule(self, rule: Rule) -> IntegerRule:
+        """Round a float rule's weights to their formats.
+
+        Raises
+        ------
+        InputError
+            If a weight is not finite, or an accumulator would need more than 32 bits.
+        """
+        weight, bias, update_weight, update_bias = map(_array, folded_layers(rule))
+        hidden, perceived = weight.shape[:2]
+        return IntegerRule(
+            config=self.config,
+            state_formats=self.state,
+            sample_format=self.sample,
+            input_formats=self.inputs,
+            gate_format=self.gate,
+            perceive=_integer_layer(
+                weight.reshape(hidden, perceived, 9),
+                bias,
+                self.perceive_weights,
+                self.state + self.inputs,
+                self.hidden,
+            ),
+            update=_integer_layer(
+                update_weight.reshape(len(update_bias), hidden, 1),
+                update_bias,
+                self.update_weights,
+                self.hidden,
+                self.updates,
+            ),
+            rounding=self.rounding,
+            overflow=self.overflow,
+            training=rule.training_record,
+        )
+
+
+def folded_layers(rule: Rule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights and biases as `Rule.layers` has them, the hard sigmoid 1/2 + x/4 in the gates'."""
+    perceive, perceive_bias, update, update_bias = Rule.layers(rule)
+    if rule.config.kind == "residual":
+        return perceive, perceive_bias, update, update_bias
+    channels = rule.config.channels
+    gate, gate_bias = update[channels:] / 4, update_bias[channels:] / 4 + 0.5
+    return (
+        perceive,
+        perceive_bias,
+        torch.cat([update[:channels], gate]),
+        torch.cat([update_bias[:channels], gate_bias]),
+    )
+
+
+def weight_formats(weight: NDArray[np.float64], bits: int) -> tuple[QFormat, ...]:
+    """Return the finest format of `bits` bits for each output's weights, (O, ...)."""
+    largest = np.abs(weight).reshape(len(weight), -1).max(1)
+    fractions = [finest(value, 2 ** (bits - 1) - 1) for value in largest]
+    return tuple(QFormat(bits - frac, frac) for frac in fractions)
+
+
+def unsigned_format(largest: float, bits: int) -> QFormat:
+    """Return the finest unsigned format of `bits` bits that holds `largest`."""
+    frac = finest(largest, 2**bits - 1)
+    return QFormat(bits - frac, frac, signed=False)
+
+
+def finest(largest: float, highest_code: int) -> int:
+    """Most fraction bits, `FINEST` at most, at which `largest` rounds to `highest_code` or less."""
+    frac = FINEST
+    while np.rint(np.ldexp(largest, frac)) > highest_code:
+        frac -= 1
+    return frac
+
+
+def bias_format(weights: QFormat, inputs: Iterable[QFormat]) -> QFormat:
+    """Format of a bias: the accumulator's own scale, and all the bits there are."""
+    frac = weights.frac_bits + max(format.frac_bits for format in inputs)
+    return QFormat(32 - frac, frac)
+
+
+def _integer_layer(
+    weight: NDArray[np.float64],
+    bias: NDArray[np.float64],
+    formats: tuple[QFormat, ...],
+    inputs: tuple[QFormat, ...],
+    outputs: tuple[QFormat, ...],
+) -> IntegerLayer:
+    biases = [bias_format(format, inputs) for format in formats]
+    return IntegerLayer(
+        weight=np.stack([f.quantize(w) for f, w in zip(formats, weight, strict=True)]),
+        weight_frac=np.array([format.frac_bits for format in formats]),
+        bias=np.array([int(f.quantize(np.array(b))) for f, b in zip(biases, bias, strict=True)]),
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def _array(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.detach().cpu().numpy().astype(np.float64)

@@ -1,0 +1,159 @@
+"""Fewest bits within a loss: widths of single channels, neurons and gates, found by trying."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scotopia.model.errors import InputError
+from scotopia.model.rule import Rule
+
+from .formats import Formats
+from .integer_rule import IntegerRule
+from .qformat import QFormat
+
+#: Score of an integer rule, in dB.
+Score = Callable[[IntegerRule], float]
+
+#: Share of the loss that is left that one round may take, because losses do not quite add up.
+ROUND_SHARE = 0.5
+
+#: Loss below which a width is free, dB: less is noise, and no loss at all would have no price.
+FREE = 1e-4
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes
+    ----------
+    formats, rule
+        The formats, and the integer rule in them.
+    cost, score
+        Bits, as `cost_of`; dB.
+    tried
+        Integer rules scored on the way.
+    """
+
+    formats: Formats
+    rule: IntegerRule
+    cost: int
+    score: float
+    tried: int
+
+
+def cost_of(formats: Formats, cells: int = 1) -> int:
+    """Bits of all weights, and `cells` times those of a cell's learned channels and sample."""
+    state = sum(format.bits for format in (*formats.state, formats.sample))
+    return formats.weight_bits + cells * state
+
+
+def search(
+    rule: Rule,
+    formats: Formats,
+    score: Score,
+    max_loss: float,
+    cells: int = 1,
+    on_round: Callable[[Found], None] = lambda found: None,
+) -> Found:
+    """Take bits away, cheapest first, while the score falls by no more than `max_loss`.
+
+    In each round every width is tried with a bit less; those that save most for what they lose are
+    taken together, while their losses add up to half of what is left.
+
+    Parameters
+    ----------
+    rule
+        Whose weights are rounded.
+    formats
+        What to start from.
+    score
+        Of an integer rule, in dB; the same rule must have the same score.
+    max_loss
+        dB, above 0.
+    cells
+        Cells of the array that is to be built: their state counts `cells` times, weights once.
+    on_round
+        Called after each round with what has been found so far.
+
+    Raises
+    ------
+    InputError
+        If `max_loss` is not above 0.
+    """
+    if not max_loss > 0:
+        raise InputError(f"max_loss {max_loss:g} is not above 0: choose 0.1, for instance")
+    best = formats.integer_rule(rule)
+    start = score(best)
+    found = Found(formats, best, cost_of(formats, cells), start, 1)
+    tried = 1
+    while True:
+        left = max_loss - (start - found.score)
+        moves = []
+        for narrower in _narrower(found.formats):
+            tried += 1
+            loss = found.score - score(narrower.integer_rule(rule))
+            if loss <= left:
+                saved = found.cost - cost_of(narrower, cells)
+                moves.append((max(loss, FREE) / saved, loss, narrower))
+        moves.sort(key=lambda move: move[0])
+        # Half of the budget; then, if they lose more together than one by one, half of these.
+        taken: list[Formats] = []
+        spent = 0.0
+        for _, loss, narrower in moves:
+            if taken and spent + max(loss, 0) > ROUND_SHARE * left:
+                break
+            taken.append(narrower)
+            spent += max(loss, 0)
+        while taken:
+            together = _merge(found.formats, taken)
+            candidate = together.integer_rule(rule)
+            reached = score(candidate)
+            tried += 1
+            if start - reached <= max_loss:
+                break
+            taken = taken[: len(taken) // 2]
+        if not taken:
+            return replace(found, tried=tried)
+        found = Found(together, candidate, cost_of(together, cells), reached, tried)
+        on_round(found)
+
+
+def _narrower(formats: Formats) -> Iterator[Formats]:
+    """Yield these formats with one width a bit less, where at least two bits are left."""
+    for field in ("perceive_weights", "update_weights", "state"):
+        for i, format in enumerate(getattr(formats, field)):
+            if format.bits > 2:
+                yield _with(formats, field, i, _coarser(format))
+
+
+def _with(formats: Formats, field: str, i: int, format: QFormat) -> Formats:
+    chosen = list(getattr(formats, field))
+    chosen[i] = format
+    widths: dict[str, Any] = {field: tuple(chosen)}
+    changed = replace(formats, **widths)
+    if field != "state" or i != 0:
+        return changed
+    # The sample is what the prediction predicts: they have one format, and an input that shows the
+    # sample has it, too.
+    names = formats.config.inputs
+    inputs = tuple(
+        format if name == "sample" else given
+        for name, given in zip(names, formats.inputs, strict=True)
+    )
+    return replace(changed, sample=format, inputs=inputs)
+
+
+def _merge(formats: Formats, changed: list[Formats]) -> Formats:
+    merged = formats
+    for other in changed:
+        for field in ("perceive_weights", "update_weights", "state"):
+            before = getattr(formats, field)
+            for i, format in enumerate(getattr(other, field)):
+                if format != before[i]:
+                    merged = _with(merged, field, i, format)
+    return merged
+
+
+def _coarser(format: QFormat) -> QFormat:
+    return QFormat(format.int_bits, format.frac_bits - 1, format.signed)

@@ -1,0 +1,87 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scotopia.model.rule import Rule
+from scotopia.quantize.integer_rule import IntegerRule
+
+Run = Callable[..., tuple[int, str, str]]
+Make = Callable[..., object]
+
+
+@pytest.fixture
+def rule(float_rule: Make, small_config: Make, tmp_path: Path) -> Path:
+    path = tmp_path / "rule.safetensors"
+    made = float_rule(0, small_config(inputs=("trust", "recall")))
+    assert isinstance(made, Rule)
+    made.save(path)
+    return path
+
+
+@pytest.fixture
+def moving(tmp_path: Path) -> Path:
+    """A clip that is just long enough to be scored."""
+    path = tmp_path / "moving.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (21, 128, 128)).astype(np.uint8))
+    return path
+
+
+def test_the_report_tells_what_would_clip(run: Run, rule: Path, moving: Path) -> None:
+    out, target = rule.with_name("int.safetensors"), rule.with_name("report.json")
+    status, printed, _ = run(
+        *("quantize", rule, "--out", out, "--calibrate", moving, "--json", target),
+        *("--method", "max"),
+    )
+    report = json.loads(target.read_text())
+    assert status == 0
+    assert report["calibration"] == "max"
+    assert [row["clipped"] for row in report["hidden"]] == [0, 0, 0]
+    formats = [row["format"] for row in report["hidden"]]
+    assert formats == [str(format) for format in IntegerRule.load(out).perceive.outputs]
+    assert all(format in printed for format in formats)
+
+
+def test_a_search_takes_bits_and_tells_what_they_cost(run: Run, rule: Path, moving: Path) -> None:
+    whole, narrow, target = (rule.with_name(name) for name in ("a.st", "b.st", "report.json"))
+    calibrate = ("--calibrate", moving)
+    assert run("quantize", rule, "--out", whole, *calibrate)[0] == 0
+    search = ("--max-loss", 0.5, "--json", target, *calibrate)
+    assert run("quantize", whole, "--out", narrow, *search)[0] == 0
+    found = json.loads(target.read_text())["search"]
+    assert found["after"]["bits"] < found["before"]["bits"]
+    assert found["after"]["psnr"] >= found["before"]["psnr"] - 0.5
+    before, after = IntegerRule.load(whole), IntegerRule.load(narrow)
+    assert after.state_bits <= before.state_bits
+    assert np.abs(after.perceive.weight).sum() < np.abs(before.perceive.weight).sum()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--max-loss", 0), "max_loss 0 is not above 0: choose 0.1, for instance"),
+        (
+            ("--max-loss", 1, "--cells", 0),
+            "cells 0 is below 1: choose 4096 for an array of 64 x 64",
+        ),
+        (
+            ("--method", "median"),
+            "calibration 'median' is unknown: choose one of max, percentile, mse",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    arguments: tuple[object, ...], sentence: str, run: Run, rule: Path, moving: Path
+) -> None:
+    out = rule.with_name("int.safetensors")
+    status, _, error = run("quantize", rule, "--out", out, "--calibrate", moving, *arguments)
+    assert (status, error) == (2, f"scotopia: {sentence}\n")
+    assert not out.exists()
+
+
+def test_an_integer_rule_is_only_searched(run: Run, moving: Path, tmp_path: Path) -> None:
+    out = tmp_path / "int.safetensors"
+    status, _, error = run("quantize", "retina-int", "--out", out, "--calibrate", moving)
+    assert status == 2 and "integer rule" in error

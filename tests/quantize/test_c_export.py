@@ -1,0 +1,395 @@
+import dataclasses
+import itertools
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scotopia.model.config import INPUTS, RuleConfig
+from scotopia.model.errors import InputError
+from scotopia.quantize.c_export import c_header, export_c
+from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.lfsr import RowRegisters
+from scotopia.quantize.qformat import IntArray, Overflow, QFormat, Rounding
+
+Make = Callable[..., Any]  # a fixture of conftest.py
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+
+#: What is run: a rule by number, on states that come in on stdin and go out on stdout.
+MAIN = """
+#include <stdio.h>
+#include <stdlib.h>
+{includes}
+
+static void *take(size_t bytes)
+{{
+    void *memory = malloc(bytes + 1); /* of 0 bytes it may return NULL */
+    if (memory == NULL || fread(memory, 1, bytes, stdin) != bytes) {{
+        exit(2);
+    }}
+    return memory;
+}}
+
+int main(int argc, char **argv)
+{{
+    if (argc != 5) {{
+        return 2;
+    }}
+    const int number = atoi(argv[1]), steps = atoi(argv[2]);
+    const int height = atoi(argv[3]), width = atoi(argv[4]);
+    const size_t cells = (size_t)height * (size_t)width;
+    switch (number) {{
+{cases}
+    }}
+    return 0;
+}}
+"""
+STEPS = """
+    case {i}: {{
+        int32_t *state = (int32_t *)take(4 * cells * {N}_CHANNELS);
+        int32_t *next = (int32_t *)malloc(4 * cells * {N}_CHANNELS);
+        uint8_t *noise = (uint8_t *)malloc(cells * {N}_PLANES + 1);
+        uint32_t *rows = (uint32_t *)malloc(4 * (size_t)height);
+        {seed_rows}
+        for (int step = 0; step < steps; step++) {{
+            int32_t *sample = (int32_t *)take(4 * cells);
+            uint8_t *valid = (uint8_t *)take(cells);
+            {draw_noise}
+            {n}_step(state, sample, valid, {noise}, next, height, width);
+            fwrite(next, 4, cells * {N}_CHANNELS, stdout);
+            int32_t *swap = state;
+            state = next, next = swap;
+            free(sample), free(valid);
+        }}
+        free(state), free(next), free(noise), free(rows);
+        break;
+    }}
+    case {i} + 1000: /* the sensor's converter, and back: codes of 256 pixels, pixels of codes */
+        for (int pixel = 0; pixel < 256; pixel++) {{
+            const int32_t code = {n}_sample((uint8_t)pixel);
+            fwrite(&code, 4, 1, stdout);
+        }}
+        for (int32_t code = -{codes}; code < {codes}; code++) {{
+            const int32_t pixel = {n}_pixel(code);
+            fwrite(&pixel, 4, 1, stdout);
+        }}
+        break;
+"""
+
+
+def write_main(rules: list[IntegerRule], folder: Path) -> Path:
+    """Export every rule, each under a name of its own, and write a program that runs any."""
+    cases = []
+    for i, rule in enumerate(rules):
+        name = f"rule_{i}"
+        export_c(rule, folder / f"{name}.h", name)
+        draws = rule.noise_planes > 0
+        cases.append(
+            STEPS.format(
+                i=i,
+                n=name,
+                N=name.upper(),
+                codes=rule.state_formats[0].highest + 1,
+                seed_rows=f"{name}_seed_rows(rows, height);" * draws,
+                draw_noise=f"{name}_noise(rows, noise, height, width);" * draws,
+                noise="noise" if draws else "NULL",
+            )
+        )
+    includes = "\n".join(f'#include "rule_{i}.h"' for i in range(len(rules)))
+    main = folder / "main.c"
+    main.write_text(MAIN.format(includes=includes, cases="".join(cases)))
+    return main
+
+
+def compile_c(main: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = ["cc", "-std=c99", *options, str(main), "-o", str(main.with_suffix(""))]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def compile_all(rules: list[IntegerRule], folder: Path) -> Path:
+    """Compile, with the sanitizers where the compiler has them: they exit with status 1."""
+    main = write_main(rules, folder)
+    sanitizers = ["-fsanitize=undefined,address", "-fno-sanitize-recover=all"]
+    if compile_c(main, *WARNINGS, *sanitizers).returncode != 0:
+        done = compile_c(main, *WARNINGS)
+        assert done.returncode == 0, done.stderr
+    return main.with_suffix("")
+
+
+def run_c(program: Path, number: int, given: bytes, *arguments: int) -> IntArray:
+    command = [str(program), str(number), *map(str, arguments)]
+    done = subprocess.run(command, input=given, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    return np.frombuffer(done.stdout, np.int32).astype(np.int64)
+
+
+def assert_c_is_the_rule(
+    program: Path, number: int, rule: IntegerRule, state: IntArray, samples: IntArray, valid: Any
+) -> None:
+    """Compare as many steps as there are samples (T, H, W)."""
+    given = state.astype(np.int32).tobytes()
+    for sample, arrived in zip(samples, valid, strict=True):
+        given += sample.astype(np.int32).tobytes() + arrived.astype(np.uint8).tobytes()
+    found = run_c(program, number, given, *samples.shape).reshape(-1, *state.shape)
+    registers = RowRegisters(*state.shape[1:], rule.noise_seed)
+    for step, (sample, arrived) in enumerate(zip(samples, valid, strict=True)):
+        noise = registers.planes(rule.noise_planes) if rule.noise_planes else None
+        state = rule.step(state, sample, arrived, noise)
+        np.testing.assert_array_equal(found[step], state, f"after step {step}")
+
+
+KINDS = ["gated", "residual"]
+BORDERS = ["zero", "replicate", "wrap"]
+SETS = [INPUTS, (), ("sample",), ("trace",), ("valid",), ("flicker",), ("innovation",), ("trust",)]
+SETS += [("trust", "recall"), ("valid", "trust"), ("sample", "trace")]
+
+#: Every rounding with every overflow; all else changes along with periods that share no factor.
+MODES = list(itertools.product(Rounding, Overflow))
+SIZES = [(3, 4), (1, 1), (2, 5), (5, 1), (1, 3)]
+
+
+@pytest.fixture(scope="module")
+def rules(small_config: Make, mixed_rule: Make) -> list[IntegerRule]:
+    made = []
+    for i, (rounding, overflow) in enumerate(MODES):
+        config = small_config(
+            kind=KINDS[i % 2],
+            border=BORDERS[i // 2 % 3],
+            inputs=SETS[i % len(SETS)],
+            trace_bits=(3, 1, 16, 10)[i % 4],
+            fire_rate=(1, 0.3, 1, 0.999, 0.01)[i % 5],
+        )
+        rule = mixed_rule(i, config, rounding, coarse=i % 7 == 0)
+        # A dither may be as wide as the gate; a residual rule has none.
+        dither = min((0, 8, 1)[i % 3], rule.gate_format.frac_bits) * (config.kind == "gated")
+        made.append(
+            dataclasses.replace(
+                rule, overflow=overflow, dither=dither, noise_seed=(2**32 - 1) // (i + 1)
+            )
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def program(rules: list[IntegerRule], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_all(rules, tmp_path_factory.mktemp("c"))
+
+
+@needs_compiler
+@pytest.mark.parametrize("number", range(len(MODES)))
+def test_c_is_the_rule(
+    number: int, rules: list[IntegerRule], program: Path, extreme_state: Make
+) -> None:
+    rule, (height, width) = rules[number], SIZES[number % len(SIZES)]
+    state = extreme_state(rule, number, height, width)
+    samples = extreme_state(rule, number + 1, 4, height, width)[:, rule.config.channels]
+    valid = np.random.default_rng(number).random(samples.shape) < 0.5
+    assert_c_is_the_rule(program, number, rule, state, samples, valid)
+
+
+def test_the_rules_here_have_every_part(rules: list[IntegerRule]) -> None:
+    def found(of: Callable[[IntegerRule], Any]) -> set[Any]:
+        return {of(rule) for rule in rules}
+
+    assert found(lambda r: (r.rounding, r.overflow)) == set(MODES)
+    assert found(lambda r: (r.overflow, r.config.kind)) == set(itertools.product(Overflow, KINDS))
+    assert found(lambda r: (r.config.border, r.config.kind)) == set(
+        itertools.product(BORDERS, KINDS)
+    )
+    assert found(lambda r: r.config.inputs) == set(SETS)
+    assert found(lambda r: (r.config.fire_rate < 1, r.dither > 0)) == set(
+        itertools.product([False, True], repeat=2)
+    )
+    assert found(lambda r: r.dither == r.gate_format.frac_bits) == {False, True}
+
+
+@needs_compiler
+@pytest.mark.parametrize("number", range(6))
+def test_pixels_become_codes_and_codes_pixels(
+    number: int, rules: list[IntegerRule], program: Path
+) -> None:
+    # The first rules' predictions have 2 to 8 fraction bits; an 8-bit pixel has 7.
+    rule = rules[number]
+    found = run_c(program, 1000 + number, b"", 0, 0, 0)
+    codes, pixels = found[:256], found[256:]
+    np.testing.assert_array_equal(codes, rule.sample_codes(np.arange(256) / 255))
+    format = rule.state_formats[0]
+    exact = 255.0 * rule.pixels(np.arange(format.lowest, format.highest + 1))
+    assert np.abs(pixels - exact).max() < 0.501
+    if format.frac_bits >= 7:
+        np.testing.assert_array_equal(pixels[codes - format.lowest], np.arange(256))
+
+
+def full_accumulators(rule: IntegerRule) -> IntegerRule:
+    """The rule with weights and biases so large that sums nearly fill 32 bits."""
+
+    def fill(layer: IntegerLayer) -> IntegerLayer:
+        factor = (2**31 - 1) // layer.accumulator_bound
+        return dataclasses.replace(layer, weight=factor * layer.weight, bias=factor * layer.bias)
+
+    return dataclasses.replace(rule, perceive=fill(rule.perceive), update=fill(rule.update))
+
+
+def widest_formats(rounding: Rounding) -> IntegerRule:
+    """A rule of the widest formats that fit, those of trust and recall as far apart as they can."""
+    inputs = {
+        "sample": QFormat(1, 27),
+        "trace": QFormat(0, 16, signed=False),
+        "valid": QFormat(1, 27, signed=False),
+        "flicker": QFormat(-3, 27),
+        "innovation": QFormat(28, -27),
+        "trust": QFormat(28, -10, signed=False),
+        "recall": QFormat(-16, 27),
+    }
+    config = RuleConfig(channels=2, hidden=1, inputs=INPUTS, trace_bits=16)
+    state, hidden, gate = (QFormat(1, 27),) * 2, QFormat(1, 20, False), QFormat(0, 28, False)
+    weight = np.zeros((1, 9, 9), np.int64)
+    weight[0, 0, 0] = weight[0, 8, 4] = 1  # formats so far apart leave room for hardly any weight
+    return IntegerRule(
+        config=config,
+        state_formats=state,
+        sample_format=state[0],
+        input_formats=tuple(inputs.values()),
+        gate_format=gate,
+        perceive=IntegerLayer(
+            weight=weight,
+            weight_frac=np.array([3]),
+            bias=np.array([0]),
+            inputs=(*state, *inputs.values()),
+            outputs=(hidden,),
+        ),
+        update=IntegerLayer(
+            weight=np.array([[[5]], [[-3]], [[7]], [[1]]]),
+            weight_frac=np.array([6, 7, 8, 9]),
+            bias=np.array([1, 2, 3, 4]),
+            inputs=(hidden,),
+            outputs=(*state, gate, gate),
+        ),
+        rounding=rounding,
+    )
+
+
+@needs_compiler
+def test_no_sum_leaves_its_type(
+    rules: list[IntegerRule], extreme_state: Make, tmp_path: Path
+) -> None:
+    extremes = [full_accumulators(rule) for rule in rules[:4]]
+    extremes += [widest_formats(Rounding.RND_CONV), widest_formats(Rounding.RND)]
+    program = compile_all(extremes, tmp_path)
+    for number, rule in enumerate(extremes):
+        state = extreme_state(rule, number, 4, 5)
+        samples = extreme_state(rule, number + 9, 3, 4, 5)[:, rule.config.channels]
+        valid = np.random.default_rng(number).random(samples.shape) < 0.5
+        assert_c_is_the_rule(program, number, rule, state, samples, valid)
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_header_is_c_plus_plus_too(rules: list[IntegerRule], tmp_path: Path) -> None:
+    main = write_main(rules[:6], tmp_path)
+    command = ["g++", "-x", "c++", "-fsyntax-only", *WARNINGS, str(main)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+# The text
+
+
+@pytest.fixture
+def rule(small_config: Make, random_rule: Make) -> IntegerRule:
+    made: IntegerRule = random_rule(1, small_config(fire_rate=0.5))
+    return dataclasses.replace(made, dither=3)
+
+
+def test_header_has_no_other_file_and_no_memory(rule: IntegerRule) -> None:
+    text = c_header(rule)
+    assert re.findall(r"#include (\S+)", text) == ["<stddef.h>", "<stdint.h>"]
+    assert "malloc" not in text
+    statics = re.findall(r"^static (\w+)", text, re.MULTILINE)
+    assert set(statics) == {"const", "inline"}
+
+
+def test_every_name_starts_with_the_one_given(rule: IntegerRule) -> None:
+    text = c_header(rule, "night_2")
+    names = re.findall(r"^(?:#define|static \w+ \w+) (\w+)", text, re.MULTILINE)
+    assert {"NIGHT_2_HIDDEN", "night_2_perceive_weight", "night_2_step"} <= set(names)
+    assert all(name.lower().startswith("night_2_") for name in names), names
+    assert "scotopia" not in text
+
+
+def test_header_is_easy_on_the_eye(rules: list[IntegerRule]) -> None:
+    for rule in rules:
+        text = c_header(rule)
+        assert "{{" not in text.replace("{ {", "")
+        assert [line for line in text.splitlines() if len(line) > 100] == []
+        assert not re.search(r"[ \t]$|\n\n\n|\t", text, re.MULTILINE)
+
+
+def test_header_tells_what_codes_mean(small_config: Make, random_rule: Make) -> None:
+    text = c_header(random_rule(0, small_config()))
+    assert (
+        " *   channel  name    codes        value       meaning\n"
+        " *   0        x0      -128 to 127  code / 128  prediction: pixel = (value + 1) * 128\n"
+        " *   1        x1      -128 to 127  code / 128  "
+        "hidden, and doubt: how soon a sample is forgotten\n"
+        " *   2        x2      -128 to 127  code / 128  hidden\n"
+        " *   3        sample  -128 to 127  code / 128  the last sample\n"
+        " *   4        trace   0 to 7       code / 8    "
+        "full when it arrived, one code less with each step\n"
+    ) in text
+
+
+def test_same_rule_gives_the_same_file(rule: IntegerRule, tmp_path: Path) -> None:
+    export_c(rule, tmp_path / "a.h")
+    export_c(rule, tmp_path / "b.h")
+    assert (tmp_path / "a.h").read_bytes() == (tmp_path / "b.h").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["", "3d", "my-rule", "rule.h", "_rule", "a__b", "a_", "é", "a b"])
+def test_name_that_is_no_identifier_is_refused(
+    rule: IntegerRule, name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        export_c(rule, tmp_path / "rule.h", name)
+    assert str(caught.value) == (
+        f"name {name!r} cannot start C identifiers: choose letters, digits and single "
+        "underscores, a letter first, such as scotopia"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", [QFormat(5, 24, False), QFormat(29, -20, False)])
+def test_format_without_room_in_64_bits_is_refused(
+    format: QFormat, small_config: Make, random_rule: Make
+) -> None:
+    rule = random_rule(0, small_config(inputs=("innovation",)))
+    seen = (*rule.state_formats, format)
+    perceive = dataclasses.replace(rule.perceive, weight=0 * rule.perceive.weight, inputs=seen)
+    rule = dataclasses.replace(rule, input_formats=(format,), perceive=perceive)
+    with pytest.raises(InputError) as caught:
+        c_header(rule)
+    assert str(caught.value) == (
+        f"input format {format} has more than 28 bits, or as many before its point: "
+        "quantize with fewer, since products in C have 64"
+    )
+
+
+def fail_to_write(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_full_disk_leaves_nothing_under_the_name(
+    rule: IntegerRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "replace", fail_to_write)
+    with pytest.raises(OSError, match="No space left"):
+        export_c(rule, tmp_path / "rule.h")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,90 @@
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scotopia.model.config import INPUTS
+from scotopia.quantize.engine import Engine, supports
+from scotopia.quantize.formats import Precision
+from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.qformat import Overflow, Rounding
+from scotopia.quantize.task import run
+
+Make = Callable[..., Any]  # a fixture of conftest.py
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed"),
+    pytest.mark.usefixtures("compiler"),
+]
+
+FIELDS: list[dict[str, Any]] = [
+    {"inputs": INPUTS, "trace_bits": 8, "border": "zero"},
+    {"inputs": ("trust", "recall"), "border": "wrap", "hidden": 9},
+    {"inputs": ("sample", "innovation"), "kind": "residual"},
+    {"inputs": ("flicker",), "channels": 1, "hidden": 1},
+]
+
+
+def by_steps(rule: IntegerRule, codes: Any, samples: Any, valids: Any) -> Any:
+    for sample, valid in zip(samples, valids, strict=True):
+        for _ in range(rule.config.steps_per_frame):
+            codes = rule.step(codes, sample, valid)
+        yield codes
+
+
+@pytest.mark.parametrize("fields", FIELDS, ids=str)
+@pytest.mark.parametrize("rounding", [Rounding.RND, Rounding.TRN])
+def test_frames_are_what_the_steps_give(
+    fields: dict[str, Any],
+    rounding: Rounding,
+    small_config: Make,
+    random_rule: Make,
+    mixed_rule: Make,
+) -> None:
+    config = small_config(**fields)
+    rules = [
+        random_rule(0, config, Precision(8, 8, 8, 8), rounding),
+        random_rule(1, config, Precision(4, 6, 5, 3), rounding),
+        mixed_rule(2, config, rounding),
+    ]
+    rng = np.random.default_rng(0)
+    shape = (5, 6, 21)
+    for rule in rules:
+        assert supports(rule)
+        low, high = rule.sample_format.lowest, rule.sample_format.highest
+        samples, valids = rng.integers(low, high + 1, shape), rng.random(shape) < 0.3
+        engine = Engine(rule, *shape[1:])
+        found = [*engine.advance(samples[:2], valids[:2]), *engine.advance(samples[2:], valids[2:])]
+        expected = by_steps(rule, rule.initial_state(*shape[1:]), samples, valids)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(engine.state, found[-1])
+
+
+def test_rules_that_floats_cannot_hold_are_left_to_the_steps(
+    small_config: Make, random_rule: Make
+) -> None:
+    assert not supports(random_rule(0, small_config(), Precision(14, 10, 10, 10)))
+    rule = random_rule(0, small_config(), Precision())
+    assert supports(rule)
+    assert not supports(replace(rule, overflow=Overflow.SAT_SYM))
+    assert not supports(replace(rule, rounding=Rounding.RND_CONV))
+    assert not supports(replace(rule, dither=2))
+
+
+@pytest.mark.parametrize("fire_rate", [1.0, 0.4])
+def test_a_clip_is_seen_alike_with_and_without_a_compiler(
+    fire_rate: float, small_config: Make, random_rule: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = random_rule(3, small_config(fire_rate=fire_rate), Precision())
+    rng = np.random.default_rng(1)
+    frames = rng.random((11, 7, 9)).astype(np.float32)  # more than a chunk, and not two
+    mask = rng.random(frames.shape) < 0.2
+    fast = list(run(rule, frames, mask))
+    monkeypatch.setattr("scotopia.quantize.task.supports", lambda rule: False)
+    slow = list(run(rule, frames, mask))
+    assert len(fast) == len(slow) == 11
+    np.testing.assert_array_equal(fast, slow)

@@ -1,0 +1,179 @@
+import itertools
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scotopia.model import fused
+from scotopia.model.config import INPUTS
+from scotopia.model.unroll import unroll_plainly
+from scotopia.quantize.fake import FakeQuantRule
+from scotopia.quantize.formats import Formats, Precision, unsigned_format
+from scotopia.quantize.integer_rule import FIRE_BITS, IntegerRule, fire_threshold
+from scotopia.quantize.qformat import Overflow, QFormat, Rounding
+
+Make = Callable[..., Any]  # a fixture of conftest.py
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+
+#: Every rounding with every overflow, border and kind; the seeds vary the rest.
+MODES = list(
+    itertools.product(Rounding, Overflow, ["zero", "replicate", "wrap"], ["gated", "residual"])
+)
+
+
+def number(planes: Any) -> Any:
+    """Of the bits (N, H, W), the highest first."""
+    return sum(plane * 2**i for i, plane in enumerate(planes[::-1]))
+
+
+@pytest.fixture(scope="session")
+def any_rule(mixed_rule: Make, small_config: Make) -> Callable[[int], IntegerRule]:
+    """Rule number n of an endless series through all modes."""
+
+    def make(seed: int) -> IntegerRule:
+        rng = np.random.default_rng(seed)
+        rounding, overflow, border, kind = MODES[seed % len(MODES)]
+        known = [n for n in INPUTS if rng.random() < 0.6 or n == "trust"]
+        config = small_config(
+            kind=kind,
+            border=border,
+            channels=int(rng.integers(2, 4)),
+            hidden=int(rng.integers(1, 4)),
+            inputs=tuple(known),
+            fire_rate=float(rng.choice([1, 0.5])),
+            trace_bits=int(rng.integers(1, 8)),
+        )
+        rule = mixed_rule(seed, config, rounding, coarse=rng.random() < 0.2)
+        most = min(8, rule.gate_format.frac_bits) if kind == "gated" else 0
+        dither = int(rng.integers(0, most + 1)) if rng.random() < 0.3 else 0
+        return replace(rule, overflow=overflow, dither=dither)
+
+    return make
+
+
+def assert_twins_agree(rule: IntegerRule, seed: int, extreme_state: Make, steps: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (3, 4)
+    twin = FakeQuantRule.of(rule)
+    codes = extreme_state(rule, seed, *shape)
+    formats = rule.channel_formats
+    values = [torch.from_numpy(f.values(c)) for f, c in zip(formats, codes, strict=True)]
+    state = torch.stack(values)[None]
+    low, high = rule.sample_format.lowest, rule.sample_format.highest
+    for _ in range(steps):
+        sample, valid = rng.integers(low, high + 1, shape), rng.random(shape) < 0.4
+        noise = rng.integers(0, 2, (rule.noise_planes, *shape)) if rule.noise_planes else None
+        fired = dither = None
+        if rule.config.fire_rate < 1:
+            fires = number(noise[:FIRE_BITS]) < fire_threshold(rule.config)
+            fired = torch.from_numpy(fires)[None, None].double()
+        if rule.dither:
+            dither = torch.from_numpy(number(noise[-rule.dither :]) / 2.0**rule.dither)[None, None]
+        codes = rule.step(codes, sample, valid, noise)
+        shown = torch.from_numpy(rule.sample_format.values(sample))[None, None]
+        with torch.no_grad():
+            arrived = torch.from_numpy(valid)[None, None].double()
+            state = twin(state, shown, arrived, fired, dither)
+        for name, format, code, value in zip(
+            rule.config.channel_names, formats, codes, state[0], strict=True
+        ):
+            np.testing.assert_array_equal(value.numpy(), format.values(code), f"{name}, {seed}")
+
+
+def test_twins_agree_exactly_in_every_mode(any_rule: Make, extreme_state: Make) -> None:
+    for seed in range(2 * len(MODES)):
+        assert_twins_agree(any_rule(seed), seed, extreme_state, steps=3)
+
+
+@pytest.mark.slow
+def test_twins_agree_exactly_over_ten_thousand_rules(any_rule: Make, extreme_state: Make) -> None:
+    for seed in range(10_000):
+        assert_twins_agree(any_rule(seed), seed, extreme_state, steps=1)
+
+
+def test_a_twin_gives_its_integer_rule_back(any_rule: Make) -> None:
+    for seed in range(40):
+        rule = any_rule(seed)
+        again = FakeQuantRule.of(rule).integer_rule()
+        assert again.config == rule.config
+        for ours, given in ((again.perceive, rule.perceive), (again.update, rule.update)):
+            np.testing.assert_array_equal(ours.weight, given.weight)
+            np.testing.assert_array_equal(ours.bias, given.bias)
+            np.testing.assert_array_equal(ours.weight_frac, given.weight_frac)
+
+
+def trained_for(rule: Any, bits: int = 8, rounding: Rounding = Rounding.RND) -> FakeQuantRule:
+    hidden = [unsigned_format(2.0, bits)] * rule.config.hidden
+    return FakeQuantRule(rule, Formats.choose(rule, hidden, Precision(bits, 8, bits), rounding))
+
+
+def test_the_twin_of_a_float_rule_becomes_the_integer_rule_that_post_training_makes(
+    float_rule: Make, small_config: Make
+) -> None:
+    rule = float_rule(0, small_config())
+    twin = trained_for(rule)
+    expected, found = twin.formats.integer_rule(rule), twin.integer_rule()
+    np.testing.assert_array_equal(found.perceive.weight, expected.perceive.weight)
+    np.testing.assert_array_equal(found.update.bias, expected.update.bias)
+
+
+def test_rounding_has_the_gradient_one_and_clipping_none(
+    float_rule: Make, small_config: Make
+) -> None:
+    twin = trained_for(float_rule(0, small_config(channels=2, inputs=())))
+    values = torch.tensor([0.3, 0.994, 5.0, -0.2, -7.0], requires_grad=True)
+    settled = twin._settle(values[None, None, None], (QFormat(1, 7),))
+    settled.sum().backward()
+    assert settled.flatten().tolist() == [38 / 128, 127 / 128, 127 / 128, -26 / 128, -1]
+    assert values.grad is not None and values.grad.tolist() == [1, 0, 0, 1, 0]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"inputs": INPUTS, "trace_bits": 8},
+        {"inputs": (), "kind": "residual", "border": "zero", "channels": 5},
+        {"inputs": ("innovation",), "channels": 1, "hidden": 9, "border": "wrap"},
+        {"inputs": ("trust",), "fire_rate": 0.5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("rounding", [Rounding.RND, Rounding.TRN])
+def test_the_compiled_loop_trains_the_same_twin(
+    fields: dict[str, Any], rounding: Rounding, float_rule: Make, small_config: Make
+) -> None:
+    twin = trained_for(float_rule(1, small_config(**fields)), 6, rounding)
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, 1, 5, 19)  # videos, frames, pixels, rows, columns
+    samples = torch.randint(-128, 128, shape, generator=generator) / 128
+    valids = (torch.rand(shape, generator=generator) < 0.3).float()
+    fired = None
+    if twin.config.fire_rate < 1:
+        fired = (torch.rand(2, 6, 1, 5, 19, generator=generator) < 0.5).float()
+    state = twin.initial_state(2, 5, 19)
+
+    def gradients(predictions: torch.Tensor) -> list[torch.Tensor]:
+        target = torch.linspace(-1, 1, predictions.numel()).reshape(predictions.shape)
+        return list(
+            torch.autograd.grad((predictions - target).square().mean(), list(twin.parameters()))
+        )
+
+    expected, expected_state = unroll_plainly(twin, state, samples, valids, fired)
+    found, found_state = fused.unroll(twin, state, samples, valids, fired)
+    assert torch.equal(found, expected) and torch.equal(found_state, expected_state)
+    for ours, theirs in zip(gradients(found), gradients(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_modes_that_no_compiled_loop_knows_run_plainly(
+    float_rule: Make, small_config: Make
+) -> None:
+    rule = float_rule(0, small_config())
+    assert trained_for(rule).fusible
+    assert not trained_for(rule, rounding=Rounding.RND_CONV).fusible

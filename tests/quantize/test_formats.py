@@ -1,0 +1,148 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scotopia.model.errors import InputError
+from scotopia.model.rule import Rule, hard_sigmoid
+from scotopia.quantize.formats import Formats, Precision, unsigned_format, weight_formats
+from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.qformat import QFormat
+
+Make = Callable[..., Any]  # a fixture of conftest.py
+
+
+def quantized(rule: Rule, largest: float = 1.0, bits: int = 8) -> IntegerRule:
+    hidden = [unsigned_format(largest, 8)] * rule.config.hidden
+    return Formats.choose(rule, hidden, Precision(weight=bits)).integer_rule(rule)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8, 16])
+def test_weights_fit_their_bits_at_the_finest_scale(bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    weight = rng.normal(0, 1, (50, 2, 1)) * np.exp2(rng.integers(-6, 6, (50, 1, 1)))
+    highest = 2 ** (bits - 1) - 1
+    for row, format in zip(weight, weight_formats(weight, bits), strict=True):
+        assert format.bits == bits
+        largest = np.abs(row).max()
+        assert np.rint(np.ldexp(largest, format.frac_bits)) <= highest
+        finer = np.rint(np.ldexp(largest, format.frac_bits + 1))
+        assert finer > highest or format.frac_bits == 15
+
+
+def test_scale_is_chosen_after_rounding() -> None:
+    # 0.994 * 128 rounds to 127, which fits 8 bits; 0.998 * 128 rounds to 128, which does not.
+    formats = weight_formats(np.array([[[0.994]], [[0.998]]]), 8)
+    assert [format.frac_bits for format in formats] == [7, 6]
+
+
+def test_weights_are_rounded_to_nearest_and_biases_to_the_accumulators_scale(
+    small_config: Make, float_rule: Make
+) -> None:
+    rule = float_rule(0, small_config(kind="residual"))
+    layer = quantized(rule, bits=6).perceive
+    weight = rule.perceive.weight.detach().numpy().astype(float).reshape(layer.weight.shape)
+    bias = rule.perceive.bias.detach().numpy().astype(float)
+    fine = layer.weight_frac + max(format.frac_bits for format in layer.inputs)
+    np.testing.assert_array_equal(
+        layer.weight, np.rint(np.ldexp(weight, layer.weight_frac[:, None, None]))
+    )
+    np.testing.assert_array_equal(layer.bias, np.rint(np.ldexp(bias, fine)))
+
+
+@pytest.mark.parametrize(
+    ("largest", "bits", "format"),
+    [
+        (1.0, 8, QFormat(1, 7, signed=False)),
+        (255 / 256, 8, QFormat(0, 8, signed=False)),
+        (0.25, 4, QFormat(-1, 5, signed=False)),
+        (100.0, 4, QFormat(7, -3, signed=False)),
+        (0.0, 8, QFormat(-7, 15, signed=False)),
+    ],
+)
+def test_hidden_format_is_the_finest_that_holds_the_largest(
+    largest: float, bits: int, format: QFormat
+) -> None:
+    assert unsigned_format(largest, bits) == format
+
+
+def test_gate_folds_the_hard_sigmoid_exactly(small_config: Make) -> None:
+    rule = Rule(small_config(channels=1, hidden=1, inputs=()))
+    with torch.no_grad():  # numbers that 8 bits hold: nothing is rounded
+        rule.perceive.weight.zero_()
+        rule.perceive.bias.fill_(1.25)
+        rule.update.weight[:] = torch.tensor([0.5, -1.5])[:, None, None, None]
+        rule.update.bias[:] = torch.tensor([0.25, 0.5])
+    integer = quantized(rule, 1.9)
+    hidden = integer.perceive.outputs[0].quantize(np.array([1.25]))
+    codes = integer.update(hidden[:, None, None], integer.rounding)[:, 0]
+    expected_gate = hard_sigmoid(torch.tensor(-1.5 * 1.25 + 0.5)).item()
+    assert integer.gate_format.values(codes[1]) == expected_gate == 0.15625
+    assert integer.state_formats[0].values(codes[0]) == 0.5 * 1.25 + 0.25
+
+
+@pytest.mark.parametrize("name", ["weight", "state", "hidden", "gate"])
+@pytest.mark.parametrize("bits", [1, 17])
+def test_precision_is_2_to_16_bits(name: str, bits: int) -> None:
+    with pytest.raises(InputError) as caught:
+        Precision(**{name: bits})
+    assert str(caught.value) == f"{name} bits {bits} are outside 2 to 16: choose 8, for instance"
+
+
+@pytest.mark.parametrize("bits", [2, 12])
+def test_fewest_and_many_bits_make_a_rule(bits: int, small_config: Make, random_rule: Make) -> None:
+    rule = random_rule(0, small_config(), Precision(bits, bits, bits, bits))
+    assert {format.bits for format in rule.state_formats} == {bits}
+    assert {format.bits for format in rule.perceive.outputs} == {bits}
+
+
+@pytest.mark.parametrize("name", ["perceive.weight", "perceive.bias", "update.weight"])
+def test_weight_that_is_no_number_is_refused(name: str, small_config: Make) -> None:
+    rule = Rule(small_config())
+    with torch.no_grad():
+        rule.get_parameter(name).view(-1)[0] = torch.nan
+    with pytest.raises(InputError) as caught:
+        quantized(rule)
+    assert str(caught.value) == f"{name} of the rule is not finite: train it again"
+
+
+def test_sums_too_large_for_32_bits_are_refused(small_config: Make, random_rule: Make) -> None:
+    with pytest.raises(InputError, match=r"an accumulator can reach .*: quantize with fewer bits"):
+        random_rule(0, small_config(), Precision(16, 16, 16, 16))
+
+
+def test_a_filtered_perception_becomes_the_full_one_it_equals(
+    small_config: Make, float_rule: Make
+) -> None:
+    filtered = float_rule(0, small_config(perception="depthwise"))
+    full = Rule(small_config())
+    with torch.no_grad():
+        full.perceive.weight.copy_(filtered.perceive.weight)
+        full.perceive.bias.copy_(filtered.perceive.bias)
+        full.update.load_state_dict(filtered.update.state_dict())
+    found, expected = quantized(filtered), quantized(full)
+    assert found.config == expected.config
+    assert np.array_equal(found.perceive.weight, expected.perceive.weight)
+
+
+def test_rules_that_integers_cannot_do_are_refused(small_config: Make, float_rule: Make) -> None:
+    with pytest.raises(InputError, match="not supported in an integer rule"):
+        quantized(float_rule(0, small_config(block=2, channels=5)))
+
+
+def test_weight_bits_count_every_weight(small_config: Make, float_rule: Make) -> None:
+    rule = float_rule(0, small_config(channels=2, hidden=3, inputs=("sample",)))
+    hidden = [unsigned_format(1.0, 8)] * 3
+    # 3 neurons see 3 channels of 9 cells; 2 candidates and 2 gates see 3 neurons.
+    formats = Formats.choose(rule, hidden, Precision(weight=5))
+    assert formats.weight_bits == 5 * (3 * 3 * 9 + 4 * 3)
+
+
+def test_formats_of_an_integer_rule_give_it_back(small_config: Make, mixed_rule: Make) -> None:
+    rule = mixed_rule(3, small_config())
+    formats = Formats.of(rule)
+    assert formats.state == rule.state_formats
+    assert formats.hidden == rule.perceive.outputs
+    assert formats.updates == rule.update.outputs

@@ -1,0 +1,91 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scotopia.model.errors import InputError
+from scotopia.model.rule import Rule
+from scotopia.quantize.formats import Formats, Precision, unsigned_format
+from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.search import cost_of, search
+
+Make = Callable[..., Any]  # a fixture of conftest.py
+
+
+@pytest.fixture
+def start(float_rule: Make, small_config: Make) -> tuple[Rule, Formats]:
+    rule = float_rule(0, small_config(inputs=("sample", "trust")))
+    hidden = [unsigned_format(2.0, 8)] * rule.config.hidden
+    return rule, Formats.choose(rule, hidden, Precision(8, 8, 8, 8))
+
+
+def weight_error(rule: Rule, formats: Formats, only: int | None = None) -> Any:
+    """A score that falls with the weights' rounding: of one neuron, or of all."""
+    exact = formats.integer_rule(rule).perceive
+    values = np.ldexp(exact.weight.astype(float), -exact.weight_frac[:, None, None])
+
+    def score(integer: IntegerRule) -> float:
+        layer = integer.perceive
+        found = np.ldexp(layer.weight.astype(float), -layer.weight_frac[:, None, None])
+        errors = np.abs(found - values).sum((1, 2))
+        return 30 - float(errors.sum() if only is None else errors[only])
+
+    return score
+
+
+def test_it_saves_bits_and_keeps_within_the_loss(start: tuple[Rule, Formats]) -> None:
+    rule, formats = start
+    score = weight_error(rule, formats)
+    found = search(rule, formats, score, max_loss=1.0)
+    assert found.cost == cost_of(found.formats) < cost_of(formats)
+    assert found.score == score(found.rule) >= 29.0
+
+
+def test_a_larger_loss_saves_more(start: tuple[Rule, Formats]) -> None:
+    rule, formats = start
+    score = weight_error(rule, formats)
+    costs = [search(rule, formats, score, loss).cost for loss in (0.1, 1.0, 5.0)]
+    assert costs == sorted(costs, reverse=True) and len(set(costs)) == 3
+
+
+def test_bits_that_nothing_depends_on_all_go(start: tuple[Rule, Formats]) -> None:
+    rule, formats = start
+    found = search(rule, formats, weight_error(rule, formats, only=1), max_loss=1e-9)
+    # What the score never looks at shrinks to two bits; the neuron that it looks at keeps all.
+    assert [format.bits for format in found.formats.perceive_weights] == [2, 8, 2]
+    assert {format.bits for format in found.formats.update_weights} == {2}
+    assert {format.bits for format in found.formats.state} == {2}
+
+
+def test_the_sample_keeps_the_predictions_format(start: tuple[Rule, Formats]) -> None:
+    rule, formats = start
+    found = search(rule, formats, lambda integer: 0.0, max_loss=0.1).formats
+    assert found.sample == found.state[0] == found.inputs[0] != formats.sample
+
+
+def test_state_bits_weigh_as_much_as_there_are_cells(start: tuple[Rule, Formats]) -> None:
+    _, formats = start
+    state = sum(format.bits for format in formats.state) + formats.sample.bits
+    assert cost_of(formats, cells=100) == formats.weight_bits + 100 * state
+
+
+def test_moves_that_lose_more_together_than_alone_are_not_all_taken(
+    start: tuple[Rule, Formats],
+) -> None:
+    rule, formats = start
+    finest = formats.integer_rule(rule).perceive.weight_frac.sum()
+
+    def score(integer: IntegerRule) -> float:  # one bit of one neuron is free, a second is not
+        return 0.0 if integer.perceive.weight_frac.sum() >= finest - 1 else -10.0
+
+    found = search(rule, formats, score, max_loss=0.1)
+    assert found.score == 0.0
+    assert sum(format.bits for format in found.formats.perceive_weights) == 3 * 8 - 1
+
+
+@pytest.mark.parametrize("loss", [0.0, -1.0, float("nan")])
+def test_a_loss_that_allows_nothing_is_refused(start: tuple[Rule, Formats], loss: float) -> None:
+    with pytest.raises(InputError) as caught:
+        search(*start, lambda integer: 0.0, loss)
+    assert str(caught.value) == f"max_loss {loss:g} is not above 0: choose 0.1, for instance"
