@@ -89,6 +89,10 @@ def automaton(rule: Rule | IntegerRule) -> Automaton:
             f"fire_rate {config.fire_rate:g}: not all cells of this rule update in a step; "
             "inspect a rule with fire_rate 1"
         )
+    if isinstance(rule, IntegerRule) and rule.dither:
+        raise InputError(
+            f"dither {rule.dither}: its updates are rounded by chance; inspect a rule with dither 0"
+        )
     return _of_integers(rule) if isinstance(rule, IntegerRule) else _of_floats(rule)
 
 

@@ -100,6 +100,11 @@ def training(text: str) -> Any:
     return typer.Option(help=text, rich_help_panel="Training (default: the preset's)")
 
 
+def quantization(text: str) -> Any:
+    """Option for training on the grid of an integer rule."""
+    return typer.Option(help=text, rich_help_panel="Quantization")
+
+
 def videos(text: str) -> Any:
     """Option for the videos that a rule is trained on."""
     return typer.Option(help=text, rich_help_panel="Videos (default: the preset's)")
@@ -175,10 +180,29 @@ def train(
     loss: Annotated[str | None, training("dense, log-dense or observed.")] = None,
     learning_rate: Annotated[float | None, training("Peak of Adam's learning rate.")] = None,
     average: Annotated[float | None, training("Decay of the weights' running average.")] = None,
+    quantize: Annotated[
+        str | None, quantization("Float rule to start from: OUT becomes an integer rule.")
+    ] = None,
+    weight_bits: Annotated[
+        int | None, quantization("Bits of a weight, 2 to 16; default 8.")
+    ] = None,
+    state_bits: Annotated[
+        int | None, quantization("Bits of a state channel, 2 to 16; default 8.")
+    ] = None,
+    hidden_bits: Annotated[
+        int | None, quantization("Bits of a hidden neuron, 2 to 16; default 8.")
+    ] = None,
+    gate_bits: Annotated[int | None, quantization("Bits of a gate, 2 to 16; default 8.")] = None,
+    rounding: Annotated[
+        str | None, quantization("RND, TRN or another of ap_fixed's; default RND.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, clips and samples.")] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Train a float rule by truncated backpropagation through time.
+    """Train a rule by truncated backpropagation through time.
+
+    A float rule; with --quantize an integer rule, whose numbers sit on their
+    grids already while it is trained.
 
     Once a minute, and at Ctrl-C, OUT gets the rule so far, and OUT's folder
     a checkpoint, from which --resume goes on as if nothing had happened.
@@ -187,24 +211,37 @@ def train(
     from scotopia.model.presets import find_preset
     from scotopia.model.sensor import Sensor
 
-    from .train import Job, override, parse_densities, parse_names, run_training
+    from .train import Job, override, parse_densities, parse_names, parse_quantization, run_training
 
-    chosen = find_preset(preset)
+    chosen = find_preset(preset if quantize is None else "quantize")
     if start not in ("filter", "random"):
         raise InputError(f"start {start!r} is unknown: choose filter or random")
-    config = override(
-        chosen.config,
-        kind=kind,
-        channels=channels,
-        hidden=hidden,
-        inputs=parse_names(inputs),
-        steps_per_frame=steps_per_frame,
-        border=border,
-        trace_bits=trace_bits,
-        perception=perception,
-        fire_rate=fire_rate,
-        block=block,
+    given_shape = {
+        "kind": kind,
+        "channels": channels,
+        "hidden": hidden,
+        "inputs": parse_names(inputs),
+        "steps_per_frame": steps_per_frame,
+        "border": border,
+        "trace_bits": trace_bits,
+        "perception": perception,
+        "fire_rate": fire_rate,
+        "block": block,
+    }
+    config = override(chosen.config, **given_shape)
+    source = parse_quantization(
+        quantize,
+        {
+            "weight": weight_bits,
+            "state": state_bits,
+            "hidden": hidden_bits,
+            "gate": gate_bits,
+        },
+        rounding,
+        given_shape,
     )
+    if source is not None:
+        config = source.rule.config
     sensor = Sensor(photons, read_noise, dead, stuck, gain_mismatch)
     options = override(
         chosen.options,
@@ -239,6 +276,7 @@ def train(
         log=log,
         command=shlex.join(["scotopia", *sys.argv[1:]]),
         start=start,  # type: ignore[arg-type]
+        quantization=source,
     )
     rule = run_training(job, progress_bar(), console)
     psnr = rule.training_record["validation_psnr"]
@@ -354,7 +392,7 @@ def evaluate(
 def quantize(
     rule: RuleArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Integer rule file to write.")],
-    weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 2 to 16.")] = 12,
+    weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 2 to 16.")] = 8,
     state_bits: Annotated[int, typer.Option(help="Bits of a state channel, 2 to 16.")] = 8,
     hidden_bits: Annotated[int, typer.Option(help="Bits of a hidden neuron, 2 to 16.")] = 8,
     gate_bits: Annotated[int, typer.Option(help="Bits of a gate, 2 to 16.")] = 8,
@@ -363,38 +401,144 @@ def quantize(
         list[str] | None,
         typer.Option(help="Clips to find ranges with; by default four synthetic ones."),
     ] = None,
+    method: Annotated[
+        str, typer.Option(help="How to choose ranges: max, percentile (99.99) or mse.")
+    ] = "percentile",
+    density: DensityOption = 0.01,
+    max_loss: Annotated[
+        float | None, typer.Option(help="dB that a search for fewer bits may cost.")
+    ] = None,
+    cells: Annotated[
+        int, typer.Option(help="Cells of the array: the search weighs their state so often.")
+    ] = 1,
+    dither: Annotated[
+        int, typer.Option(help="Random bits of the update's rounding, 0 to 8; 0 rounds it.")
+    ] = 0,
     json_file: JsonOption = None,
 ) -> None:
-    """Turn a float rule into an integer rule, without retraining."""
-    from scotopia.model.rule import Rule
-    from scotopia.model.synthetic import synthetic_clips
-    from scotopia.model.video import resolve_clip
-    from scotopia.quantize import post_training
-    from scotopia.quantize.qformat import Rounding
+    """Turn a float rule into an integer rule, without retraining.
 
-    from .rules import rule_path
+    Shows what the formats of the hidden neurons clip of what was seen. With
+    --max-loss single channels, neurons and gates lose bits one by one, those
+    first that save most, until that many dB are lost on the clips.
+    """
+    from scotopia.quantize.formats import Precision
 
-    if rounding not in Rounding.__members__:
-        raise InputError(
-            f"rounding {rounding!r} is unknown: choose one of {', '.join(Rounding.__members__)}"
-        )
-    precision = post_training.Precision(weight_bits, state_bits, hidden_bits, gate_bits)
-    source = Rule.load(rule_path(rule))
-    clips = [resolve_clip(name) for name in calibrate or []] or synthetic_clips(
-        4, 60, 64, seed=0, first=1000
+    from .quantize import Job, run_quantization
+    from .rules import parse_rounding
+
+    integer, result = run_quantization(
+        Job(
+            rule,
+            Precision(weight_bits, state_bits, hidden_bits, gate_bits),
+            parse_rounding(rounding),
+            method,
+            density,
+            calibrate or [],
+            max_loss,
+            cells,
+            dither,
+        ),
+        console,
     )
-    with console.status("calibrating"):
-        ranges = post_training.calibrate(source, clips)
-    integer = post_training.quantize(source, ranges, precision, Rounding[rounding])
     integer.save(out)
-    result = {
-        "weight_bits": weight_bits,
-        "state_bits_per_cell": integer.state_bits,
-        "hidden_formats": [str(format) for format in integer.perceive.outputs],
-        "calibration_clips": [clip.name for clip in clips],
-    }
-    console.print(f"{out}: {weight_bits}-bit weights, {integer.state_bits} state bits a cell")
+    console.print(
+        f"{out}: {result['weight_bits']} weight bits, {integer.state_bits} state bits a cell"
+    )
     write_json(json_file, result)
+
+
+@app.command()
+def sweep(
+    rules: Annotated[
+        list[str], typer.Argument(metavar="RULE...", help="Float rules: files, or shipped names.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    clips: Annotated[
+        list[str] | None,
+        typer.Option("--clip", help="Clip to score on, or folder of clips; may be repeated."),
+    ] = None,
+    weight_bits: Annotated[str, typer.Option(help="Bits of a weight, 2 to 16.")] = "4,6,8",
+    state_bits: Annotated[str, typer.Option(help="Bits of a state channel, 2 to 16.")] = "6,8",
+    rounding: Annotated[str, typer.Option(help="TRN, RND or others of ap_fixed's.")] = "TRN,RND",
+    seeds: Annotated[str, typer.Option(help="Seeds of which pixels are shown.")] = "0,1",
+    density: DensityOption = 0.01,
+    size: Annotated[int, typer.Option(help="Side of the frames, pixels.")] = 128,
+    frames: Annotated[
+        int | None, typer.Option(help="No more than the first frames of a clip, 21 or more.")
+    ] = None,
+    drift_steps: Annotated[
+        int, typer.Option(help="Steps that float and integer rule run side by side, at least.")
+    ] = 1000,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(help="Clips to find ranges with; by default four synthetic ones."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Dask scheduler, tcp://HOST:PORT; by default all of this machine."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on this machine; by default one a core.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare word lengths: PSNR, loss and cost of a rule in many precisions, and their front.
+
+    What is done is kept in OUT: a sweep that was stopped goes on with the same
+    command, and a larger one computes only what is new. Exit status 1 if all
+    points are refused.
+    """
+    from scotopia.quantize.sweep import Grid
+
+    from . import sweep as sweeping
+
+    sweeping.require_extra()
+    grid = Grid(
+        weight_bits=sweeping.parse_numbers(weight_bits, "weight-bits"),
+        state_bits=sweeping.parse_numbers(state_bits, "state-bits"),
+        roundings=sweeping.parse_roundings(rounding),
+        seeds=sweeping.parse_numbers(seeds, "seeds"),
+        rules=sweeping.read_rules(rules),
+        clips=sweeping.read_clips(clips or [], size, frames),
+        calibration=sweeping.calibration_clips(calibrate or []),
+        density=density,
+        drift_steps=drift_steps,
+        estimate=sweeping.lut4_per_cell,
+    )
+    job = sweeping.Job(grid, out, scheduler, workers)
+    outcome = sweeping.run_sweep(job, progress_bar(), console)
+    # Rather wider than the terminal than with figures cut short.
+    Console(width=max(console.width, 120)).print(sweeping.front_table(outcome))
+    for reason, count in outcome.refusals.items():
+        console.print(f"{count} points refused: {reason}", soft_wrap=True, markup=False)
+    write_json(json_file, sweeping.to_json(outcome))
+    console.print(f"[bold]Open {out / 'index.html'}[/bold]", soft_wrap=True)
+    if not outcome.summaries:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    rule: RuleArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    to: Annotated[
+        str,
+        typer.Option(help="onnx, of a float rule; qonnx or c, a C99 header, of an integer rule."),
+    ] = "c",
+    height: Annotated[int, typer.Option(help="Rows of cells, qonnx only.")] = 16,
+    width: Annotated[int, typer.Option(help="Columns of cells, qonnx only.")] = 16,
+    name: Annotated[
+        str, typer.Option(help="What all names in a C header start with.")
+    ] = "scotopia",
+) -> None:
+    """Write one step of a rule as other tools read it.
+
+    What a format cannot state exactly is refused.
+    """
+    from .export import export as export_rule
+
+    console.print(export_rule(rule, to, out, height, width, name))
 
 
 @app.command()

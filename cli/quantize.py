@@ -1,7 +1,7 @@
 """What `scotopia quantize` does: a rule in, an integer rule out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from scotopia.quantize.formats import Formats, Precision
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import Calibration
 from scotopia.quantize.qformat import QFormat, Rounding
+from scotopia.quantize.ranges import with_proof
 from scotopia.quantize.search import Found, Score, cost_of, search
 from scotopia.quantize.task import reconstruct
 
@@ -46,6 +47,8 @@ class Job:
         dB that single widths may cost beyond that; None to leave them alone.
     cells
         Cells of the array, each of which has a state; see `search`.
+    dither
+        See `IntegerRule`.
     """
 
     rule: str
@@ -56,6 +59,7 @@ class Job:
     clips: Sequence[str] = ()
     max_loss: float | None = None
     cells: int = 1
+    dither: int = 0
 
 
 def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str, Any]]:
@@ -84,13 +88,23 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         with console.status("calibrating"):
             calibration = Calibration.measure(source, clips, job.density)
             hidden = calibration.formats(job.precision.hidden, job.method)
-        formats = Formats.choose(source, hidden, job.precision, job.rounding)
+        formats = replace(
+            Formats.choose(source, hidden, job.precision, job.rounding), dither=job.dither
+        )
         clipped = calibration.clipped(hidden)
         console.print(_clipping_table(clipped))
         result |= {"calibration": job.method, "hidden": clipped}
     if job.max_loss is not None:
         formats = _search(job, source, formats, clips, console, result)
-    integer = formats.integer_rule(source)
+    integer = with_proof(formats.integer_rule(source))
+    proof = integer.proof
+    assert proof is not None
+    widest = proof.widest_accumulator
+    console.print(
+        f"proven for every input, for ever: no accumulator needs more than "
+        f"{proof.accumulator_bits} bits ({widest})"
+    )
+    result |= {"accumulator_bits": proof.accumulator_bits, "widest_accumulator": widest}
     return integer, result | {
         "weight_bits": formats.weight_bits,
         "state_bits_per_cell": integer.state_bits,

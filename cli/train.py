@@ -38,6 +38,7 @@ from scotopia.quantize.formats import Formats, Precision
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import Calibration
 from scotopia.quantize.qformat import Rounding
+from scotopia.quantize.ranges import with_proof
 
 from .evaluate import clip_names
 from .rules import parse_rounding, rule_path
@@ -228,6 +229,11 @@ def parse_quantization(
             )
     path = rule_path(name)
     rule = Rule.load(path) if rule_kind(path) != "integer rule" else IntegerRule.load(path)
+    if isinstance(rule, IntegerRule) and rule.dither:
+        raise InputError(
+            f"integer rule {name} has dither {rule.dither}, which training has not: "
+            "quantize it without --dither"
+        )
     for option, value in given.items():
         if isinstance(rule, IntegerRule):
             raise InputError(
@@ -423,7 +429,7 @@ class _Loop:
         }
         rule = self.trainer.average
         if isinstance(rule, FakeQuantRule):
-            rule.integer_rule().save(self.job.out)
+            with_proof(rule.integer_rule()).save(self.job.out)
         else:
             rule.save(self.job.out)
 

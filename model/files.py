@@ -88,6 +88,9 @@ def read_rule_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
             ) from error
         try:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for tensor in tensors.values():
+                if tensor.dtype.kind not in "iuf":  # which a package has taught NumPy
+                    raise TypeError(str(tensor.dtype))
         except (TypeError, AttributeError) as error:  # a type that NumPy has not
             raise InputError(
                 f"rule {path} has a tensor of a type that no rule has ({_one_line(error)}): "

@@ -17,7 +17,7 @@ class Preset:
     synthetic: int = 48
 
 
-_CONFIG = RuleConfig(channels=8, hidden=18, steps_per_frame=8, trace_bits=10)
+_CONFIG = RuleConfig(channels=8, hidden=18, steps_per_frame=8, trace_bits=11)
 _OPTIONS = TrainOptions(
     iterations=5000,
     batch=16,
@@ -25,6 +25,7 @@ _OPTIONS = TrainOptions(
     learning_rate=5e-4,
     densities=(0.005, 0.01, 0.2),
     restart=0.05,
+    moving_share=0.6,
     loss="log-dense",
 )
 

@@ -18,7 +18,8 @@ EXACT = 1 << 23
 def supports(rule: IntegerRule) -> bool:
     """Whether `Engine` computes what `IntegerRule.step` does, and there is a compiler."""
     return (
-        rule.overflow is Overflow.SAT
+        type(rule) is IntegerRule  # none that watches its own steps
+        and rule.overflow is Overflow.SAT
         and rule.rounding in (Rounding.RND, Rounding.TRN)
         and rule.dither == 0
         and _largest(rule) < EXACT

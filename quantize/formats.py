@@ -68,6 +68,8 @@ class Formats:
         1/4. A bias has as many bits as it needs.
     rounding, overflow
         Of every result in the integer rule; weights are rounded to nearest.
+    dither, noise_seed
+        See `IntegerRule`.
     """
 
     config: RuleConfig
@@ -80,6 +82,8 @@ class Formats:
     update_weights: tuple[QFormat, ...]
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
+    dither: int = 0
+    noise_seed: int = 1
 
     @classmethod
     def choose(
@@ -145,6 +149,8 @@ class Formats:
             update_weights=weights(rule.update),
             rounding=rule.rounding,
             overflow=rule.overflow,
+            dither=rule.dither,
+            noise_seed=rule.noise_seed,
         )
 
     @property
@@ -191,6 +197,8 @@ class Formats:
             ),
             rounding=self.rounding,
             overflow=self.overflow,
+            dither=self.dither,
+            noise_seed=self.noise_seed,
             training=rule.training_record,
         )
 

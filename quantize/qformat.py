@@ -93,8 +93,8 @@ class QFormat:
     ) -> IntArray:
         """Codes of real `values` of any shape: first rounded, then brought into range.
 
-        Exact for every finite value, as long as 2**int_bits and value * 2**frac_bits are normal
-        floats.
+        Exact for every finite value, as long as neither 2**int_bits nor value * 2**frac_bits is
+        subnormal.
 
         Raises
         ------

@@ -45,13 +45,18 @@ class Stimulus:
     ) -> "Stimulus":
         """Run the golden model over `frames` (T, H, W) in [0, 1], of which it sees `mask`."""
         samples = np.where(mask, rule.sample_codes(frames), 0)
-        state = rule.initial_state(*frames.shape[1:])
-        expected = []
-        for sample, valid in zip(samples, mask, strict=True):
-            for _ in range(rule.config.steps_per_frame):
-                state = rule.step(state, sample, valid)
-                expected.append(state)
-        return cls(samples, mask, np.stack(expected))
+        return cls(samples, mask, golden_states(rule, samples, mask))
+
+
+def golden_states(rule: IntegerRule, samples: IntArray, mask: NDArray[np.bool_]) -> IntArray:
+    """States (T * steps_per_frame, C, H, W) after each step, by the golden model."""
+    state = rule.initial_state(*samples.shape[1:])
+    states = []
+    for sample, valid in zip(samples, mask, strict=True):
+        for _ in range(rule.config.steps_per_frame):
+            state = rule.step(state, sample, valid)
+            states.append(state)
+    return np.stack(states)
 
 
 def central_crop(

@@ -14,12 +14,13 @@ from scotopia.hdl.program import Program
 from scotopia.model.sampling import sample_mask
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import IntArray
+from scotopia.quantize.ranges import OutOfRange, monitor
 
 from .amaranth_bench import run_amaranth
 from .compare import compare
 from .faults import Fault
 from .simulators import Bench
-from .stimulus import Stimulus, central_crop
+from .stimulus import Stimulus, central_crop, golden_states
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,14 @@ def verify(
         crop = central_crop(frames, clip_name, part.height, part.width, part.frames)
         mask = sample_mask(crop.shape, share, seed)
         stimulus = Stimulus.of(rule, crop, mask)
-        states, cycles = simulate(stimulus)
+        cycles, detail = 0, ""
+        try:
+            states, cycles = simulate(stimulus)
+        except OutOfRange as error:
+            states, detail = stimulus.expected[:0], str(error)
         result = compare(stimulus.expected, states, rule.config.channel_names)
+        if result.first and not detail:
+            detail = f"first at {result.first}"
         stages.append(
             Stage(
                 name,
@@ -137,7 +144,7 @@ def verify(
                 result.mismatches,
                 time.perf_counter() - start,
                 expect_mismatch,
-                f"first at {result.first}" if result.first else "",
+                detail,
                 cycles,
             )
         )
@@ -161,6 +168,12 @@ def verify(
     if verilog is not None:
         read_manifest(verilog)
     with Bench(simulator) as bench:
+        run(
+            "golden model in its proven ranges",
+            extent,
+            density,
+            lambda stimulus: (run_monitored(rule, stimulus), 0),
+        )
         run(
             "golden model = program",
             extent,
@@ -188,6 +201,11 @@ def verify(
                 expect_mismatch=True,
             )
     return stages
+
+
+def run_monitored(rule: IntegerRule, stimulus: Stimulus) -> IntArray:
+    """Run the golden model again, each number compared with its range; raise `OutOfRange`."""
+    return golden_states(monitor(rule), stimulus.samples, stimulus.mask)
 
 
 def run_program(program: Program, stimulus: Stimulus) -> IntArray:

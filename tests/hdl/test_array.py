@@ -12,8 +12,8 @@ from scotopia.hdl.program import Program
 from scotopia.hdl.retina import Retina
 from scotopia.hdl.sequencer import Op
 from scotopia.model.config import INPUTS
-from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.formats import Precision
+from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import IntArray
 from scotopia.sim.amaranth_bench import decode, run_amaranth, stream_get, stream_put
 

@@ -22,8 +22,8 @@ from scotopia.hdl.program import (
 )
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.errors import InputError
-from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.formats import Precision
+from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import Rounding
 
 Make = Callable[..., Any]  # a fixture of conftest.py

@@ -101,6 +101,7 @@ def test_a_twin_gives_its_integer_rule_back(any_rule: Make) -> None:
         rule = any_rule(seed)
         again = FakeQuantRule.of(rule).integer_rule()
         assert again.config == rule.config
+        assert (again.dither, again.noise_seed) == (rule.dither, rule.noise_seed)
         for ours, given in ((again.perceive, rule.perceive), (again.update, rule.update)):
             np.testing.assert_array_equal(ours.weight, given.weight)
             np.testing.assert_array_equal(ours.bias, given.bias)

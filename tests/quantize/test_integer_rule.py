@@ -179,7 +179,7 @@ def test_step_is_the_arithmetic_of_the_docstrings(
     np.testing.assert_array_equal(rule.step(state, sample, valid), expected)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     kind=st.sampled_from(KINDS),

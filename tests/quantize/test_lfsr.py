@@ -3,7 +3,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scotopia.quantize.lfsr import BITS, TAPS, RowRegisters, row_seeds
@@ -29,6 +29,7 @@ def shifted_row(register: Iterator[tuple[int, int]], width: int) -> tuple[list[i
     return cells, drawn[-1][1]
 
 
+@settings(deadline=None)
 @given(
     height=st.integers(1, 4),
     width=st.integers(1, 50),
@@ -57,6 +58,7 @@ def test_a_large_array_matches_too() -> None:
             assert plane[row].tolist() == shifted_row(register, 300)[0]
 
 
+@settings(deadline=None)
 @given(
     height=st.integers(1, 4),
     width=st.integers(1, 50),
@@ -127,6 +129,7 @@ def test_start_words_are_the_hash_of_seed_and_row(hashed: int, word: int) -> Non
         assert row_seeds(3, seed)[row] == word
 
 
+@settings(deadline=None)
 @given(seed=SEEDS)
 def test_rows_start_from_different_words(seed: int) -> None:
     words = row_seeds(1000, seed)

@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from scotopia.model.errors import InputError
@@ -157,6 +157,7 @@ def test_rounding_examples_of_ug1399(
 
 @pytest.mark.parametrize("rounding", Rounding)
 @given(st.lists(quotients(), min_size=1))
+@example([(-(2**63), 63), (-(2**62), 63), (2**62, 63), (2**63 - 1, 63), (2**63 - 1, 0)])
 def test_shift_right_is_exact_for_any_code(
     rounding: Rounding, round_exactly: RoundExactly, of: list[tuple[int, int]]
 ) -> None:

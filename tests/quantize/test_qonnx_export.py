@@ -12,12 +12,8 @@ from scotopia.model.errors import InputError
 from scotopia.model.onnx_export import _digest, export_onnx, load_onnx
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
 from scotopia.quantize.qformat import Overflow, QFormat, Rounding
-from scotopia.quantize.qonnx_export import (
-    EXACT,
-    RULE_FIELDS,
-    export_qonnx,
-    import_qonnx,
-)
+from scotopia.quantize.qonnx_export import EXACT, RULE_FIELDS, export_qonnx, import_qonnx
+from scotopia.quantize.ranges import with_proof
 
 onnx: Any = pytest.importorskip("onnx", reason="the extra onnx is optional")
 pytest.importorskip("qonnx", reason="the extra onnx is optional")
@@ -75,7 +71,8 @@ def check_steps(one_thread: None, tmp_path: Path, extreme_state: Make) -> Callab
 def test_qonnx_steps_as_the_golden_model(
     kind: str, border: str, small_config: Make, mixed_rule: Make, check_steps: Make
 ) -> None:
-    check_steps(mixed_rule(0, small_config(kind=kind, border=border)))
+    # A trace so long that every part of the recency counts.
+    check_steps(mixed_rule(0, small_config(kind=kind, border=border, trace_bits=8)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,17 +184,32 @@ def test_rule_comes_back_in_every_field(
         training={"clips": ["ä"], "psnr": 25.5},
     )
     path = tmp_path / "rule.onnx"
-    export_qonnx(rule, path, 3, 9)
-    assert_same(import_qonnx(path), rule)
+    for made in (rule, with_proof(rule)):
+        export_qonnx(made, path, 3, 9)
+        assert_same(import_qonnx(path), made)
+
+
+def with_formats(rule: IntegerRule, **formats: QFormat) -> IntegerRule:
+    """Give inputs other formats, and all that are perceived no weight."""
+    inputs = tuple(
+        formats.get(name, format)
+        for name, format in zip(rule.config.inputs, rule.input_formats, strict=True)
+    )
+    perceive = dataclasses.replace(
+        rule.perceive,
+        weight=0 * rule.perceive.weight,
+        bias=0 * rule.perceive.bias,
+        inputs=rule.state_formats + inputs,
+    )
+    return dataclasses.replace(rule, input_formats=inputs, perceive=perceive)
 
 
 def test_rule_of_zeros_comes_back(tmp_path: Path, small_config: Make, mixed_rule: Make) -> None:
     rule = mixed_rule(8, small_config())
-    layers = {
-        name: dataclasses.replace(layer, weight=0 * layer.weight, bias=0 * layer.bias)
-        for name, layer in (("perceive", rule.perceive), ("update", rule.update))
-    }
-    rule = dataclasses.replace(rule, **layers)
+    update = dataclasses.replace(
+        rule.update, weight=0 * rule.update.weight, bias=0 * rule.update.bias
+    )
+    rule = dataclasses.replace(with_formats(rule), update=update)
     export_qonnx(rule, tmp_path / "rule.onnx")
     assert_same(import_qonnx(tmp_path / "rule.onnx"), rule)
 
@@ -221,16 +233,6 @@ def test_tensors_of_one_width_have_one_quant_node(
     ]
 
 
-def with_formats(rule: IntegerRule, **formats: QFormat) -> IntegerRule:
-    """Give inputs other formats."""
-    inputs = tuple(
-        formats.get(name, format)
-        for name, format in zip(rule.config.inputs, rule.input_formats, strict=True)
-    )
-    perceive = dataclasses.replace(rule.perceive, inputs=rule.state_formats + inputs)
-    return dataclasses.replace(rule, input_formats=inputs, perceive=perceive)
-
-
 def with_state(rule: IntegerRule, format: QFormat, gate: QFormat) -> IntegerRule:
     """Give a gated rule without inputs another format of its state and of its gate."""
     state = (format,) * rule.config.channels
@@ -251,7 +253,7 @@ def test_what_quant_nodes_cannot_state_is_refused(
     rule = mixed_rule(0, small_config(trace_bits=8))
     blind = mixed_rule(0, small_config(inputs=()))
     random = mixed_rule(0, small_config(fire_rate=0.5))
-    gate = QFormat(0, 8, signed=False)
+    gate, frac = QFormat(0, 8, signed=False), rule.sample_format.frac_bits
     wide = dataclasses.replace(rule.update, weight=rule.update.weight << 9)
     for refused, message in (
         (
@@ -278,8 +280,8 @@ def test_what_quant_nodes_cannot_state_is_refused(
         ),
         (
             with_formats(rule, trust=QFormat(-1, 18, signed=False)),
-            f"input recall can reach {(1 << rule.sample_format.bits + 17) + RECALL_HALF}, float32 "
-            "is exact below 16777216: quantize with fewer bits",
+            f"input recall can reach {(1 << frac + 18) + (1 << frac + 12)}, float32 is exact below "
+            "16777216: quantize with fewer bits",
         ),
         (
             with_state(blind, QFormat(1, 0), gate),
@@ -327,6 +329,12 @@ def set_tensor(model: Any, name: str, index: int, number: float) -> None:
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
 
 
+def scale_tensor(model: Any, name: str, factor: float) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    array = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+
+
 def set_attribute(model: Any, node_name: str, name: str, value: Any) -> None:
     node = next(node for node in model.graph.node if node.name == node_name)
     attribute = next(attribute for attribute in node.attribute if attribute.name == name)
@@ -349,8 +357,10 @@ OTHERWISE = "model FILE computes something else than the rule that it holds: exp
     [
         (lambda m: set_tensor(m, "perceive.weight", 4, 0.3), OTHERWISE),
         (lambda m: set_tensor(m, "update.bias", 0, 1e30), "model FILE holds no rule (bias reaches"),
-        (lambda m: set_tensor(m, "hidden.scale", 1, 0.3), OTHERWISE),
-        (lambda m: set_tensor(m, "x.scale", 1, 0.0), OTHERWISE),
+        (lambda m: scale_tensor(m, "hidden.scale", 1.25), OTHERWISE),
+        (lambda m: scale_tensor(m, "perceive.weight.quant.scale", 1.25), OTHERWISE),
+        (lambda m: scale_tensor(m, "perceive.bias.quant.scale", 0.5), OTHERWISE),
+        (lambda m: scale_tensor(m, "x.scale", 0), "model FILE holds no rule (update outputs diff"),
         (lambda m: set_tensor(m, "update.half", 1, 0.0), OTHERWISE),
         (lambda m: set_tensor(m, "hidden.bits", 0, 7.5), OTHERWISE),
         (
@@ -375,6 +385,10 @@ OTHERWISE = "model FILE computes something else than the rule that it holds: exp
         (lambda m: describe(m, overflow="SAT_SYM"), OTHERWISE),
         (lambda m: describe(m, overflow="WRAP"), "model FILE holds no rule (overflow WRAP has"),
         (lambda m: describe(m, gate_format=[0, 7, False]), "model FILE holds no rule (update ou"),
+        (
+            lambda m: describe(m, proof={"channels": [], "results": []}),
+            "model FILE holds no rule (",
+        ),
         (lambda m: describe(m, rounding=3), "model FILE holds no rule (3 is not a valid Rounding"),
     ],
 )

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.ranges import Interval, RangeProof, prove
 from scotopia.sim import verify as verification
 from scotopia.sim.faults import FAULTS, drop_rounding, flip_weight_digit, swap_rows
 from scotopia.sim.stimulus import Stimulus
@@ -37,11 +39,11 @@ def test_every_stage_agrees_and_every_fault_is_found(
         rule, frames, Extent(4, 5, 2), density=0.3, faults=FAULTS, on_stage=names.append
     )
     assert [stage.name for stage in stages] == names
-    assert [stage.expect_mismatch for stage in stages] == [False] * 3 + [True] * len(FAULTS)
+    assert [stage.expect_mismatch for stage in stages] == [False] * 4 + [True] * len(FAULTS)
     assert all(stage.passed for stage in stages)
-    assert stages[2].cell_updates == 4 * 5 * 2 * rule.config.steps_per_frame
-    assert stages[2].cycles > 0
-    assert all("first at step" in stage.detail for stage in stages[3:])
+    assert stages[3].cell_updates == 4 * 5 * 2 * rule.config.steps_per_frame
+    assert stages[3].cycles > 0
+    assert all("first at step" in stage.detail for stage in stages[4:])
 
 
 def test_verilog_on_disk_is_what_is_checked(
@@ -52,6 +54,18 @@ def test_verilog_on_disk_is_what_is_checked(
     assert all(stage.passed for stage in before)
     assert not verilog.passed
     assert verilog.mismatches > 0
+
+
+def test_a_number_outside_its_proven_range_is_a_mismatch(
+    rule: IntegerRule, frames: NDArray[np.float32]
+) -> None:
+    proof = prove(rule)
+    channels = proof.channels | {"x0": Interval(0, 1)}
+    shrunk = replace(rule, proof=RangeProof(channels, proof.results))
+    first, *others = verify(shrunk, frames, Extent(3, 3, 2), density=0.5)
+    assert first.name == "golden model in its proven ranges"
+    assert not first.passed and "x0" in first.detail
+    assert all(stage.passed for stage in others)
 
 
 @pytest.mark.parametrize("fault", [flip_weight_digit, drop_rounding])

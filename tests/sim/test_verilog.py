@@ -12,8 +12,8 @@ from scotopia.hdl.emit import MANIFEST, emit
 from scotopia.hdl.program import Program
 from scotopia.model.config import INPUTS
 from scotopia.model.errors import InputError
-from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.formats import Precision
+from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.compare import Comparison, compare
 from scotopia.sim.simulators import Bench
 from scotopia.sim.stimulus import Stimulus

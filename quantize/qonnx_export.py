@@ -1,0 +1,382 @@
+"""The integer rule as QONNX, and back.
+
+QONNX (Pappalardo et al., "QONNX: Representing Arbitrary-Precision Quantized Neural Networks", 2022)
+is ONNX with `Quant` nodes: q = clamp(x / scale) rounded, times scale, in float32. Tensors carry
+values, not codes; since every scale is a power of two and every sum fits float32's 24 bits, a value
+is exactly its code * 2**-frac_bits, and the graph computes the golden model bit for bit. Formats,
+scales and codes are read back from the `Quant` nodes. Needs the package `onnx`; `qonnx` runs it.
+"""
+
+import dataclasses
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scotopia.model.config import RuleConfig
+from scotopia.model.errors import InputError
+from scotopia.model.onnx_export import (
+    QONNX,
+    STATED,
+    StepGraph,
+    check_same,
+    one_line,
+    read_model,
+    read_tensors,
+    refuse_unstated,
+    write_model,
+)
+
+from .integer_rule import IntegerLayer, IntegerRule
+from .qformat import IntArray, Overflow, QFormat, Rounding, required_bits
+from .ranges import RangeProof, check
+
+#: `rounding_mode` of a Quant node, and what of a last bit is added before it. QONNX's HALF_UP and
+#: HALF_DOWN go by magnitude: of its modes none has ties towards plus or minus infinity, but FLOOR
+#: has after half a bit was added, and CEIL after it was taken off.
+ROUNDING_MODE = {
+    Rounding.TRN: ("FLOOR", 0.0),
+    Rounding.TRN_ZERO: ("DOWN", 0.0),
+    Rounding.RND: ("FLOOR", 0.5),
+    Rounding.RND_ZERO: ("HALF_DOWN", 0.0),
+    Rounding.RND_INF: ("HALF_UP", 0.0),
+    Rounding.RND_MIN_INF: ("CEIL", -0.5),
+    Rounding.RND_CONV: ("ROUND", 0.0),
+}
+
+#: What float32 holds exactly: integers below this.
+EXACT = 1 << 24
+
+#: Widest format: half a bit beside its codes still is exact.
+MOST_BITS = 23
+
+#: Fields of an integer rule that a graph or its metadata can state, whatever their value.
+RULE_FIELDS = frozenset(
+    (
+        *("config", "state_formats", "sample_format", "input_formats", "gate_format"),
+        *("perceive", "update", "rounding", "overflow", "noise_seed", "training", "proof"),
+    )
+)
+
+
+def export_qonnx(rule: IntegerRule, path: Path, height: int = 16, width: int = 16) -> None:
+    """Write one step of the rule, on H x W cells, to a QONNX model, whole or not at all.
+
+    Inputs are `state` (1, C, H, W), `sample` and `valid`, both (1, 1, H, W), finite everywhere;
+    output is `next_state`: values, float32, with the meaning of `IntegerRule.step`. The size is
+    fixed because QONNX's tools ask for every shape; it is no part of the rule.
+
+    Raises
+    ------
+    InputError
+        If a step of the rule is more than QONNX can state, if a number in it is more than float32
+        holds exactly, or if the package `onnx` is missing.
+    """
+    check_size(height, width)
+    check_exportable(rule)
+    write_model(path, qonnx_graph(rule, height, width).model("integer rule", describe(rule)))
+
+
+def import_qonnx(path: Path) -> IntegerRule:
+    """Read a rule from a model that `export_qonnx` wrote: equal in every field.
+
+    Codes and formats come from the graph; the shape and what no node states (a residual rule's
+    gate format, the noise seed, the training, the range proof) from the metadata. A range proof is
+    checked again.
+
+    Raises
+    ------
+    InputError
+        If the file is no such model, of another version, or was changed.
+    """
+    model, description = read_model(path, "integer rule")
+    try:
+        _, _, height, width = (
+            axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim
+        )
+        check_size(height, width)
+        rule = _read_rule(model, description)
+        check_exportable(rule)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise InputError(f"model {path} holds no rule ({one_line(error)}): export it again") from (
+            error
+        )
+    check_same(path, model, qonnx_graph(rule, height, width))
+    return rule
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise InputError unless an array can have that many rows and columns."""
+    for name, side in (("height", height), ("width", width)):
+        if not 1 <= side <= 1024:
+            raise InputError(f"{name} {side} is outside 1 to 1024: choose one inside")
+
+
+def check_exportable(rule: IntegerRule) -> None:
+    """Raise InputError unless the graph of `rule` computes exactly what the rule does."""
+    refuse_unstated(rule.config, STATED - {"block", "perception"})
+    refuse_unstated(rule, RULE_FIELDS)
+    if rule.overflow is Overflow.WRAP:
+        raise InputError("overflow WRAP has no Quant node, which clamps: choose SAT or SAT_SYM")
+    named = {
+        "state": rule.state_formats,
+        "trace": (rule.trace_format,),
+        "input": rule.input_formats,
+        "hidden": rule.perceive.outputs,
+        "update": rule.update.outputs,
+    }
+    for name, formats in named.items():
+        for format in formats:
+            if format.bits > MOST_BITS or (format.signed and format.bits == 1):
+                raise InputError(
+                    f"{name} format {format} has {format.bits} bits, QONNX in float32 holds 2 to "
+                    f"{MOST_BITS} signed and 1 to {MOST_BITS} unsigned: choose others"
+                )
+    for name, bound in _bounds(rule).items():
+        if bound >= EXACT:
+            raise InputError(
+                f"{name} can reach {bound}, float32 is exact below {EXACT}: "
+                "quantize with fewer bits"
+            )
+
+
+def _bounds(rule: IntegerRule) -> dict[str, int]:
+    """Largest magnitudes of what is rounded, as integers, with the half that is added to it."""
+    bounds = {
+        "an accumulator of perceive": rule.perceive.accumulator_bound,
+        "an accumulator of update": rule.update.accumulator_bound,
+    }
+    frac = rule.sample_format.frac_bits
+    surprise = 1 << rule.sample_format.bits
+    sources = {"valid": (1, 0), "flicker": (surprise, frac), "innovation": (surprise, frac)}
+    if "trust" in rule.config.inputs:
+        doubt = rule.state_formats[rule.config.doubt]
+        finest = max(rule.trace_format.frac_bits, doubt.frac_bits)
+        sources["trust"] = 8 << finest, finest  # 4 of recency, and 4 times the doubt
+        sources["recall"] = surprise << rule.trust_format.bits, frac + rule.trust_format.frac_bits
+    for name, format in zip(rule.config.inputs, rule.input_formats, strict=True):
+        if name in sources:
+            magnitude, source_frac = sources[name]
+            half = (1 << max(0, source_frac - format.frac_bits)) >> 1
+            bounds[f"input {name}"] = magnitude + half
+    if rule.config.kind == "gated":  # the half is less than what the product lacks to this
+        widest = max(format.bits for format in rule.state_formats)
+        bounds["a gated update"] = 1 << (widest + rule.gate_format.bits)
+    return bounds
+
+
+class QuantGraph(StepGraph):
+    """ONNX graph of one step, with Quant nodes."""
+
+    def __init__(self, rule: IntegerRule, height: int, width: int) -> None:
+        super().__init__(rule.config, 1, height, width)
+        self.rule = rule
+
+    def quant(
+        self,
+        tensor: str,
+        to: str,
+        scale: NDArray[np.float64],
+        bits: int,
+        signed: bool = True,
+        narrow: bool = False,
+        mode: str = "ROUND",
+    ) -> str:
+        """Add a Quant node; the scale's shape fits the tensor's."""
+        return self.node(
+            "Quant",
+            tensor,
+            self.constant(f"{to}.scale", scale),
+            self.constant("zero", 0),
+            self.constant(f"{to}.bits", bits),
+            to=to,
+            shape=self.shapes[tensor],
+            domain=QONNX,
+            signed=int(signed),
+            narrow=int(narrow),
+            rounding_mode=mode,
+        )
+
+    def round(self, tensor: str, to: str, formats: tuple[QFormat, ...]) -> str:
+        """Round values as the rule does, then clamp them to their channels' formats."""
+        mode, half = ROUNDING_MODE[self.rule.rounding]
+        if half:
+            name = self.constant(f"{to}.half", _column(half * _scale(formats)))
+            tensor = self.node("Add", tensor, name, to=f"{to}_to_round")
+        return self.fit(tensor, to, formats, mode)
+
+    def fit(
+        self,
+        tensor: str,
+        to: str,
+        formats: tuple[QFormat, ...],
+        mode: str = "ROUND",
+        overflow: Overflow | None = None,
+    ) -> str:
+        """Clamp values to their channels' formats, by default as the rule's overflow says.
+
+        By Quant nodes with a scale by channel, but one width: one for each run of equal widths.
+        """
+        narrow = (overflow or self.rule.overflow) is Overflow.SAT_SYM
+        runs = [list(run) for _, run in groupby(formats, lambda f: (f.bits, f.signed))]
+        names = [to] if len(runs) == 1 else [f"{to}.run{i}" for i in range(len(runs))]
+        parts = [tensor]
+        if len(runs) > 1:
+            parts = [f"{tensor}.run{i}" for i in range(len(runs))]
+            self.split(tensor, **{part: len(run) for part, run in zip(parts, runs, strict=True)})
+        for part, name, run in zip(parts, names, runs, strict=True):
+            bits, signed = run[0].bits, run[0].signed
+            self.quant(part, name, _column(_scale(run)), bits, signed, narrow and signed, mode)
+        return to if len(runs) == 1 else self.concat(names, to=to)
+
+    def layer(self, layer: IntegerLayer, tensor: str, name: str, side: int, to: str) -> str:
+        """Add a convolution by quantized weights, whose sums are exact."""
+        scale = np.ldexp(1.0, -layer.weight_frac)
+        bias_scale = np.ldexp(scale, -max(format.frac_bits for format in layer.inputs))
+        weight = layer.weight.reshape(*layer.weight.shape[:2], side, side)
+        parameters = [
+            self.quant(
+                self.constant(f"{name}.{part}", codes * unit),
+                f"{name}.{part}.quant",
+                unit,
+                # One bit would mean -1 and +1.
+                max(2, required_bits(int(codes.min()), int(codes.max()))),
+            )
+            for part, codes, unit in (
+                ("weight", weight, scale[:, None, None, None]),
+                ("bias", layer.bias, bias_scale),
+            )
+        ]
+        shape = self.cells(len(layer.outputs))
+        return self.node("Conv", tensor, *parameters, to=to, shape=shape)
+
+
+def qonnx_graph(rule: IntegerRule, height: int, width: int) -> QuantGraph:
+    """One step of an integer rule that `check_exportable` passes."""
+    config, channels = rule.config, rule.config.channels
+    graph = QuantGraph(rule, height, width)
+
+    def given(tensor: str, to: str, formats: tuple[QFormat, ...]) -> str:
+        """State the formats of an input, whose codes may be the lowest even with SAT_SYM."""
+        return graph.fit(tensor, to, formats, overflow=Overflow.SAT)
+
+    graph.split("state", x_in=channels, old_sample_in=1, old_trace_in=1)
+    x = given("x_in", "x", rule.state_formats)
+    old_sample = given("old_sample_in", "old_sample", (rule.sample_format,))
+    old_trace = given("old_trace_in", "old_trace", (rule.trace_format,))
+    arriving = given("sample", "arriving_sample", (rule.sample_format,))
+    valid = given("valid", "arrives", (QFormat(1, 0, signed=False),))
+    formats = dict(zip(config.inputs, rule.input_formats, strict=True))
+
+    def fit(name: str, tensor: str) -> str:
+        return graph.round(tensor, f"input.{name}", (formats[name],))
+
+    sample, trace, flicker = graph.latch(arriving, valid, old_sample, old_trace)
+    padded = graph.perception(x, sample, trace, valid, flicker, fit)
+    total = graph.layer(rule.perceive, padded, "perceive", 3, to="hidden_sum")
+    rectified = graph.node("Relu", total, to="hidden_relu")
+    hidden = graph.round(rectified, "hidden", rule.perceive.outputs)
+    total = graph.layer(rule.update, hidden, "update", 1, to="update_sum")
+    update = graph.round(total, "update", rule.update.outputs)
+
+    if config.kind == "residual":
+        moved = graph.node("Add", x, update, to="moved")
+        new_x = graph.fit(moved, "new_x", rule.state_formats)
+    else:
+        graph.split(update, candidate=channels, gate=channels)
+        way = graph.node("Sub", "candidate", x, to="way")
+        product = graph.node("Mul", "gate", way, to="gated_way")
+        # Wide enough for every move: none is clamped, and none leads beyond the candidate.
+        wider = tuple(QFormat(f.int_bits + 1, f.frac_bits) for f in rule.state_formats)
+        move = graph.round(product, "move", wider)
+        new_x = graph.node("Add", x, move, to="new_x")
+    graph.concat([new_x, sample, trace], to="next_state")
+    return graph
+
+
+def describe(rule: IntegerRule) -> str:
+    """JSON of what no node of the graph states, and of what says how to read it."""
+    gate = rule.gate_format
+    return json.dumps(
+        {
+            "config": dataclasses.asdict(rule.config),
+            "gate_format": [gate.int_bits, gate.frac_bits, gate.signed],
+            "rounding": str(rule.rounding),
+            "overflow": str(rule.overflow),
+            "noise_seed": rule.noise_seed,
+            "training": rule.training,
+            "proof": rule.proof and rule.proof.pack(),
+        }
+    )
+
+
+def _read_rule(model: Any, description: dict[str, Any]) -> IntegerRule:
+    config = RuleConfig(**description["config"])
+    tensors = read_tensors(model)
+    quants = {node.name: node for node in model.graph.node if node.op_type == "Quant"}
+
+    def read_formats(tensor: str) -> tuple[QFormat, ...]:
+        """Formats of a tensor's channels, from one Quant node or from those of its runs."""
+        runs = [name for name in quants if name.startswith(f"{tensor}.run")]
+        formats: list[QFormat] = []
+        for name in runs or [tensor]:
+            signed = {entry.name: entry.i for entry in quants[name].attribute}["signed"]
+            bits = int(tensors[f"{name}.bits"])
+            fracs = _frac_bits(tensors[f"{name}.scale"]).ravel().tolist()
+            formats += [QFormat(bits - frac, frac, bool(signed)) for frac in fracs]
+        return tuple(formats)
+
+    def read_layer(
+        name: str, inputs: tuple[QFormat, ...], outputs: tuple[QFormat, ...]
+    ) -> IntegerLayer:
+        codes = []
+        for part in ("weight", "bias"):
+            frac = _frac_bits(tensors[f"{name}.{part}.quant.scale"])
+            with np.errstate(invalid="ignore"):  # too large ones are refused as codes
+                codes.append(np.ldexp(tensors[f"{name}.{part}"].astype(float), frac).astype(int))
+        weight, bias = codes
+        return IntegerLayer(
+            weight=weight.reshape(*weight.shape[:2], -1),
+            weight_frac=_frac_bits(tensors[f"{name}.weight.quant.scale"]).ravel(),
+            bias=bias,
+            inputs=inputs,
+            outputs=outputs,
+        )
+
+    state = read_formats("x")
+    inputs = tuple(read_formats(f"input.{name}")[0] for name in config.inputs)
+    hidden = read_formats("hidden")
+    rule = IntegerRule(
+        config=config,
+        state_formats=state,
+        sample_format=read_formats("old_sample")[0],
+        input_formats=inputs,
+        gate_format=QFormat(*description["gate_format"]),
+        perceive=read_layer("perceive", state + inputs, hidden),
+        update=read_layer("update", hidden, read_formats("update")),
+        rounding=Rounding(description["rounding"]),
+        overflow=Overflow(description["overflow"]),
+        noise_seed=description["noise_seed"],
+        training=dict(description["training"]),
+    )
+    if description["proof"] is None:
+        return rule
+    proof = RangeProof.unpack(description["proof"])
+    check(rule, proof)
+    return dataclasses.replace(rule, proof=proof)
+
+
+def _scale(formats: tuple[QFormat, ...] | list[QFormat]) -> NDArray[np.float64]:
+    return np.ldexp(1.0, [-format.frac_bits for format in formats])
+
+
+def _column(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    return numbers.reshape(1, -1, 1, 1)
+
+
+def _frac_bits(scale: NDArray[np.float32]) -> IntArray:
+    """Fraction bits of power-of-two scales; others are found out by comparing the graphs."""
+    return 1 - np.frexp(scale)[1].astype(np.int64)

@@ -1,0 +1,282 @@
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from scotopia.hdl.estimate import (
+    ASSUMED_CLOCK_MHZ,
+    block_rams,
+    cell_lut4,
+    cycles_per_frame,
+    estimate,
+    shared_lut4,
+)
+from scotopia.hdl.program import Program
+from scotopia.hdl.retina import Retina
+from scotopia.hdl.sequencer import OperationLayout
+from scotopia.model.config import RuleConfig
+from scotopia.model.errors import InputError
+from scotopia.quantize.formats import Precision
+from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.qformat import QFormat, Rounding
+
+Make = Callable[..., Any]  # a fixture of conftest.py
+
+
+@pytest.fixture(scope="module")
+def tiny_rule() -> IntegerRule:
+    """One channel, one neuron, ten weights: all that is counted, can be counted by hand."""
+    state, hidden = QFormat(1, 7), QFormat(0, 8, signed=False)
+    return IntegerRule(
+        config=RuleConfig(
+            kind="residual", channels=1, hidden=1, inputs=(), steps_per_frame=3, trace_bits=4
+        ),
+        state_formats=(state,),
+        sample_format=state,
+        input_formats=(),
+        gate_format=hidden,
+        perceive=IntegerLayer(
+            weight=np.array([[[3, 0, -7, 1, 0, 0, 0, 0, 12]]]),
+            weight_frac=np.array([3]),
+            bias=np.array([0]),
+            inputs=(state,),
+            outputs=(hidden,),
+        ),
+        update=IntegerLayer(
+            weight=np.array([[[5]]]),
+            weight_frac=np.array([2]),
+            bias=np.array([4]),
+            inputs=(hidden,),
+            outputs=(QFormat(2, 7),),
+        ),
+    )
+
+
+def test_counts_are_those_of_a_hand(tiny_rule: IntegerRule) -> None:
+    found = estimate(tiny_rule, 2, 5)
+    assert (found.height, found.width) == (2, 5)
+    assert found.macs == 9 + 1
+    assert found.macs_per_frame == 10 * (2 * 5) * 3
+    assert found.parameters == 10 + 2
+    assert found.nonzero_weights == 4 + 1
+    assert found.distinct_weights == 5 + 1
+    # 3 = 4 - 1, 7 = 8 - 1, 1, 12 = 16 - 4; 5 = 4 + 1
+    assert found.signed_digits == (2 + 2 + 1 + 2) + 2
+    # -7 to 12 is 5 bits; 5 is 4
+    assert found.weight_bits == 9 * 5 + 4
+    # 3 = 11, 7 = 111, 1, 12 = 11 and two zeros; 5 = 101
+    assert found.mantissa_bits == (2 + 3 + 1 + 2) + 3
+    # x0, sample, trace, valid
+    assert found.state_bits == 8 + 8 + 4 + 1
+    # x0, sample, trace, h0, the residual of 9 bits, arrival
+    assert (found.words_per_cell, found.word_bits) == (6, 9)
+    assert found.flip_flops_per_cell == (9 + 1) + 9 + found.accumulator_bits + 1
+
+
+def test_weights_of_one_value_are_not_distinct_whatever_their_codes(
+    tiny_rule: IntegerRule, small_config: Make, random_rule: Make
+) -> None:
+    rule = random_rule(0, small_config(inputs=()))
+    codes = np.repeat([1, 2, 4], 27).reshape(3, 3, 9)
+    layer = dataclasses.replace(rule.perceive, weight=codes, weight_frac=np.array([3, 4, 5]))
+    update = dataclasses.replace(rule.update, weight=0 * rule.update.weight)
+    found = estimate(dataclasses.replace(rule, perceive=layer, update=update), 4, 4)
+    assert found.distinct_weights == 1 + 1
+    assert found.mantissa_bits == 81
+
+
+def test_parameters_are_those_of_the_config(small_config: Make, random_rule: Make) -> None:
+    for kind in ("gated", "residual"):
+        rule = random_rule(0, small_config(kind=kind))
+        found = estimate(rule, 4, 4)
+        assert (found.parameters, found.macs) == (rule.config.parameters, rule.config.macs)
+
+
+def test_cycles_are_the_programs(small_config: Make, random_rule: Make) -> None:
+    rule = random_rule(1, small_config())
+    program, found = Program.compile(rule), estimate(rule, 4, 8, clock_mhz=30)
+    assert found.cycles_per_step == program.cycles_per_step
+    assert found.words_per_cell == len(program.words)
+    assert found.word_bits == program.word_bits
+    assert found.accumulator_bits == program.accumulator_bits
+    assert found.program_bits == OperationLayout(program).size * program.cycles_per_step
+    assert found.cycles_per_frame == cycles_per_frame(program, 4, 8)
+    assert found.clock_mhz == 30
+    assert found.frames_per_second == 30e6 / cycles_per_frame(program, 4, 8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (3, 2)])
+def test_frame_takes_its_cycles_in_the_array(
+    tiny_rule: IntegerRule, height: int, width: int
+) -> None:
+    program = Program.compile(tiny_rule)
+    device = Retina(program, height, width)
+    taken: list[int] = []  # clocks in which a command FRAME is taken; op FRAME is 0
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(device.commands.valid, 1)
+        ctx.set(device.pixels.ready, 1)
+        for clock in range(10_000):
+            if ctx.get(device.commands.ready):
+                taken.append(clock)
+            if len(taken) == 3:
+                return
+            await ctx.tick()
+
+    simulator = Simulator(device)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert np.diff(taken).tolist() == [cycles_per_frame(program, height, width)] * 2
+
+
+def test_more_weight_bits_cost_more(small_config: Make, random_rule: Make) -> None:
+    found = [
+        estimate(random_rule(2, small_config(), Precision(weight=bits)), 4, 4)
+        for bits in (3, 5, 7, 9, 12)
+    ]
+    for name in ("weight_bits", "mantissa_bits", "signed_digits", "cycles_per_step"):
+        numbers = [getattr(each, name) for each in found]
+        assert all(np.diff(numbers) > 0), name
+    assert len({each.macs for each in found}) == 1
+
+
+def test_more_state_bits_cost_more(small_config: Make, random_rule: Make) -> None:
+    found = [
+        estimate(random_rule(3, small_config(), Precision(8, bits, bits, bits)), 4, 4)
+        for bits in (4, 6, 8, 10, 12)
+    ]
+    for name in ("state_bits", "lut4_per_cell", "lut4", "flip_flops_per_cell"):
+        numbers = [getattr(each, name) for each in found]
+        assert all(np.diff(numbers) > 0), name
+
+
+def test_array_costs_its_cells_and_what_they_share(tiny_rule: IntegerRule) -> None:
+    program, found = Program.compile(tiny_rule), estimate(tiny_rule, 6, 7)
+    assert found.lut4_parts == cell_lut4(program)
+    assert found.lut4_per_cell == sum(cell_lut4(program).values())
+    assert found.lut4 == 42 * found.lut4_per_cell + shared_lut4(program, 6, 7)
+
+
+#: Word bits, accumulator bits, words, tap, limits; LUT4, CCU2C and TRELLIS_DPR16X4 of that cell
+#: after synth_ecp5 -nowidelut (Yosys 0.70). First six cells of rules, the shipped one on top; then
+#: one in which one number at a time is another.
+SYNTHESIZED = """
+    10 34 38 15 Q8,UQ1,UQ10,UQ8     228 51  9
+     8 25 19 12 Q8,UQ1,UQ3,UQ8      165 29  4
+     5 12 11  4 Q4,UQ3,UQ1,UQ4,Q5   110 20  2
+     8 25 24  8 Q6,UQ1,UQ8,UQ6      171 44  4
+    16 39 36 14 Q16,UQ1,UQ16,UQ12   327 61 12
+     8 27 60 10 Q8,UQ1,UQ8          176 35  8
+
+     8 25 16 10 Q8,UQ8,UQ1          155 39  2
+     8 17 16 10 Q8,UQ8,UQ1          136 12  2
+     8 33 16 10 Q8,UQ8,UQ1          166 47  2
+     6 25 16 10 Q8,UQ8,UQ1          134 40  2
+    12 25 16 10 Q8,UQ8,UQ1          203 33  3
+    16 25 16 10 Q8,UQ8,UQ1          244 33  4
+     8 25  8 10 Q8,UQ8,UQ1          159 25  2
+     8 25 32 10 Q8,UQ8,UQ1          167 25  4
+     8 25 48 10 Q8,UQ8,UQ1          179 25  6
+     8 25 64 10 Q8,UQ8,UQ1          180 40  8
+     8 25 16  5 Q8,UQ8,UQ1          161 29  2
+     8 25 16 15 Q8,UQ8,UQ1          156 23  2
+     8 25 16 10 Q8                  136 23  2
+     8 25 16 10 Q8,UQ8              150 24  2
+     8 25 16 10 Q8,UQ8,UQ1,UQ4      164 33  2
+     8 25 16 10 Q8,UQ8,UQ1,UQ4,Q6   172 45  2
+"""
+
+
+def of_limit(name: str) -> QFormat:
+    return QFormat(int(name.lstrip("UQ")), 0, signed=not name.startswith("U"))
+
+
+def test_estimated_lut4_are_near_those_of_synthesis(tiny_rule: IntegerRule) -> None:
+    cells = [line.split() for line in SYNTHESIZED.splitlines() if line]
+    assert len(cells) == 22
+    errors = []
+    for word, accumulator, words, tap, limits, lut4, ccu2c, dpr16x4 in cells:
+        program = Program(
+            tiny_rule,
+            words=[QFormat(int(word), 0)] * int(words),
+            limits=[of_limit(name) for name in limits.split(",")],
+            tap=int(tap),
+            accumulator_bits=int(accumulator),
+        )
+        parts = cell_lut4(program)
+        assert parts["memory"] == 6 * int(dpr16x4)
+        measured = int(lut4) + 2 * int(ccu2c) + 6 * int(dpr16x4)
+        errors.append(abs(sum(parts.values()) / measured - 1))
+    assert max(errors[:6]) < 0.05
+    assert max(errors) < 0.12
+
+
+@pytest.mark.parametrize(
+    ("words", "bits", "expected"),
+    [
+        (1, 1, 1),
+        (512, 36, 1),
+        (512, 37, 2),
+        (513, 36, 2),
+        (1024, 18, 1),
+        (2049, 9, 2),
+        (8079, 22, 10),  # the shipped program: 18 bits in eight of 2048 x 9, 4 in two of 8192 x 2
+    ],
+)
+def test_program_memory_fills_block_rams(words: int, bits: int, expected: int) -> None:
+    assert block_rams(words, bits) == expected
+
+
+def test_bits_that_are_the_same_in_all_operations_take_no_memory(tiny_rule: IntegerRule) -> None:
+    program = Program.compile(tiny_rule)
+    layout = OperationLayout(program)
+    codes = np.array([layout.encode(operation) for operation in program.operations])
+    varying = sum(len(set(codes >> bit & 1)) == 2 for bit in range(layout.size))
+    assert varying < layout.size
+    found = estimate(tiny_rule, 4, 4)
+    assert found.block_rams == block_rams(program.cycles_per_step, varying)
+
+
+@pytest.mark.parametrize("rounding", [Rounding.RND_CONV, Rounding.TRN_ZERO])
+def test_rule_that_the_cell_refuses_is_counted_all_the_same(
+    rounding: Rounding, tiny_rule: IntegerRule
+) -> None:
+    found = estimate(dataclasses.replace(tiny_rule, rounding=rounding), 4, 4)
+    assert found.refusal == (
+        f"rounding {rounding} is not supported by the cell: quantize with --rounding RND or TRN"
+    )
+    accepted = estimate(tiny_rule, 4, 4)
+    assert accepted.refusal is None
+    for field in dataclasses.fields(accepted):
+        value = getattr(found, field.name)
+        if field.default is None and field.name != "refusal":
+            assert value is None, field.name
+            assert getattr(accepted, field.name) is not None, field.name
+        elif field.name != "refusal":
+            assert value == getattr(accepted, field.name), field.name
+
+
+def test_estimate_is_json(tiny_rule: IntegerRule) -> None:
+    found = estimate(tiny_rule, 4, 4)
+    assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
+    assert found.as_dict()["clock_mhz"] == ASSUMED_CLOCK_MHZ == 60
+    assert list(found.as_dict()) == [field.name for field in dataclasses.fields(found)]
+
+
+@pytest.mark.parametrize("clock", [0, -1, math.nan, math.inf])
+def test_clock_that_is_no_frequency_is_refused(clock: float, tiny_rule: IntegerRule) -> None:
+    with pytest.raises(InputError) as caught:
+        estimate(tiny_rule, 4, 4, clock)
+    assert str(caught.value) == f"clock {clock} MHz is no frequency: choose 60, for instance"
+
+
+def test_side_out_of_range_is_refused(tiny_rule: IntegerRule) -> None:
+    with pytest.raises(InputError) as caught:
+        estimate(tiny_rule, 0, 4)
+    assert str(caught.value) == "height 0 is outside 1 to 1024: choose 16, for instance"
