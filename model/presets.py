@@ -56,7 +56,7 @@ PRESETS = {
     "quantize": Preset(
         "what --quantize trains; its shape is that of the rule it starts from",
         _CONFIG,
-        replace(_OPTIONS, iterations=2000, learning_rate=2e-4, average=0.99),
+        replace(_OPTIONS, iterations=2000, learning_rate=4e-4, average=0.99),
     ),
 }
 

@@ -95,6 +95,8 @@ def test_int_bits_count_the_sign() -> None:
 
 
 @given(st.integers(-(2**40), 2**40), st.integers(-(2**40), 2**40))
+@example(-128, 127)
+@example(-129, 128)
 def test_required_bits_are_enough_and_no_more(one: int, other: int) -> None:
     lowest, highest = sorted([one, other])
     bits = required_bits(lowest, highest)
