@@ -451,7 +451,7 @@ def quantize(
 @app.command()
 def sweep(
     rules: Annotated[
-        list[str], typer.Argument(metavar="RULE...", help="Float rules: files, or shipped names.")
+        list[str], typer.Argument(metavar="RULE", help="Float rules: files, or shipped names.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     clips: Annotated[

@@ -61,8 +61,8 @@ def export_onnx(rule: Rule, path: Path) -> None:
     Raises
     ------
     InputError
-        If a step of the rule is more than ONNX can state (random firing, quantized numbers), or
-        the package `onnx` is missing.
+        If a step of the rule is more than ONNX can state (random firing, quantized numbers), if a
+        weight is not finite or no float32, or the package `onnx` is missing.
     """
     if type(rule) is not Rule or rule.grids is not None:
         raise InputError(
@@ -70,6 +70,9 @@ def export_onnx(rule: Rule, path: Path) -> None:
             "quantize it and export that with export_qonnx"
         )
     refuse_unstated(rule.config, STATED)
+    for name, tensor in rule.state_dict().items():
+        if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+            raise InputError(f"{name} of the rule is not finite in float32: train it again")
     description = {"config": dataclasses.asdict(rule.config), "training": rule.training_record}
     write_model(path, float_graph(rule).model("float rule", json.dumps(description)))
 

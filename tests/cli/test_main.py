@@ -20,7 +20,7 @@ COMMAND = Path(sys.executable).parent / "scotopia"
 def test_help_names_every_command(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("demo", "train", "evaluate", "quantize", "emit", "verify"):
+    for command in ("demo", "train", "evaluate", "quantize", "sweep", "export", "emit", "verify"):
         assert command in out
 
 

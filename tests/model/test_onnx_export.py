@@ -147,6 +147,14 @@ def test_what_onnx_cannot_state_is_refused(tmp_path: Path, small_config: Make) -
             f"{type(rule).__name__} computes on quantized numbers: export the float rule, or "
             "quantize it and export that with export_qonnx"
         )
+    broken = Rule(small_config())
+    with torch.no_grad():
+        broken.perceive.weight[0, 1, 2, 0] = torch.inf
+    for rule, name in ((broken, "perceive.weight"), (Rule(small_config()).double(), "perceive.w")):
+        with pytest.raises(InputError) as error:
+            export_onnx(rule, path)
+        assert str(error.value).startswith(name)
+        assert str(error.value).endswith(" of the rule is not finite in float32: train it again")
     assert not path.exists()
 
 
