@@ -20,8 +20,8 @@ INPUTS = ("flicker", "innovation", "trust", "recall")
 #: Steps a frame that the rates below are for.
 STEPS = 8
 
-# Found by random search, at `STEPS` steps a frame, for the mean PSNR of the first 100 frames of the 18
-# training clips: level with the normalized-convolution-oracle there.
+# Found by random search, at `STEPS` steps a frame, for the mean PSNR of the first 100 frames of the
+# 18 training clips: level with the normalized-convolution-oracle there.
 RECALL_GAIN = 1.38  # how hard a trusted sample pulls its own pixel
 RECALL_REACH = 0.767  # the same for the pixels around it, with the weights of the blur
 HELD_GATE = 0.028  # how far a pixel whose sample is trusted moves in a step

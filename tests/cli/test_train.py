@@ -471,5 +471,6 @@ def test_quantization_that_makes_no_sense_is_refused(
     arguments: tuple[object, ...], sentence: str, run: Run, clip: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "rule.safetensors"
-    assert run("train", clip, "--out", out, *EFFORT, *arguments) == (2, "", f"scotopia: {sentence}\n")
+    answer = run("train", clip, "--out", out, *EFFORT, *arguments)
+    assert answer == (2, "", f"scotopia: {sentence}\n")
     assert not out.exists()
