@@ -74,7 +74,7 @@ def run_demo(
     manifest = emit(program, height, width, out / "verilog")
     progress.advance(task)
 
-    task = progress.add_task("proof", total=3 + len(FAULTS))
+    task = progress.add_task("proof", total=4 + len(FAULTS))
 
     def on_stage(name: str) -> None:
         progress.update(task, description=name)
@@ -154,7 +154,7 @@ def training_sentence(rule: Rule) -> str:
     record = rule.training_record
     parts = []
     if record.get("synthetic_clips"):
-        parts.append(f"{record['synthetic_clips']} synthetic clips of moving photographs")
+        parts.append(f"{record['synthetic_clips']} synthetic clips")
     parts += record.get("clips", [])
     return f"The rule was trained on {', '.join(parts) or 'nothing that its file names'}."
 

@@ -137,7 +137,7 @@ def train(
     ] = 60.0,
     log: Annotated[Path | None, typer.Option(help="CSV file with a row an iteration.")] = None,
     synthetic: Annotated[
-        int | None, videos("Synthetic clips of moving photographs to train on.")
+        int | None, videos("Synthetic clips to train on.")
     ] = None,
     real_share: Annotated[
         float | None, videos("Share of the shots from real clips, if there are synthetic ones.")
