@@ -136,9 +136,7 @@ def train(
         float, typer.Option(min=0, help="Seconds between two scores; 0 for one at the end.")
     ] = 60.0,
     log: Annotated[Path | None, typer.Option(help="CSV file with a row an iteration.")] = None,
-    synthetic: Annotated[
-        int | None, videos("Synthetic clips to train on.")
-    ] = None,
+    synthetic: Annotated[int | None, videos("Synthetic clips to train on.")] = None,
     real_share: Annotated[
         float | None, videos("Share of the shots from real clips, if there are synthetic ones.")
     ] = None,
