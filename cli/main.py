@@ -397,7 +397,10 @@ def quantize(
     rounding: Annotated[str, typer.Option(help="RND, TRN or another of ap_fixed's.")] = "RND",
     calibrate: Annotated[
         list[str] | None,
-        typer.Option(help="Clips to find ranges with; by default four synthetic ones."),
+        typer.Option(
+            help="Clip to find ranges with, and to search on, or folder of clips; may be repeated; "
+            "by default four synthetic ones."
+        ),
     ] = None,
     method: Annotated[
         str, typer.Option(help="How to choose ranges: max, percentile (99.99) or mse.")

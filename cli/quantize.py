@@ -25,6 +25,7 @@ from scotopia.quantize.ranges import with_proof
 from scotopia.quantize.search import Found, Score, cost_of, search
 from scotopia.quantize.task import reconstruct
 
+from .evaluate import clip_names
 from .rules import rule_path
 
 
@@ -42,7 +43,8 @@ class Job:
     method, density
         See `Calibration`.
     clips
-        Names of clips to find ranges with, and to score on; none for four synthetic ones.
+        Names of clips, and folders of clips, to find ranges with, and to score on; none for four
+        synthetic ones, which a search would fit its bits to.
     max_loss
         dB that single widths may cost beyond that; None to leave them alone.
     cells
@@ -74,9 +76,14 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         raise InputError(f"max_loss {job.max_loss:g} is not above 0: choose 0.1, for instance")
     if job.cells < 1:
         raise InputError(f"cells {job.cells} is below 1: choose 4096 for an array of 64 x 64")
+    if job.max_loss is not None and not job.clips:
+        raise InputError(
+            "a search for fewer bits needs clips like those that the rule is to see: "
+            "give --calibrate CLIP"
+        )
     path = rule_path(job.rule)
     source: Rule
-    clips = [resolve_clip(name) for name in job.clips] or synthetic_clips(
+    clips = [resolve_clip(name) for name in clip_names(job.clips)] or synthetic_clips(
         4, 60, 64, seed=0, first=1000
     )
     result: dict[str, Any] = {"calibration_clips": [clip.name for clip in clips]}
