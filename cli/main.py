@@ -493,6 +493,7 @@ def sweep(
     from scotopia.quantize.sweep import Grid
 
     from . import sweep as sweeping
+    from .quantize import calibration_clips
 
     sweeping.require_extra()
     grid = Grid(
@@ -502,7 +503,7 @@ def sweep(
         seeds=sweeping.parse_numbers(seeds, "seeds"),
         rules=sweeping.read_rules(rules),
         clips=sweeping.read_clips(clips or [], size, frames),
-        calibration=sweeping.calibration_clips(calibrate or []),
+        calibration=calibration_clips(calibrate or []),
         density=density,
         drift_steps=drift_steps,
         estimate=sweeping.lut4_per_cell,

@@ -83,9 +83,7 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         )
     path = rule_path(job.rule)
     source: Rule
-    clips = [resolve_clip(name) for name in clip_names(job.clips)] or synthetic_clips(
-        4, 60, 64, seed=0, first=1000
-    )
+    clips = calibration_clips(job.clips)
     result: dict[str, Any] = {"calibration_clips": [clip.name for clip in clips]}
     if job.max_loss is not None and rule_kind(path) == "integer rule":
         source = FakeQuantRule.of(IntegerRule.load(path))
@@ -116,6 +114,13 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         "weight_bits": formats.weight_bits,
         "state_bits_per_cell": integer.state_bits,
     }
+
+
+def calibration_clips(names: Sequence[str]) -> list[Clip]:
+    """Clips to find ranges with, by name or by folder; four synthetic ones, if there is no name."""
+    return [resolve_clip(name) for name in clip_names(names)] or synthetic_clips(
+        4, 60, 64, seed=0, first=1000
+    )
 
 
 def score_on(clips: Sequence[Clip], density: float) -> Score:

@@ -13,7 +13,6 @@ import logging
 import os
 import queue
 import signal
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,6 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import resource_tracker
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
@@ -35,7 +33,6 @@ from scotopia.model.checkpoint import digests
 from scotopia.model.errors import InputError
 from scotopia.model.files import write_atomically
 from scotopia.model.score import WARM_UP
-from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.video import Clip, resolve_clip
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import Rounding
@@ -58,6 +55,7 @@ from scotopia.quantize.sweep import (
 
 from .evaluate import clip_names
 from .rules import SHIPPED, parse_rounding, rule_path
+from .stop import Stop
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -223,11 +221,6 @@ def read_clips(names: Sequence[str], size: int, frames: int | None = None) -> li
     return [Clip(clip.name, clip.frames[:frames]) for clip in found]
 
 
-def calibration_clips(names: Sequence[str]) -> list[Clip]:
-    """Clips to find ranges with; those of `scotopia quantize`, if a user named none."""
-    return [resolve_clip(name) for name in names] or synthetic_clips(4, 60, 64, seed=0, first=1000)
-
-
 def lut4_per_cell(rule: IntegerRule) -> int:
     """Estimate the LUT4 of a cell, on whatever array.
 
@@ -312,34 +305,6 @@ class Journal:
 
     def __exit__(self, *_error: object) -> None:
         os.close(self._file)
-
-
-class Stop:
-    """Notes the first SIGINT or SIGTERM; one that comes a second later ends the process as ever.
-
-    Not one at once, because `timeout` and the like send two: to the process, and to its group.
-    """
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._since = 0.0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if not self.received:
-            self.received, self._since = number, time.monotonic()
-        elif time.monotonic() - self._since > 1:
-            self.__exit__()
-            signal.raise_signal(number)
 
 
 def run_sweep(job: Job, progress: Progress, console: Console) -> Outcome:

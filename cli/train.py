@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, TextIO, TypeVar
 
 import torch
@@ -42,6 +40,7 @@ from scotopia.quantize.ranges import with_proof
 
 from .evaluate import clip_names
 from .rules import parse_rounding, rule_path
+from .stop import Stop
 
 #: Most seconds of work that a kill may cost.
 CHECKPOINT_EVERY = 60.0
@@ -353,7 +352,7 @@ class _Loop:
         self.bar = self.progress.add_task("train", total=total, completed=trainer.iteration)
         start = time.monotonic() - done.seconds
         saved = validated = time.monotonic()
-        with _stop_signal() as stop:
+        with Stop() as stop:
             while trainer.iteration < total:
                 learning_rate = trainer.learning_rate
                 try:
@@ -492,30 +491,3 @@ def _open_log(job: Job, iteration: int) -> Iterator[TextIO | None]:
     write_atomically(job.log, lambda temporary: temporary.write_bytes(text.getvalue().encode()))
     with job.log.open("a", newline="") as file:
         yield file
-
-
-@dataclass
-class _Stop:
-    received: int = 0
-
-
-@contextmanager
-def _stop_signal() -> Iterator[_Stop]:
-    """Note the first SIGINT or SIGTERM; the second ends the process as ever."""
-    stop = _Stop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        stop.received = number
-        restore()
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        restore()
