@@ -557,13 +557,13 @@ def test_a_lost_scheduler_is_one_line_and_keeps_what_is_done(
     with Client(scheduler, set_as_default=False) as client:
         client.wait_for_workers(1, timeout=60)
     sweep = start(processes, "scotopia", "sweep", *arguments)
-    wait_until(lambda: len(results_in(out)) > 30, sweep)
+    wait_until(lambda: len(results_in(out)) > 5, sweep)  # early: the rest takes a moment
     processes[0].kill()
     text, err = sweep.communicate(timeout=60)
     assert (sweep.returncode, err) == (2, f"scotopia: {sweeping.LOST}\n")
     rows = rows_of(out / "sweep.csv")
     assert f"stopped after {len(rows)} of 40 points" in " ".join(text.split())
-    assert 30 < len(results_in(out)) < LARGE_RESULTS
+    assert 5 < len(results_in(out)) < LARGE_RESULTS
 
 
 @pytest.mark.parametrize("listening", [False, True])
