@@ -10,10 +10,10 @@ from amaranth.lib import wiring
 from scotopia.model.errors import InputError
 from scotopia.model.files import write_atomically
 
-from .array import PixelArray, PixelRow
-from .cell import PixelCell
+from .array import PixelArray
 from .program import Program
 from .retina import Retina, check_size
+from .row import PixelRow
 from .sequencer import RowBuffer, Sequencer
 
 MANIFEST = "manifest.json"
@@ -42,10 +42,10 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
         "width": width,
         "channels": list(rule.config.channel_names),
         "steps_per_frame": rule.config.steps_per_frame,
-        "cycles_per_step": program.cycles_per_step,
-        "word_bits": program.word_bits,
-        "words_per_cell": len(program.words),
-        "accumulator_bits": program.accumulator_bits,
+        "cycles_per_step": program.cycles("step", width),
+        "word_bits": program.operand_bits,
+        "planes": program.planes,
+        "instructions": len(program.instructions),
         "sample_bits": rule.sample_format.bits,
     }
     files = {f"{name}.v": text for name, text in modules.items()}
@@ -60,8 +60,7 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
 def verilog_modules(program: Program, height: int, width: int) -> dict[str, str]:
     """Verilog text of every module by its name, each kind once."""
     parts: dict[str, wiring.Component] = {
-        "pixel_cell": PixelCell(program),
-        "pixel_row": PixelRow(program, width, by_name=True),
+        "pixel_row": PixelRow(program, width),
         "pixel_array": PixelArray(program, height, width, by_name=True),
         "sequencer": Sequencer(program, height, width),
         "row_buffer": RowBuffer(program, width),

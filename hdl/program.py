@@ -1,499 +1,250 @@
-"""The array's program: the integer rule as a list of micro-operations.
+"""What all cells of the array do, clock by clock: instructions, and the program they make.
 
-All cells run the same program in lockstep, one operation a clock. A cell is an accumulator, a few
-words of memory and nothing that multiplies: a weight is broadcast as its non-zero **signed
-digits**, most significant first, each an addition or subtraction of a neighbour's word, with a
-doubling of the accumulator from one position to the next (Booth-style digit-serial arithmetic;
-signed-digit form: Avizienis 1961). A product of two words is the same with one factor's bits, held
-in the cell's gate register, deciding in each cell whether a term counts.
+A cell is one bit wide. Its memory is a column of bits, one in each **plane** (a bit of every cell
+of the array), and beside it a cell has
 
-`Program.run` is the program's software twin: it interprets the operations on integer arrays, so
-that a wrong program and a wrong gate can be told apart.
+- an **operand**, a word in a shift register, whose lowest bit is added and which is the only thing
+  that its four neighbours see;
+- a **carry** and a **flag**, one bit each.
+
+An instruction is a loop over the bits of a word, lowest first, one bit a clock. All cells do the
+same; in each,
+
+    a       = a bit of its memory
+    x       = the operand's lowest bit if the flag is set, or one of the other `Addend`s
+    result  = a ^ x ^ carry                         or, with `select`: x if carry else a
+    carry   = majority(a, x, carry)                 with `subtract`: of not a, so that it borrows
+
+So an adder, a subtractor, a multiplexer, and the AND or OR of a row of bits are the same two
+4-input functions. (Bit-serial arithmetic: K. Batcher, "Bit-Serial Parallel Processing Systems",
+IEEE Trans. Computers C-31, 1982.)
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import IntEnum
 
-import numpy as np
-from numpy.typing import NDArray
+from scotopia.quantize.integer_rule import IntegerRule
 
-from scotopia.model.errors import InputError
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
-from scotopia.quantize.qformat import IntArray, Overflow, QFormat, Rounding, required_bits
+#: Clocks from reading a bit until one that was made of it can be read.
+LATENCY = 4
 
-#: Operand codes below this one are neighbours in reading order; 4 is the cell itself.
-HERE, ONE = 4, 9
-
-DIRECTIONS = ("NW", "N", "NE", "W", "here", "E", "SW", "S", "SE")
+#: An instruction takes this many clocks at least, for the next one must be fetched meanwhile.
+SHORTEST = 2
 
 
-class Base(IntEnum):
-    """What the accumulator starts an operation from."""
+class Addend(IntEnum):
+    """What is added to a bit of memory."""
 
-    KEEP = 0  #: itself
-    DOUBLE = 1  #: twice itself
-    CLEAR = 2  #: zero
-
-
-class Term(IntEnum):
-    """What is done with the operand."""
-
-    NONE = 0
-    ADD = 1
-    SUBTRACT = 2
+    ZERO = 0
+    ONE = 1
+    UNIT = 2  #: the flag to the first bit, then zeros
+    FLAG = 3
+    WORD = 4  #: the operand's lowest bit where the flag is set
+    SAMPLE = 5  #: the next bit of the sample that arrived, the same for all cells
 
 
-class Condition(IntEnum):
-    """In which cells the term counts."""
+class Carry(IntEnum):
+    """What the carry is before the first bit, and whether it changes."""
 
-    ALWAYS = 0
-    VALID = 1  #: a sample arrived in this frame
-    GATE_SET = 2  #: the gate register's top bit is 1
-    GATE_CLEAR = 3  #: it is 0
+    START = 0  #: 0
+    CONTINUE = 1  #: what the instruction before left
+    HOLD = 2  #: that too, and it stays
 
 
-class Gate(IntEnum):
-    """What becomes of the gate register, after its top bit was looked at."""
+class Flag(IntEnum):
+    """What becomes of the flag with each bit."""
 
     HOLD = 0
-    SHIFT = 1  #: the next bit below becomes the top bit
-    LOAD = 2  #: take the operand
+    TAKE = 1  #: it is the result
+    SENSE = 2  #: it is 1 in the cell that a sample came for, and 0 in all others
+    NOISE = 3  #: it is the west neighbour's, the row's next random bit in the first column
+
+
+class Shift(IntEnum):
+    """What enters the operand at its top, as it moves down by one bit."""
+
+    HOLD = 0  #: it does not move
+    ROTATE = 1  #: its lowest bit
+    LOAD = 2  #: the result
+    NORTH = 3  #: the lowest bit of the neighbour in the north
+    EAST = 4
+    SOUTH = 5
+    WEST = 6
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One clock of every cell: acc = base(acc) +/- operand, and at most one word stored.
+class Instruction:
+    """A loop over the bits of a word, lowest first.
 
     Attributes
     ----------
-    address
-        Word that is read, or stored.
-    source
-        Whose word is the operand: a neighbour by reading order (0 to 8), or `ONE`.
-    signed
-        Whether the operand is two's complement.
-    store
-        Whether `address` is stored: the accumulator as it was before, shifted right by
-        `Program.tap` and clipped to format `limit` of `Program.limits`.
+    count
+        How many bits, 1 or more. A loop of NOISE has as many as the array has columns.
+    read, read_bits, signed
+        Plane of the lowest bit of the word that is read, how many bits it has, and what follows
+        them: the highest of them, or zeros.
+    write, write_bits
+        Plane that takes the first result, and how many are written: those after it are not.
+    addend, select, subtract, carry, flag, shift
+        As the module says. The operand turns round once, however many bits there are: it waits
+        before its last one, its sign, until the last bit.
+    end
+        Nothing follows in this routine.
     """
 
-    address: int = 0
-    source: int = ONE
+    count: int
+    read: int = 0
+    read_bits: int = 0
     signed: bool = False
-    base: Base = Base.KEEP
-    term: Term = Term.NONE
-    condition: Condition = Condition.ALWAYS
-    gate: Gate = Gate.HOLD
-    store: bool = False
-    limit: int = 0
+    write: int = 0
+    write_bits: int = 0
+    addend: Addend = Addend.ZERO
+    select: bool = False
+    subtract: bool = False
+    carry: Carry = Carry.START
+    flag: Flag = Flag.HOLD
+    shift: Shift = Shift.HOLD
+    end: bool = False
 
     @property
-    def reads(self) -> bool:
-        """Whether the operand is a word of memory."""
-        return self.source != ONE and (self.term != Term.NONE or self.gate == Gate.LOAD)
+    def cycles(self) -> int:
+        """Clocks that it takes; of NOISE, without what depends on the array."""
+        return 0 if self.flag is Flag.NOISE else max(self.count, SHORTEST)
 
 
 @dataclass(frozen=True)
-class Product:
-    """A summand: +/- 2**position * operand, in the cells where the condition holds.
+class Word:
+    """Where a number lies: its lowest plane and its bits, of which the last is a sign or not."""
 
-    `gate_bit` names the bit of the gate register that GATE_SET and GATE_CLEAR speak of.
-    """
+    plane: int
+    bits: int
+    signed: bool
 
-    position: int
-    sign: int
-    address: int = 0
-    source: int = ONE
-    condition: Condition = Condition.ALWAYS
-    gate_bit: int = 0
+    @property
+    def operand_bits(self) -> int:
+        """Bits of an operand that holds it, sign included."""
+        return self.bits + (not self.signed)
 
 
 @dataclass
 class Program:
-    """One step of a rule, for a cell of `words` words.
+    """The rule as instructions.
 
     Attributes
     ----------
+    rule
+        What it computes.
+    planes
+        How many a cell's memory has, a power of two.
+    operand_bits
+        Of the operand. A pixel that is read out has as many.
     words
-        Format of each word of a cell's memory: the state channels, then scratch.
-    names
-        Name of each word.
-    operations
-        What all cells do, one a clock.
-    limits
-        Ranges that stored words are clipped to, as formats without fraction.
-    tap
-        Right shift of the accumulator on its way to memory.
-    accumulator_bits
-        Width that no partial sum exceeds, whatever the words hold within their formats.
+        Where the state lies by the names of its channels, then `valid` and `arrival`, the sample
+        of this frame.
+    instructions
+        Of all routines.
+    entries
+        Where each routine starts. `clear`: the state from which all begins; `forget`: the end of a
+        frame; `read`: one instruction a channel, which makes it the operand; `move`: the operands
+        of all cells go one cell north; `sense`: a sample arrives; `step`: a step of the rule.
     """
 
     rule: IntegerRule
-    words: list[QFormat] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    operations: list[Operation] = field(default_factory=list)
-    limits: list[QFormat] = field(default_factory=list)
-    tap: int = 0
-    accumulator_bits: int = 1
+    planes: int
+    operand_bits: int
+    words: dict[str, Word] = field(default_factory=dict)
+    instructions: list[Instruction] = field(default_factory=list)
+    entries: dict[str, int] = field(default_factory=dict)
+    comments: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def compile(cls, rule: IntegerRule) -> "Program":
-        """Compile a rule.
+    def compile(cls, rule: IntegerRule, planes: int | None = None) -> "Program":
+        """Compile a rule, for a memory of so many planes or for the smallest that serves.
 
         Raises
         ------
         InputError
-            If the rule does what the cell cannot: round by more than an addition, which only TRN
-            and RND are; drop bits above; draw random bits.
+            If the rule does not fit.
         """
-        if rule.rounding not in (Rounding.TRN, Rounding.RND):
-            raise InputError(
-                f"rounding {rule.rounding} is not supported by the cell: "
-                "quantize with --rounding RND or TRN"
-            )
-        if rule.overflow is not Overflow.SAT:
-            raise InputError(
-                f"overflow {rule.overflow} is not supported by the cell: quantize with SAT"
-            )
-        if rule.noise_planes:
-            raise InputError(
-                f"fire_rate {rule.config.fire_rate}, dither {rule.dither} are not supported by the "
-                "cell: choose 1, 0"
-            )
-        return _Compiler(rule).compile()
+        from .compiler import compile_rule
+
+        return compile_rule(rule, planes)
+
+    def routine(self, name: str, offset: int = 0) -> Iterator[Instruction]:
+        """Yield the instructions of a routine, the last of which ends it."""
+        for instruction in self.instructions[self.entries[name] + offset :]:
+            yield instruction
+            if instruction.end:
+                return
+
+    def cycles(self, name: str, width: int) -> int:
+        """Clocks that a routine takes on rows of `width` cells, from its first bit to its last."""
+        return sum(
+            max(width, SHORTEST) if instruction.flag is Flag.NOISE else instruction.cycles
+            for instruction in self.routine(name)
+        )
 
     @property
-    def word_bits(self) -> int:
-        """Width of a word of memory."""
-        return max(format.bits for format in self.words)
-
-    @property
-    def sensor_word(self) -> int:
-        """Address of the word that the sensor writes when a sample arrives."""
-        return self.names.index("arrival")
-
-    @property
-    def cycles_per_step(self) -> int:
-        """Operations of one step, one a clock."""
-        return len(self.operations)
-
-    def run(self, state: IntArray, sample: IntArray, valid: NDArray[np.bool_]) -> IntArray:
-        """Interpret one step on codes (C, H, W); has `IntegerRule.step`'s meaning."""
-        channels, height, width = state.shape
-        memory = np.zeros((len(self.words), height, width), np.int64)
-        memory[:channels] = state
-        memory[self.sensor_word] = np.where(valid, sample, memory[self.sensor_word])
-        accumulator = np.zeros((height, width), np.int64)
-        gate = np.zeros((height, width), np.int64)
-        top = self.word_bits - 1
-        for operation in self.operations:
-            operand = np.ones((height, width), np.int64)
-            if operation.source != ONE:
-                operand = self.rule.neighbourhood(memory[operation.address][None])[
-                    0, operation.source
-                ].reshape(height, width)
-            if operation.store:
-                limit = self.limits[operation.limit]
-                memory[operation.address] = limit.fit(accumulator >> self.tap, self.rule.overflow)
-            match operation.base:
-                case Base.DOUBLE:
-                    accumulator = accumulator * 2
-                case Base.CLEAR:
-                    accumulator = accumulator * 0
-            holds = {
-                Condition.ALWAYS: True,
-                Condition.VALID: valid,
-                Condition.GATE_SET: (gate >> top) & 1 == 1,
-                Condition.GATE_CLEAR: (gate >> top) & 1 == 0,
-            }[operation.condition]
-            match operation.term:
-                case Term.ADD:
-                    accumulator = accumulator + np.where(holds, operand, 0)
-                case Term.SUBTRACT:
-                    accumulator = accumulator - np.where(holds, operand, 0)
-            match operation.gate:
-                case Gate.LOAD:
-                    gate = operand
-                case Gate.SHIFT:
-                    gate = gate << 1
-        return memory[:channels]
+    def lanes_take_noise(self) -> bool:
+        """Whether the cells draw random bits."""
+        return self.rule.noise_planes > 0
 
     def listing(self) -> str:
-        """Return the program as text, one operation a line, in groups that end with a store."""
-        lines = [f"; {len(self.operations)} operations, tap {self.tap}, {len(self.words)} words"]
-        lines += [
-            f"; word {i:2}  {name:12} {format}"
-            for i, (name, format) in enumerate(zip(self.names, self.words, strict=True))
+        """Return the program as text, an instruction a line."""
+        starts = {start: name for name, start in self.entries.items()}
+        lines = [
+            f"; {len(self.instructions)} instructions, {self.planes} planes, "
+            f"operands of {self.operand_bits} bits"
         ]
-        lines += [f"{i:5}  {self._describe(op)}" for i, op in enumerate(self.operations)]
+        for name, word in self.words.items():
+            kind = "signed" if word.signed else "unsigned"
+            lines.append(f"; {_span(word.plane, word.bits):9} {name}, {kind}")
+        for index, instruction in enumerate(self.instructions):
+            if index in starts:
+                lines.append(f"{starts[index]}:")
+            comment = self.comments.get(index)
+            text = f"{index:6}  {describe(instruction)}"
+            lines.append(f"{text:72}; {comment}" if comment else text)
         return "\n".join(lines) + "\n"
 
-    def _describe(self, operation: Operation) -> str:
-        name = self.names[operation.address]
-        if operation.store:
-            limit = self.limits[operation.limit]
-            return f"{name} = clip(acc >> {self.tap}) to {limit.lowest}..{limit.highest}"
-        operand = "1" if operation.source == ONE else f"{name}[{DIRECTIONS[operation.source]}]"
-        if operation.gate is Gate.LOAD:
-            return f"gate = {operand}"
-        base = {Base.KEEP: "acc", Base.DOUBLE: "2 acc", Base.CLEAR: "0"}[operation.base]
-        text = f"acc = {base}"
-        if operation.term is not Term.NONE:
-            text += f" {'+' if operation.term is Term.ADD else '-'} {operand}"
-        if operation.condition is not Condition.ALWAYS:
-            text += f" if {operation.condition.name.lower()}"
-        return text + ("; gate <<= 1" if operation.gate is Gate.SHIFT else "")
+
+def describe(instruction: Instruction) -> str:
+    """Say what an instruction does, in one line."""
+    op = instruction
+    a = _span(op.read, op.read_bits) if op.read_bits else "0"
+    addend = {
+        Addend.ZERO: "0",
+        Addend.ONE: "~0",
+        Addend.UNIT: "flag (lowest bit)",
+        Addend.FLAG: "flag",
+        Addend.WORD: "operand",
+        Addend.SAMPLE: "sample",
+    }[op.addend]
+    if op.select:
+        result = f"carry ? {addend} : {a}"
+    elif op.carry is Carry.HOLD:
+        result = f"{a} ^ {addend} ^ carry"
+    else:
+        plus = "" if op.carry is Carry.START else " with carry"
+        result = f"{a} {'-' if op.subtract else '+'} {addend}{plus}"
+    targets = []
+    if op.write_bits:
+        targets.append(_span(op.write, op.write_bits))
+    if op.flag is Flag.TAKE:
+        targets.append("flag")
+    if op.shift is Shift.LOAD:
+        targets.append("operand")
+    if op.flag is Flag.SENSE:
+        text = "flag = sensed"
+    elif op.flag is Flag.NOISE:
+        text = "flag = random bit"
+    elif op.shift >= Shift.NORTH:
+        text = f"operand = operand of {op.shift.name.lower()}"
+    else:
+        text = f"{', '.join(targets) or 'carry'} = {result}"
+    return text + (f"  x{op.count}") + ("  end" if op.end else "")
 
 
-def signed_digits(number: int) -> Iterator[tuple[int, int]]:
-    """Yield (position, +1 or -1) of the canonical signed-digit form: no two digits adjacent."""
-    position = 0
-    while number:
-        if number & 1:
-            digit = 2 - (number & 3)  # 1 if the two low bits are 01, -1 if they are 11
-            yield position, digit
-            number -= digit
-        number >>= 1
-        position += 1
-
-
-class _Compiler:
-    def __init__(self, rule: IntegerRule) -> None:
-        self.rule = rule
-        self.program = Program(rule)
-        self.largest = 0
-
-    def compile(self) -> Program:
-        rule, config, program = self.rule, self.rule.config, self.program
-        formats = dict(zip(config.inputs, rule.input_formats, strict=True))
-        for name, format in zip(config.channel_names, rule.channel_formats, strict=True):
-            self._allocate(name, format)
-        for name in ("valid", "flicker", "innovation", "trust", "recall"):
-            if name in formats:
-                self._allocate(name, formats[name])
-        hidden = [self._allocate(f"h{i}", f) for i, f in enumerate(rule.perceive.outputs)]
-        widest = max(rule.update.outputs[: config.channels], key=lambda format: format.bits)
-        candidate = self._allocate("candidate", widest)
-        gate = self._allocate("gate", rule.gate_format) if config.kind == "gated" else -1
-
-        sample, trace = (program.names.index(name) for name in ("sample", "trace"))
-        innovation_shift = rule.sample_format.frac_bits
-        doubt_frac = rule.state_formats[config.doubt].frac_bits if "trust" in formats else 0
-        trust_frac = max(rule.trace_format.frac_bits, doubt_frac)
-        recall_frac = rule.sample_format.frac_bits + (
-            formats["trust"].frac_bits if "recall" in formats else 0
-        )
-        program.tap = max(
-            int(rule.perceive.aligned[2].max()),
-            int(rule.update.aligned[2].max()),
-            rule.gate_format.bits,
-            *(
-                innovation_shift - formats[name].frac_bits
-                for name in ("flicker", "innovation")
-                if name in formats
-            ),
-            trust_frac - formats["trust"].frac_bits if "trust" in formats else 0,
-            recall_frac - formats["recall"].frac_bits if "recall" in formats else 0,
-        )
-
-        self._take_sample(sample, trace, formats.get("flicker"))
-        bits = rule.trace_format.bits
-        self._store(
-            trace,
-            [
-                Product(bits, 1, condition=Condition.VALID),
-                Product(0, 1, trace, HERE),
-                Product(0, -1),
-            ],
-            shift=0,
-        )
-        if "valid" in formats:
-            self._store(
-                program.names.index("valid"),
-                [Product(0, 1, condition=Condition.VALID)],
-                shift=-formats["valid"].frac_bits,
-            )
-        if "innovation" in formats:
-            self._store(
-                program.names.index("innovation"),
-                [
-                    Product(0, 1, sample, HERE, Condition.VALID),
-                    Product(0, -1, 0, HERE, Condition.VALID),
-                ],
-                shift=innovation_shift - formats["innovation"].frac_bits,
-            )
-        if "trust" in formats:
-            trust = program.names.index("trust")
-            self._trust(trust, trace, trust_frac)
-        if "recall" in formats:
-            self._store(
-                program.names.index("recall"),
-                [
-                    Product(bit, sign, address, HERE, Condition.GATE_SET, bit)
-                    for bit in reversed(range(formats["trust"].bits))
-                    for sign, address in ((1, sample), (-1, 0))
-                ],
-                shift=recall_frac - formats["recall"].frac_bits,
-                gate=trust,
-            )
-
-        seen = list(range(config.channels)) + [program.names.index(n) for n in config.inputs]
-        for output, address in enumerate(hidden):
-            self._layer(rule.perceive, output, seen, range(9), address)
-        for channel in range(config.channels):
-            self._layer(rule.update, channel, hidden, (HERE,), candidate)
-            if config.kind == "residual":
-                terms = [Product(0, 1, channel, HERE), Product(0, 1, candidate, HERE)]
-                self._store(channel, terms, shift=0)
-                continue
-            self._layer(rule.update, config.channels + channel, hidden, (HERE,), gate)
-            self._gated_update(channel, candidate, gate)
-        program.accumulator_bits = required_bits(-self.largest, self.largest)
-        return program
-
-    def _take_sample(self, sample: int, trace: int, flicker_format: QFormat | None) -> None:
-        """Take the sample that arrived; first store what it differs by from the one before."""
-        arrival = self._allocate("arrival", self.rule.sample_format)
-        change = [
-            Product(0, 1, arrival, HERE, Condition.VALID),
-            Product(0, -1, sample, HERE, Condition.VALID),
-        ]
-        if flicker_format is not None:
-            flicker = self.program.names.index("flicker")
-            known = self._allocate("known", QFormat(1, 0, signed=False))
-            self._store(
-                flicker, change, self.rule.sample_format.frac_bits - flicker_format.frac_bits
-            )
-            self._store(known, [Product(0, 1, trace, HERE)], shift=0)  # clipped to 1: any trace
-            self._store(flicker, [Product(0, 1, flicker, HERE, Condition.GATE_SET)], 0, gate=known)
-        self._store(sample, [Product(0, 1, sample, HERE), *change], shift=0)
-
-    def _trust(self, trust: int, trace: int, frac: int) -> None:
-        """Store recency(trace) - 4 doubt, a sum with `frac` fraction bits."""
-        trace_format, doubt = self.rule.trace_format, self.rule.config.doubt
-        up = frac - trace_format.frac_bits
-        terms = [Product(up, 1, trace, HERE)]
-        for name, scale, weight in (("fast", 3, 0), ("fastest", 6, 1)):
-            # Clipped below at zero: 2**scale * trace - (2**scale - 1).
-            word = self._allocate(name, trace_format)
-            constant = -((1 << scale) - 1) << trace_format.frac_bits
-            offset = [Product(position, digit) for position, digit in signed_digits(constant)]
-            self._store(word, [Product(scale, 1, trace, HERE), *offset], shift=0)
-            terms.append(Product(up + weight, 1, word, HERE))
-        down = frac - self.rule.state_formats[doubt].frac_bits
-        terms.append(Product(2 + down, -1, doubt, HERE))
-        self._store(trust, terms, shift=frac - self.rule.trust_format.frac_bits)
-
-    def _gated_update(self, channel: int, candidate: int, gate: int) -> None:
-        # x + z (c - x) / 2**n with n bits of z is sum(2**b (c if z[b] else x)) + x, over 2**n:
-        # no subtraction, and since it lies between x and c, no overflow.
-        bits = self.rule.gate_format.bits
-        terms = [
-            Product(bit, 1, address, HERE, condition, bit)
-            for bit in reversed(range(bits))
-            for address, condition in (
-                (candidate, Condition.GATE_SET),
-                (channel, Condition.GATE_CLEAR),
-            )
-        ]
-        self._store(channel, [*terms, Product(0, 1, channel, HERE)], shift=bits, gate=gate)
-
-    def _layer(
-        self,
-        layer: IntegerLayer,
-        output: int,
-        inputs: list[int],
-        sources: Iterable[int],
-        address: int,
-    ) -> None:
-        weight, bias, shift = (array[output] for array in layer.aligned)
-        terms = [
-            Product(position, digit, word, source)
-            for word, taps in zip(inputs, weight, strict=True)
-            for source, code in zip(sources, taps, strict=True)
-            for position, digit in signed_digits(int(code))
-        ]
-        terms += [Product(position, digit) for position, digit in signed_digits(int(bias))]
-        self._store(address, terms, int(shift), limit=layer.outputs[output])
-
-    def _allocate(self, name: str, format: QFormat) -> int:
-        self.program.words.append(format)
-        self.program.names.append(name)
-        return len(self.program.words) - 1
-
-    def _store(
-        self,
-        address: int,
-        terms: list[Product],
-        shift: int,
-        gate: int | None = None,
-        limit: QFormat | None = None,
-    ) -> None:
-        """Store the rounded sum of terms / 2**shift, with word `gate` in the gate register.
-
-        It is clipped to `limit`, or to the word's own format.
-        """
-        if self.rule.rounding is Rounding.RND and shift > 0:
-            terms = [*terms, Product(shift - 1, 1)]  # half a unit, then drop the rest
-        if gate is not None:
-            self._load_gate(gate)
-        self._accumulate(terms, self.program.tap - shift)
-        limit = limit or self.program.words[address]
-        limit = QFormat(limit.bits, 0, limit.signed)  # only the range of codes matters
-        if limit not in self.program.limits:
-            self.program.limits.append(limit)
-        self._emit(Operation(address, store=True, limit=self.program.limits.index(limit)))
-
-    def _load_gate(self, address: int) -> None:
-        self._emit(Operation(address, HERE, gate=Gate.LOAD))
-        for _ in range(self.program.word_bits - self.program.words[address].bits):
-            self._emit(Operation(gate=Gate.SHIFT))
-
-    def _accumulate(self, terms: list[Product], up: int) -> None:
-        """Sum the terms, times 2**up, most significant position first."""
-        terms = sorted(terms, key=lambda term: -term.position)
-        base, position, gate_bit, bound = Base.CLEAR, 0, None, 0
-        for term in terms:
-            while position > term.position:
-                if base is Base.DOUBLE:  # a position without terms
-                    self._emit(Operation(base=base))
-                base, position, bound = Base.DOUBLE, position - 1, 2 * bound
-            if base is Base.CLEAR:
-                position = term.position
-            if term.condition in (Condition.GATE_SET, Condition.GATE_CLEAR):
-                if gate_bit is not None and term.gate_bit != gate_bit:
-                    operations = self.program.operations
-                    operations[-1] = replace(operations[-1], gate=Gate.SHIFT)
-                gate_bit = term.gate_bit
-            bound += self._magnitude(term)
-            self._emit(
-                Operation(
-                    address=term.address,
-                    source=term.source,
-                    signed=term.source != ONE and self.program.words[term.address].signed,
-                    base=base,
-                    term=Term.ADD if term.sign > 0 else Term.SUBTRACT,
-                    condition=term.condition,
-                )
-            )
-            base = Base.KEEP
-        if base is Base.CLEAR:
-            self._emit(Operation(base=base))
-        for _ in range(position + up):
-            self._emit(Operation(base=Base.DOUBLE))
-        self.largest = max(self.largest, bound << (position + up))
-
-    def _magnitude(self, term: Product) -> int:
-        if term.source == ONE:
-            return 1
-        format = self.program.words[term.address]
-        return max(-format.lowest, format.highest)
-
-    def _emit(self, operation: Operation) -> None:
-        operations = self.program.operations
-        last = operations[-1] if operations else Operation()
-        if operation.reads and last.store and last.address == operation.address:
-            # A word is read one clock before the accumulator works, and stored along with it.
-            operations.append(Operation())
-        operations.append(operation)
+def _span(plane: int, bits: int) -> str:
+    return f"[{plane}]" if bits == 1 else f"[{plane}..{plane + bits - 1}]"

@@ -7,9 +7,16 @@ from amaranth.lib.wiring import In, Out
 from scotopia.model.errors import InputError
 
 from .array import PixelArray, place
-from .cell import ExecuteLayout, FetchLayout
 from .program import Program
-from .sequencer import CommandLayout, EventLayout, PixelLayout, RowBuffer, Sequencer
+from .row import ControlLayout
+from .sequencer import (
+    CommandLayout,
+    EventLayout,
+    PixelLayout,
+    RegisterSignature,
+    RowBuffer,
+    Sequencer,
+)
 
 
 class Retina(wiring.Component):
@@ -20,13 +27,18 @@ class Retina(wiring.Component):
     Attributes
     ----------
     samples : In(stream)
-        `EventLayout`: x, y, code. Ready while idle.
+        `EventLayout`: x, y, code. A sample outside the array, or offered while steps run, is
+        dropped.
     commands : In(stream)
         `CommandLayout`. Ready while idle and no sample is offered.
     pixels : Out(stream)
         `PixelLayout`: the channel that was asked for, row by row.
+    registers : In
+        `RegisterSignature`: status, and another program.
     busy : Out(1)
         Low while idle.
+    frames, dropped, error : Out(16), Out(16), Out(1)
+        As in `Sequencer`.
 
     Raises
     ------
@@ -42,7 +54,11 @@ class Retina(wiring.Component):
                 "samples": In(stream.Signature(EventLayout(program, height, width))),
                 "commands": In(stream.Signature(CommandLayout())),
                 "pixels": Out(stream.Signature(PixelLayout(program))),
+                "registers": In(RegisterSignature()),
                 "busy": Out(1),
+                "frames": Out(16),
+                "dropped": Out(16),
+                "error": Out(1),
             }
         )
 
@@ -50,11 +66,9 @@ class Retina(wiring.Component):
         """Wire the parts; with `by_name`, place Verilog modules instead of building them."""
         m = Module()
         program, height, width = self.program, self.height, self.width
-        fetch = Signal(FetchLayout(program).size)
-        execute = Signal(ExecuteLayout(program).size)
-        rows, columns = Signal(height), Signal(width)
-        north_edge = Signal(width * program.word_bits)
-        capture, first_row, sent = Signal(), Signal(), Signal()
+        control = Signal(ControlLayout(program).size)
+        rows, columns, north_edge = Signal(height), Signal(width), Signal(width)
+        capture, send, first_row, sent = Signal(), Signal(), Signal(), Signal()
         place(
             m,
             "sequencer",
@@ -64,25 +78,32 @@ class Retina(wiring.Component):
                 "samples__valid": self.samples.valid,
                 "commands__payload": self.commands.payload,
                 "commands__valid": self.commands.valid,
+                "registers__address": self.registers.address,
+                "registers__write": self.registers.write,
+                "registers__write_data": self.registers.write_data,
                 "sent": sent,
             },
             outputs={
                 "samples__ready": self.samples.ready,
                 "commands__ready": self.commands.ready,
-                "fetch": fetch,
-                "execute": execute,
+                "registers__read_data": self.registers.read_data,
+                "control": control,
                 "rows": rows,
                 "columns": columns,
                 "capture": capture,
+                "send": send,
                 "first_row": first_row,
                 "busy": self.busy,
+                "frames": self.frames,
+                "dropped": self.dropped,
+                "error": self.error,
             },
         )
         place(
             m,
             "array",
             "pixel_array" if self.by_name else PixelArray(program, height, width),
-            inputs={"fetch": fetch, "execute": execute, "rows": rows, "columns": columns},
+            inputs={"control": control, "rows": rows, "columns": columns},
             outputs={"north_edge": north_edge},
         )
         place(
@@ -90,8 +111,9 @@ class Retina(wiring.Component):
             "row_buffer",
             "row_buffer" if self.by_name else RowBuffer(program, width),
             inputs={
-                "words": north_edge,
+                "bits": north_edge,
                 "capture": capture,
+                "send": send,
                 "first_row": first_row,
                 "pixels__ready": self.pixels.ready,
             },

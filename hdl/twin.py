@@ -1,0 +1,173 @@
+"""The program's software twin: the array's cells as bits of Python's integers.
+
+It runs instructions with no notion of a clock, so that a wrong program and a wrong gate can be
+told apart.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scotopia.quantize.qformat import IntArray
+
+from .program import Addend, Carry, Flag, Instruction, Program, Shift, Word
+
+
+class ArrayTwin:
+    """An array of height x width cells that run a program.
+
+    Bit y * width + x of a plane is that of the cell in row y and column x.
+
+    Attributes
+    ----------
+    planes
+        The cells' memory.
+    operand, carry, flag
+        As in the cells, a plane for each bit.
+    """
+
+    def __init__(self, program: Program, height: int, width: int) -> None:
+        self.program, self.height, self.width = program, height, width
+        self.planes = [0] * program.planes
+        self.operand = [0] * program.operand_bits
+        self.carry = self.flag = 0
+        row, column = (1 << width) - 1, sum(1 << width * y for y in range(height))
+        self._all = (1 << width * height) - 1
+        self._north, self._south = row, row << width * (height - 1)
+        self._west, self._east = column, column << (width - 1)
+
+    def write(self, word: Word, codes: IntArray) -> None:
+        """Set a word of every cell to codes (H, W)."""
+        for bit in range(word.bits):
+            bits = (codes >> bit & 1).astype(np.uint8).ravel()
+            packed = np.packbits(bits, bitorder="little").tobytes()
+            self.planes[word.plane + bit] = int.from_bytes(packed, "little")
+
+    def read(self, word: Word) -> IntArray:
+        """Codes (H, W) of a word of every cell."""
+        codes = np.zeros(self.height * self.width, np.int64)
+        for bit in range(word.bits):
+            codes += self._bits(self.planes[word.plane + bit]) << bit
+        if word.signed:
+            codes -= codes >> (word.bits - 1) << word.bits
+        return codes.reshape(self.height, self.width)
+
+    def step(
+        self,
+        state: IntArray,
+        sample: IntArray,
+        valid: NDArray[np.bool_],
+        noise: IntArray | None = None,
+    ) -> IntArray:
+        """Do one step on codes (C, H, W); has `IntegerRule.step`'s meaning."""
+        program, names = self.program, self.program.rule.config.channel_names
+        for name, codes in zip(names, state, strict=True):
+            self.write(program.words[name], codes)
+        self.write(program.words["arrival"], np.where(valid, sample, 0))
+        self.write(program.words["valid"], valid.astype(np.int64))
+        self.run("step", noise=() if noise is None else [self._plane(bits) for bits in noise])
+        return np.stack([self.read(program.words[name]) for name in names])
+
+    def run(
+        self,
+        routine: str,
+        offset: int = 0,
+        *,
+        sample: int = 0,
+        sensed: int = 0,
+        noise: Sequence[int] = (),
+    ) -> None:
+        """Run a routine.
+
+        Parameters
+        ----------
+        sample
+            Code of the sample that arrives.
+        sensed
+            Plane of the cell that it arrives at.
+        noise
+            Random planes, in the order in which they are drawn.
+        """
+        drawn = iter(noise)
+        for instruction in self.program.routine(routine, offset):
+            if instruction.flag is Flag.NOISE:
+                self.flag = next(drawn)
+            else:
+                self.execute(instruction, sample, sensed)
+
+    def execute(self, instruction: Instruction, sample: int = 0, sensed: int = 0) -> None:
+        """Run one instruction, not one of NOISE."""
+        op, a = instruction, 0
+        last = self.program.operand_bits - 1
+        for i in range(op.count):
+            if i < op.read_bits:
+                a = self.planes[op.read + i]
+            elif not op.signed:
+                a = 0
+            x = {
+                Addend.ZERO: 0,
+                Addend.ONE: self._all,
+                Addend.UNIT: 0 if i else self.flag,
+                Addend.FLAG: self.flag,
+                Addend.WORD: self.operand[0] & self.flag,
+                Addend.SAMPLE: self._all * (sample >> i & 1),
+            }[op.addend]
+            if i == 0 and op.carry is Carry.START:
+                self.carry = 0
+            carry = self.carry
+            result = x & carry | a & ~carry if op.select else a ^ x ^ carry
+            if op.carry is not Carry.HOLD:
+                minuend = a ^ self._all if op.subtract else a
+                self.carry = minuend & x | carry & (minuend | x)
+            if i < op.write_bits:
+                self.planes[op.write + i] = result
+            if op.flag is Flag.TAKE:
+                self.flag = result
+            elif op.flag is Flag.SENSE:
+                self.flag = sensed
+            if op.shift is not Shift.HOLD and (i < last or i == op.count - 1):
+                self.operand.append(self._entering(op.shift, result))
+                del self.operand[0]
+
+    def _entering(self, shift: Shift, result: int) -> int:
+        shown, width = self.operand[0], self.width
+        rows_apart = width * (self.height - 1)
+        moved = {
+            Shift.ROTATE: shown,
+            Shift.LOAD: result,
+            Shift.NORTH: shown << width & self._all,
+            Shift.SOUTH: shown >> width,
+            Shift.WEST: (shown & ~self._east) << 1,
+            Shift.EAST: (shown & ~self._west) >> 1,
+        }[shift]
+        if shift in (Shift.ROTATE, Shift.LOAD):
+            return moved
+        match self.program.rule.config.border:
+            case "replicate":
+                edge = {
+                    Shift.NORTH: self._north,
+                    Shift.SOUTH: self._south,
+                    Shift.WEST: self._west,
+                    Shift.EAST: self._east,
+                }[shift]
+                return moved | shown & edge
+            case "wrap":
+                return moved | {
+                    Shift.NORTH: shown >> rows_apart,
+                    Shift.SOUTH: (shown & self._north) << rows_apart,
+                    Shift.WEST: (shown & self._east) >> (width - 1),
+                    Shift.EAST: (shown & self._west) << (width - 1),
+                }[shift]
+        return moved
+
+    def _bits(self, plane: int) -> IntArray:
+        count = self.height * self.width
+        packed = np.frombuffer(plane.to_bytes((count + 7) // 8, "little"), np.uint8)
+        return np.unpackbits(packed, count=count, bitorder="little").astype(np.int64)
+
+    def _plane(self, bits: IntArray) -> int:
+        packed = np.packbits(bits.astype(np.uint8).ravel(), bitorder="little").tobytes()
+        return int.from_bytes(packed, "little")
+
+
