@@ -563,7 +563,7 @@ def emit(
         manifest = emit_verilog(Program.compile(integer), height, width, out)
     console.print(
         f"{out}: {height} x {width} cells, {manifest['cycles_per_step']} cycles a step, "
-        f"{manifest['words_per_cell']} words of {manifest['word_bits']} bits a cell"
+        f"{manifest['planes']} bits of memory a cell"
     )
     write_json(json_file, manifest)
 

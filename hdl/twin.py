@@ -37,12 +37,18 @@ class ArrayTwin:
         self._north, self._south = row, row << width * (height - 1)
         self._west, self._east = column, column << (width - 1)
 
+    def packed(self, planes: IntArray) -> list[int]:
+        """Planes (N, H, W) of 0 and 1 as integers."""
+        rows = planes.reshape(len(planes), self.height * self.width).astype(np.uint8)
+        return [
+            int.from_bytes(row.tobytes(), "little")
+            for row in np.packbits(rows, axis=1, bitorder="little")
+        ]
+
     def write(self, word: Word, codes: IntArray) -> None:
         """Set a word of every cell to codes (H, W)."""
-        for bit in range(word.bits):
-            bits = (codes >> bit & 1).astype(np.uint8).ravel()
-            packed = np.packbits(bits, bitorder="little").tobytes()
-            self.planes[word.plane + bit] = int.from_bytes(packed, "little")
+        bits = codes >> np.arange(word.bits)[:, None, None] & 1
+        self.planes[word.plane : word.plane + word.bits] = self.packed(bits)
 
     def read(self, word: Word) -> IntArray:
         """Codes (H, W) of a word of every cell."""
@@ -66,7 +72,7 @@ class ArrayTwin:
             self.write(program.words[name], codes)
         self.write(program.words["arrival"], np.where(valid, sample, 0))
         self.write(program.words["valid"], valid.astype(np.int64))
-        self.run("step", noise=() if noise is None else [self._plane(bits) for bits in noise])
+        self.run("step", noise=() if noise is None else self.packed(noise))
         return np.stack([self.read(program.words[name]) for name in names])
 
     def run(
@@ -166,8 +172,5 @@ class ArrayTwin:
         packed = np.frombuffer(plane.to_bytes((count + 7) // 8, "little"), np.uint8)
         return np.unpackbits(packed, count=count, bitorder="little").astype(np.int64)
 
-    def _plane(self, bits: IntArray) -> int:
-        packed = np.packbits(bits.astype(np.uint8).ravel(), bitorder="little").tobytes()
-        return int.from_bytes(packed, "little")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scotopia.hdl.emit import emit
-from scotopia.hdl.program import ONE, Operation, Program, Term
+from scotopia.hdl.program import Addend, Instruction, Program
 from scotopia.model.errors import InputError
 
 
@@ -35,44 +35,48 @@ class Fault:
 
 
 def flip_weight_digit(program: Program) -> Program:
-    """Turn the sign of the leading digit of the weights that make the prediction."""
-    stored = [i for i, op in enumerate(program.operations) if op.store]
-    first_candidate = program.names.index("candidate")
-    end = next(i for i in stored if program.operations[i].address == first_candidate)
-    digit = max((i for i in stored if i < end), default=-1) + 1
-    turned = {Term.NONE: Term.ADD, Term.ADD: Term.SUBTRACT, Term.SUBTRACT: Term.ADD}
-    return _change(program, digit, lambda leading: replace(leading, term=turned[leading.term]))
+    """Turn the sign of a digit in the middle of the weights."""
+    sums = [
+        i
+        for i, instruction in enumerate(program.instructions)
+        if instruction.addend is Addend.WORD and not instruction.select
+    ]
+    middle = sums[len(sums) // 2]
+    return _change(program, middle, lambda add: replace(add, subtract=not add.subtract))
 
 
 def drop_rounding(program: Program) -> Program:
     """Forget the half unit that rounds the last gated update, so that it truncates."""
-
     halves = [
         i
-        for i, operation in enumerate(program.operations)
-        if operation.source == ONE and operation.term is not Term.NONE
+        for i, instruction in enumerate(program.instructions)
+        if instruction.addend is Addend.ONE
+        and instruction.write_bits
+        and not instruction.read_bits
+        and not instruction.select
     ]
-    return _change(program, halves[-1], lambda half: replace(half, term=Term.NONE))
+    return _change(program, halves[-1], lambda half: replace(half, addend=Addend.ZERO))
 
 
 def swap_rows(folder: Path) -> None:
-    """Exchange what one cell sees in the north and in the south.
+    """Exchange what one row sees in the north and in the south.
 
     Raises
     ------
     InputError
-        If no cell lies inside the borders.
+        If no row lies inside the borders.
     """
-    path = folder / "pixel_row.v"
+    path = folder / "pixel_array.v"
     text, count = re.subn(
-        r"\.neighbours\(\{ south((?:\[\d+:\d+\])?)(,.*?)north\1 \}\)",
-        r".neighbours({ north\1\2south\1 })",
+        r"(pixel_row row_1 \(.*?\.north\()(.*?)(\).*?\.south\()(.*?)(\))",
+        r"\1\4\3\2\5",
         path.read_text(),
         count=1,
+        flags=re.DOTALL,
     )
-    if count != 1:
+    if count != 1 or "row_2" not in text:
         raise InputError(
-            f"{path} has no cell inside the borders: plant faults in 3 x 3 cells or more"
+            f"{path} has no row inside the borders: plant faults in an array of 3 rows or more"
         )
     path.write_text(text)
 
@@ -80,11 +84,13 @@ def swap_rows(folder: Path) -> None:
 FAULTS = (
     Fault("sign of one weight digit turned", program=flip_weight_digit),
     Fault("rounding of one update dropped", program=drop_rounding),
-    Fault("north and south of one cell exchanged", edit=swap_rows),
+    Fault("north and south of one row exchanged", edit=swap_rows),
 )
 
 
-def _change(program: Program, index: int, change: Callable[[Operation], Operation]) -> Program:
-    operations = list(program.operations)
-    operations[index] = change(operations[index])
-    return replace(program, operations=operations)
+def _change(
+    program: Program, index: int, change: Callable[[Instruction], Instruction]
+) -> Program:
+    instructions = list(program.instructions)
+    instructions[index] = change(instructions[index])
+    return replace(program, instructions=instructions)

@@ -66,6 +66,9 @@ module harness #(
       .pixels__payload(pixel),
       .pixels__valid(pixel_valid),
       .pixels__ready(phase == RECEIVE),
+      .registers__address(3'd0),
+      .registers__write(1'b0),
+      .registers__write_data(32'd0),
       .busy(busy)
   );
 

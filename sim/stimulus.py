@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.lfsr import RowRegisters
 from scotopia.quantize.qformat import IntArray
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -51,10 +52,12 @@ class Stimulus:
 def golden_states(rule: IntegerRule, samples: IntArray, mask: NDArray[np.bool_]) -> IntArray:
     """States (T * steps_per_frame, C, H, W) after each step, by the golden model."""
     state = rule.initial_state(*samples.shape[1:])
+    registers = RowRegisters(*samples.shape[1:], rule.noise_seed)
     states = []
     for sample, valid in zip(samples, mask, strict=True):
         for _ in range(rule.config.steps_per_frame):
-            state = rule.step(state, sample, valid)
+            noise = registers.planes(rule.noise_planes) if rule.noise_planes else None
+            state = rule.step(state, sample, valid, noise)
             states.append(state)
     return np.stack(states)
 

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from scotopia.hdl.emit import emit, read_manifest
 from scotopia.hdl.program import Program
+from scotopia.hdl.twin import ArrayTwin
 from scotopia.model.sampling import sample_mask
 from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.lfsr import RowRegisters
 from scotopia.quantize.qformat import IntArray
 from scotopia.quantize.ranges import OutOfRange, monitor
 
@@ -72,6 +74,10 @@ class Extent:
 #: Amaranth's simulator is slow, and a simulator is built anew for each fault: this much, at most.
 SMALL = Extent(4, 4, 1)
 
+#: Clocks that Amaranth's simulator does in some fifteen seconds, on an array of that size: it runs
+#: as many steps of the frame.
+PATIENCE = 150_000
+
 #: So few cells see nothing at 1 %, and what sees nothing proves nothing: they are shown this share.
 SMALL_DENSITY = 0.5
 
@@ -89,7 +95,7 @@ def verify(
     faults: Iterable[Fault] = (),
     on_stage: Callable[[str], None] = lambda name: None,
 ) -> list[Stage]:
-    """Compare program twin, Amaranth simulation and Verilog with the golden model.
+    """Compare the program's twin, Amaranth simulation and Verilog with the golden model.
 
     Parameters
     ----------
@@ -120,6 +126,7 @@ def verify(
         share: float,
         simulate: Callable[[Stimulus], tuple[IntArray, int]],
         expect_mismatch: bool = False,
+        rule: IntegerRule = rule,
     ) -> None:
         on_stage(name)
         start = time.perf_counter()
@@ -138,8 +145,8 @@ def verify(
             Stage(
                 name,
                 f"{part.height} x {part.width} cells, "
-                f"{part.frames} frame{'s' if part.frames > 1 else ''}, {mask.sum()} samples; "
-                "every channel and step",
+                f"{part.frames} frame{'s' if part.frames > 1 else ''} of "
+                f"{rule.config.steps_per_frame} steps, {mask.sum()} samples; every channel",
                 result.cell_updates,
                 result.mismatches,
                 time.perf_counter() - start,
@@ -158,6 +165,8 @@ def verify(
                 emit(program, *stimulus.shape, folder)
             return bench.run(rule, folder, stimulus)
 
+    steps = max(1, min(rule.config.steps_per_frame, PATIENCE // program.cycles("step", width=4)))
+    brief = replace(rule, config=replace(rule.config, steps_per_frame=steps), proof=None)
     small = Extent(
         min(SMALL.height, extent.height),
         min(SMALL.width, extent.width),
@@ -184,7 +193,8 @@ def verify(
             "golden model = Amaranth",
             small,
             SMALL_DENSITY,
-            lambda stimulus: run_amaranth(program, stimulus),
+            lambda stimulus: run_amaranth(replace(program, rule=brief), stimulus),
+            rule=brief,
         )
         run(
             f"golden model = Verilog ({simulator.capitalize()})",
@@ -209,11 +219,17 @@ def run_monitored(rule: IntegerRule, stimulus: Stimulus) -> IntArray:
 
 
 def run_program(program: Program, stimulus: Stimulus) -> IntArray:
-    """Run a stimulus through the program's interpreter; states as in `Stimulus.expected`."""
-    state = program.rule.initial_state(*stimulus.shape)
+    """Run a stimulus through the program's twin; states as in `Stimulus.expected`."""
+    rule, (height, width) = program.rule, stimulus.shape
+    twin = ArrayTwin(program, height, width)
+    registers = RowRegisters(height, width, rule.noise_seed)
+    twin.run("clear")
     states = []
-    for sample, valid in zip(stimulus.samples, stimulus.mask, strict=True):
-        for _ in range(program.rule.config.steps_per_frame):
-            state = program.run(state, sample, valid)
-            states.append(state)
-    return np.stack(states)
+    for samples, mask in zip(stimulus.samples, stimulus.mask, strict=True):
+        for y, x in np.argwhere(mask):
+            twin.run("sense", sample=int(samples[y, x]), sensed=1 << int(y) * width + int(x))
+        for _ in range(rule.config.steps_per_frame):
+            twin.run("step", noise=twin.packed(registers.planes(rule.noise_planes)))
+            states.append([twin.read(program.words[name]) for name in rule.config.channel_names])
+        twin.run("forget")
+    return np.array(states)
