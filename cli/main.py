@@ -569,6 +569,62 @@ def emit(
 
 
 @app.command()
+def fpga(
+    rule: RuleArgument = "retina-int",
+    height: HeightOption = 16,
+    width: WidthOption = 16,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="ecp5-25k, ecp5-45k, ecp5-85k, ice40-hx8k, ice40-up5k, gowin-gw1nr9 or "
+            "gowin-gw2a18."
+        ),
+    ] = "ecp5-85k",
+    route: Annotated[
+        bool, typer.Option("--route/--synthesis-only", help="Whether to place and route.")
+    ] = True,
+    frequency: Annotated[
+        float, typer.Option(help="Clock that the router aims for, in MHz.")
+    ] = 100.0,
+    seed: Annotated[int, typer.Option(help="Of the placer.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder that keeps Verilog, netlists and logs."),
+    ] = None,
+    json_file: JsonOption = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the table as Markdown.")
+    ] = None,
+) -> None:
+    """Synthesize, place and route an array: what it takes of an FPGA, and how fast it is.
+
+    Needs the extra `fpga`. A first run compiles the tools, for a minute or two.
+    """
+    from scotopia.model.files import write_atomically
+
+    from .fpga import as_json, as_markdown, as_table
+    from .fpga import fpga as measure_fpga
+
+    with console.status("emitting") as status:
+        report, expected = measure_fpga(
+            rule,
+            height,
+            width,
+            device,
+            route=route,
+            frequency=frequency,
+            seed=seed,
+            out=out,
+            on_tool=lambda name: status.update(name),
+        )
+    console.print(as_table(report, expected))
+    write_json(json_file, as_json(rule, report, expected))
+    if markdown:
+        text = as_markdown(rule, report, expected)
+        write_atomically(markdown, lambda path: path.write_text(text))
+
+
+@app.command()
 def verify(
     rule: RuleArgument = "retina-int",
     height: HeightOption = 16,
