@@ -25,6 +25,10 @@ PLANES = (64, 128, 256, 512, 1024, 2048)
 #: block RAM of 18 kbit has 512 words of 36 bits at most.
 DEEP = 512
 
+#: Roundings that add the same to every sum. The others look at it: at its sign, or whether it is
+#: odd.
+_EARLY = (Rounding.TRN, Rounding.RND, Rounding.RND_MIN_INF)
+
 #: Most planes that one instruction can write.
 LONGEST = 63
 
@@ -194,6 +198,7 @@ class _Compiler:
             else:
                 self._gated_update(channel, hidden, target, dither)
             if kept is not None and fires is not None:
+                self._set_flag()
                 self._load(kept)
                 self._carry_from(fires, inverted=True)
                 self._emit(
@@ -423,20 +428,21 @@ class _Compiler:
         candidate, gate = self._layer(layer, outputs, hidden, here)
         difference = self._sum([_Term(0, 1, candidate), _Term(0, -1, target)])
         self._release(candidate)
-        bits = self.rule.gate_format.frac_bits
+        bits, format = self.rule.gate_format.frac_bits, self.rule.state_formats[channel]
+        rounding = Rounding.TRN if dither else self.rule.rounding
         terms = [_Term(bit, 1, difference, gate.plane + bit) for bit in range(bits)]
         if dither:
             terms.append(_Term(bits - dither.bits, 1, dither))
-        terms.append(_Term(bits, 1, target))
         # Between what it was and the candidate: it cannot leave the format.
-        self._total(
-            terms,
-            bits,
-            self.rule.state_formats[channel],
-            place=target,
-            rounding=Rounding.TRN if dither else self.rule.rounding,
-            overflow=Overflow.WRAP,
-        )
+        wrap = Overflow.WRAP
+        if rounding in _EARLY:
+            terms.append(_Term(bits, 1, target))
+            self._total(terms, bits, format, place=target, rounding=rounding, overflow=wrap)
+        else:
+            way = self._total(terms, bits, QFormat(format.bits + 1, 0), overflow=wrap)
+            terms = [_Term(0, 1, target), _Term(0, 1, way)]
+            self._total(terms, 0, format, place=target, overflow=wrap)
+            self._release(way)
         self._release(gate)
         self._release(difference)
 
@@ -492,7 +498,7 @@ class _Compiler:
             known += half
         elif rounding is Rounding.RND_MIN_INF:
             known += max(half - 1, 0)
-        elif rounding is not Rounding.TRN:
+        elif rounding not in _EARLY:
             late = 2 * half
         if format and format.signed:  # the same offset, now or in `_round`
             offset = 1 << format.bits - 1 + shift
@@ -599,14 +605,13 @@ class _Compiler:
 
     def _round(self, total: _Sum, shift: int, format: QFormat, rounding: Rounding) -> None:
         """Do that part of rounding which depends on the sum."""
-        if rounding in (Rounding.TRN, Rounding.RND, Rounding.RND_MIN_INF) or shift == 0:
-            if rounding not in (Rounding.TRN, Rounding.RND, Rounding.RND_MIN_INF) and format.signed:
-                raise AssertionError("an offset without a shift is known from the start")
+        if rounding in _EARLY or shift == 0:
             return
         offset = 1 << format.bits - 1 + shift if format.signed else 0
-        self._extend(total, required_bits(total.low, total.high))
+        half = 1 << shift - 1
+        # Now, for the carry has to stay between here and the addition.
+        self._extend(total, required_bits(total.low, total.high + offset + 2 * half))
         sign = total.plane + total.bits - 1
-        extra, half = offset, 1 << shift - 1
         if rounding is Rounding.TRN_ZERO:
             # Nearly a unit more where it is negative; one bit, repeated, is that number.
             self._flag_from(sign)
@@ -623,21 +628,21 @@ class _Compiler:
         if plane >= total.plane + total.bits:
             plane = sign
         self._carry_from(plane, inverted=inverted)
-        self._offset(total, extra + half - 1, Carry.CONTINUE)
+        self._offset(total, offset + half - 1, Carry.CONTINUE)
 
     def _offset(self, total: _Sum, constant: int, carry: Carry) -> None:
         """Add a constant, and the carry if it continues."""
         low, high = total.low + constant, total.high + constant + (carry is Carry.CONTINUE)
-        before, total.low, total.high = total.bits, low, high
-        total.bits = max(total.bits, required_bits(low, high))
+        total.low, total.high = low, high
+        # First, since what is added lies in several instructions, and the sign would be gone.
+        self._extend(total, required_bits(low, high))
         done = 0
         for bit, count in _runs(constant, total.bits):
             self._emit(
                 Instruction(
                     count,
-                    read=total.plane + min(done, before - 1),
-                    read_bits=max(1, min(count, before - done)),
-                    signed=True,
+                    read=total.plane + done,
+                    read_bits=count,
                     write=total.plane + done,
                     write_bits=count,
                     addend=Addend.ONE if bit else Addend.ZERO,
@@ -648,8 +653,8 @@ class _Compiler:
 
     def _grow(self, total: _Sum, addend: Addend, count: int, low: int, high: int) -> None:
         """Add `addend` for `count` bits, then zeros, to a sum that is `low` to `high` then."""
-        before, total.low, total.high = total.bits, low, high
-        total.bits = max(total.bits, required_bits(low, high))
+        total.low, total.high = low, high
+        self._extend(total, required_bits(low, high))
         for start, length, this in (
             (0, count, addend),
             (count, total.bits - count, Addend.ZERO),
@@ -658,9 +663,8 @@ class _Compiler:
                 self._emit(
                     Instruction(
                         length,
-                        read=total.plane + min(start, before - 1),
-                        read_bits=max(1, min(length, before - start)),
-                        signed=True,
+                        read=total.plane + start,
+                        read_bits=length,
                         write=total.plane + start,
                         write_bits=length,
                         addend=this,

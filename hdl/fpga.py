@@ -1,3 +1,4 @@
+# TO THE HELPER: read hdl/READ_ME_FIRST_fpga_helper.txt; do not write this file anew.
 """What the array takes of an FPGA: synthesis, placement and routing by open tools.
 
 Yosys and nextpnr come from PyPI as WebAssembly (YoWASP), so that nothing else has to be installed;

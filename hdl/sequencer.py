@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -318,7 +318,7 @@ class Sequencer(wiring.Component):
         ]
         m.d.sync += self.control.reseed.eq(0)
 
-        def run(m: Module, routine: str, offset: object = 0) -> None:
+        def run(m: Module, routine: str, offset: Value | int = 0) -> None:
             m.d.comb += start.eq(1), entry.eq(entries[routine] + offset)
 
         with m.FSM():

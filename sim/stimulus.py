@@ -51,8 +51,9 @@ class Stimulus:
 
 def golden_states(rule: IntegerRule, samples: IntArray, mask: NDArray[np.bool_]) -> IntArray:
     """States (T * steps_per_frame, C, H, W) after each step, by the golden model."""
-    state = rule.initial_state(*samples.shape[1:])
-    registers = RowRegisters(*samples.shape[1:], rule.noise_seed)
+    height, width = samples.shape[1:]
+    state = rule.initial_state(height, width)
+    registers = RowRegisters(height, width, rule.noise_seed)
     states = []
     for sample, valid in zip(samples, mask, strict=True):
         for _ in range(rule.config.steps_per_frame):
