@@ -522,6 +522,14 @@ class _Compiler:
 
     def _add(self, total: _Sum, term: _Term) -> None:
         """Add a term."""
+        part = self.program.operand_bits - 1
+        if term.word and term.word.operand_bits > part + 1:
+            # Wider than the operand: its lower bits, then the rest.
+            low = Word(term.word.plane, part, signed=False)
+            high = Word(term.word.plane + part, term.word.bits - part, term.word.signed)
+            self._add(total, replace(term, word=low))
+            self._add(total, replace(term, word=high, position=term.position + part))
+            return
         low, high = term.range
         total.low, total.high = total.low + low, total.high + high
         before = total.bits
@@ -834,13 +842,15 @@ class _Compiler:
 
 
 def operand_bits(rule: IntegerRule) -> int:
-    """Bits of the operand: those of the widest word that is added or read out."""
-    state = max(format.bits for format in rule.state_formats)
-    formats = [*rule.channel_formats, *rule.input_formats, *rule.perceive.outputs]
-    widest = max(format.bits + (not format.signed) for format in formats)
-    fast = rule.trace_format.frac_bits + 1
-    # A candidate less a state, and a residual, which has one more bit than its state.
-    return max(widest, fast, state + 1, rule.sample_format.bits + 1, rule.dither + 1)
+    """Bits of the operand: those of the widest word that comes from a neighbour or is read out.
+
+    Others, if they are wider, are added in parts.
+    """
+    moved = [*rule.state_formats, *rule.input_formats, *rule.perceive.outputs]
+    return max(
+        *(format.bits + (not format.signed) for format in moved),
+        *(format.bits for format in rule.channel_formats),
+    )
 
 
 def _range(word: Word) -> tuple[int, int]:
