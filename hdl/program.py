@@ -27,7 +27,7 @@ from enum import IntEnum
 from scotopia.quantize.integer_rule import IntegerRule
 
 #: Clocks from reading a bit until one that was made of it can be read.
-LATENCY = 4
+LATENCY = 3
 
 #: An instruction takes this many clocks at least, for the next one must be fetched meanwhile.
 SHORTEST = 2

@@ -22,7 +22,7 @@ from .program import Program, Shift
 class ControlLayout(data.StructLayout):
     """What all cells do in a clock, broadcast by the sequencer.
 
-    A bit passes through a cell in four clocks; each field is for that bit which needs it now, so
+    A bit passes through a cell in three clocks; each field is for that bit which needs it now, so
     that rows need no registers to delay it.
 
     First clock
@@ -37,9 +37,7 @@ class ControlLayout(data.StructLayout):
         `flag`: the flag becomes the result; with `sense`, whether the cell is selected; with
         `noise`, the west neighbour's.
         `shift`: the operand moves down; its top becomes what `enter` names, one bit for each
-        `program.Shift` from ROTATE on.
-    Fourth clock
-        `write`: plane that takes the result, if `store`.
+        `program.Shift` from ROTATE on. `write`: plane that takes the result, if `store`.
 
     `reseed` loads the row's register of random bits with its seed.
     """
@@ -190,11 +188,9 @@ class PixelRow(wiring.Component):
             above = [*operand[1:], top]
             m.d.sync += [bit.eq(next) for bit, next in zip(operand, above, strict=True)]
 
-        stored = Signal(width, reset_less=True)
-        m.d.sync += stored.eq(result)
         m.d.comb += [
             writing.addr.eq(control.write),
-            writing.data.eq(stored),
+            writing.data.eq(result),
             writing.en.eq(control.store),
         ]
         return m

@@ -253,7 +253,7 @@ class Sequencer(wiring.Component):
         last: Signal,
         code: Signal,
     ) -> None:
-        """Turn a bit of an instruction into what the cells do in four clocks."""
+        """Turn a bit of an instruction into what the cells do in three clocks."""
         program = self.program
         first = index == 0
         reads = index < instruction.read_bits
@@ -283,8 +283,8 @@ class Sequencer(wiring.Component):
             "noise": (3, instruction.flag == Flag.NOISE),
             "shift": (3, active & (instruction.shift != Shift.HOLD) & turning),
             "enter": (3, Cat(*(instruction.shift == way for way in list(Shift)[1:]))),
-            "write": (4, instruction.write + index),
-            "store": (4, active & (index < instruction.write_bits)),
+            "write": (3, instruction.write + index),
+            "store": (3, active & (index < instruction.write_bits)),
         }
         for name, (stage, value) in stages.items():
             field = self.control[name]
@@ -293,11 +293,6 @@ class Sequencer(wiring.Component):
                 m.d.sync += delayed.eq(value)
                 value = delayed
             m.d.sync += field.eq(value)
-
-        # The north edge shows a bit in the clock in which the rows' registers make it move on.
-        shown = Signal(2)
-        m.d.sync += shown.eq(Cat(self.control.shift & self.control.enter[Shift.SOUTH - 1], shown))
-        self._shown = shown
 
     def _commands(
         self, m: Module, start: Signal, entry: Signal, done: Signal, code: Signal
@@ -311,9 +306,11 @@ class Sequencer(wiring.Component):
         rows_left = Signal(range(self.height + 1))
         inside = (event.x < self.width) & (event.y < self.height)
         dropping = Signal()
+        # The rows take a control word in the clock in which this takes it, too.
+        moves = self.control.shift & self.control.enter[Shift.SOUTH - 1]
+        m.d.sync += self.capture.eq(reading & moves)
         m.d.comb += [
             self.busy.eq(1),
-            self.capture.eq(reading & self._shown[0]),
             self.first_row.eq(rows_left == self.height),
         ]
         m.d.sync += self.control.reseed.eq(0)
@@ -503,20 +500,25 @@ class RowBuffer(wiring.Component):
         """Build the row buffer."""
         m = Module()
         bits = self.program.operand_bits
-        words = Signal(unsigned(bits * self.width))
+        words = Signal(unsigned(bits * self.width), reset_less=True)
         left = Signal(range(self.width + 1))
         first = Signal()
+        # Between words there is a clock in which they move: what moves a row of them across the
+        # chip is a register, and not a receiver's `ready`.
+        moving = Signal()
         pixels = self.pixels
+        taken = pixels.valid & pixels.ready
         m.d.comb += [
             pixels.payload.code.eq(words[:bits]),
             pixels.payload.tuser.eq(first),
             pixels.payload.tlast.eq(left == 1),
-            pixels.valid.eq(left != 0),
-            self.sent.eq(pixels.valid & pixels.ready & pixels.payload.tlast),
+            pixels.valid.eq((left != 0) & ~moving),
+            self.sent.eq(taken & pixels.payload.tlast),
         ]
+        m.d.sync += moving.eq(taken)
         with m.If(self.send):
             m.d.sync += left.eq(self.width), first.eq(self.first_row)
-        with m.Elif(pixels.valid & pixels.ready):
+        with m.Elif(taken):
             m.d.sync += left.eq(left - 1), first.eq(0)
         with m.If(self.capture):
             # Every word goes down by one bit; the lowest bit, which comes first, ends lowest.
@@ -524,6 +526,6 @@ class RowBuffer(wiring.Component):
             m.d.sync += words.eq(
                 Cat(*(Cat(word[1:], self.bits[x]) for x, word in enumerate(columns)))
             )
-        with m.Elif(pixels.valid & pixels.ready):
+        with m.Elif(moving):
             m.d.sync += words.eq(words >> bits)
         return m
