@@ -11,6 +11,7 @@ from scotopia.model.errors import InputError
 from scotopia.model.files import write_atomically
 
 from .array import PixelArray
+from .fusesoc import CORE, fusesoc_core
 from .program import Program
 from .retina import Retina, check_size
 from .row import PixelRow
@@ -35,7 +36,7 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
     check_size(height, width)  # before Amaranth complains of parts that were never used
     rule = program.rule
     modules = verilog_modules(program, height, width)
-    manifest = {
+    manifest: dict[str, Any] = {
         "top": "retina",
         "sources": [f"{name}.v" for name in modules],
         "height": height,
@@ -50,6 +51,9 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
     }
     files = {f"{name}.v": text for name, text in modules.items()}
     files["program.txt"] = program.listing()
+    files[CORE] = fusesoc_core(
+        manifest["sources"], f"Neural cellular automaton, {height} x {width} cells"
+    )
     files[MANIFEST] = json.dumps(manifest, indent=2) + "\n"  # last: it vouches for the others
     (folder / MANIFEST).unlink(missing_ok=True)
     for name, text in files.items():

@@ -199,7 +199,7 @@ def _tools(simulator: str) -> Iterator[None]:
                 "CFG_CXXFLAGS_PCH_I=-include",
                 "CFG_CXXFLAGS_COROUTINES=-std=gnu++20",
                 # A run is short: the compiler's time counts for more than the simulator's.
-                "OPT_FAST=-O3",
+                "OPT_FAST=-O1",
                 "OPT_GLOBAL=-O0",
             )
         )
