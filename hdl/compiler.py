@@ -187,7 +187,7 @@ class _Compiler:
         self._set_flag()
         inputs = self._inputs()
         hidden = self._perceive([words[n] for n in config.channel_names[: config.channels]], inputs)
-        for word in (inputs[name] for name in config.inputs if name not in ("sample", "trace")):
+        for word in set(inputs.values()) - set(words.values()):
             self._release(word)
         for channel in range(config.channels):
             self._comment(config.channel_names[channel])
@@ -248,7 +248,9 @@ class _Compiler:
         rule, config, words = self.rule, self.rule.config, self.program.words
         sample, trace, valid = words["sample"], words["trace"], words["valid"].plane
         formats = dict(zip(config.inputs, rule.input_formats, strict=True))
-        inputs = {"sample": sample, "trace": trace}
+        inputs = {"trace": trace}
+        if rule.overflow is not Overflow.SAT_SYM:  # which sees its lowest code as the one above
+            inputs["sample"] = sample
         sample_frac = rule.sample_format.frac_bits
 
         self._comment("registers")
@@ -305,7 +307,9 @@ class _Compiler:
                 continue
             self._comment(name)
             terms, frac = surprise, sample_frac
-            if name == "valid":
+            if name == "sample":
+                terms = [_Term(0, 1, sample)]
+            elif name == "valid":
                 terms, frac = [_Term(0, 1, None, valid)], 0
             elif name == "innovation":
                 terms = [replace(term, gate=valid) for term in surprise]
