@@ -35,14 +35,17 @@ class Fault:
 
 
 def flip_weight_digit(program: Program) -> Program:
-    """Turn the sign of a digit in the middle of the weights."""
-    sums = [
-        i
-        for i, instruction in enumerate(program.instructions)
-        if instruction.addend is Addend.WORD and not instruction.select
+    """Turn the sign of the highest digit among the weights of the prediction's update."""
+    name = program.rule.config.channel_names[0]
+    start = next(index for index, comment in program.comments.items() if comment == name)
+    end = min((index for index in program.comments if index > start), default=None)
+    digits = [
+        (instruction.count, index)
+        for index, instruction in enumerate(program.instructions[:end])
+        if index >= start and instruction.addend is Addend.WORD and not instruction.select
     ]
-    middle = sums[len(sums) // 2]
-    return _change(program, middle, lambda add: replace(add, subtract=not add.subtract))
+    _, highest = min(digits)  # the fewest bits are left above it
+    return _change(program, highest, lambda add: replace(add, subtract=not add.subtract))
 
 
 def drop_rounding(program: Program) -> Program:

@@ -74,9 +74,9 @@ class Extent:
 #: Amaranth's simulator is slow, and a simulator is built anew for each fault: this much, at most.
 SMALL = Extent(4, 4, 1)
 
-#: Clocks that Amaranth's simulator does in some fifteen seconds, on an array of that size: it runs
+#: Clocks that Amaranth's simulator does in some ten seconds, on an array of that size: it runs
 #: as many steps of the frame.
-PATIENCE = 150_000
+PATIENCE = 80_000
 
 #: So few cells see nothing at 1 %, and what sees nothing proves nothing: they are shown this share.
 SMALL_DENSITY = 0.5

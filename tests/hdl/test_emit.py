@@ -15,7 +15,7 @@ from scotopia.quantize.formats import Precision
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
-KINDS = ["pixel_cell", "pixel_row", "pixel_array", "sequencer", "row_buffer", "retina"]
+KINDS = ["pixel_row", "pixel_array", "sequencer", "row_buffer", "retina"]
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +51,20 @@ def test_every_kind_of_module_is_emitted_once(folder: Path) -> None:
 
 def test_text_hardly_grows_with_the_array(program: Program) -> None:
     small, large = verilog_modules(program, 8, 8), verilog_modules(program, 32, 32)
-    assert small["pixel_cell"] == large["pixel_cell"]
     lines = {name: (len(small[name].splitlines()), len(large[name].splitlines())) for name in KINDS}
-    # 16 times the cells: a row's and an array's text grow with a side, all others stay.
-    for name in ("sequencer", "row_buffer", "retina"):
+    # 16 times the cells: an array's text grows with a side, all others stay.
+    for name in ("pixel_row", "sequencer", "row_buffer", "retina"):
         assert lines[name][1] <= lines[name][0] + 8, name
-    for name in ("pixel_row", "pixel_array"):
-        assert lines[name][1] <= 4 * lines[name][0] + 8, name
+    assert lines["pixel_array"][1] <= 4 * lines["pixel_array"][0] + 8
 
 
-def test_row_has_a_cell_for_each_column_and_array_a_row_for_each_line(folder: Path) -> None:
-    cells = re.findall(
-        r"^  pixel_cell (\S+) \(", (folder / "pixel_row.v").read_text(), re.MULTILINE
-    )
+def test_array_has_a_row_for_each_line_and_each_row_its_memory(folder: Path) -> None:
     rows = re.findall(
         r"^  pixel_row (\S+) \(", (folder / "pixel_array.v").read_text(), re.MULTILINE
     )
-    assert cells == [f"cell_{x}" for x in range(5)]
     assert rows == [f"row_{y}" for y in range(3)]
+    row = (folder / "pixel_row.v").read_text()
+    assert re.findall(r"^  reg \[4:0\] memory \[(\d+):0\];", row, re.MULTILINE) == ["127"]
 
 
 def test_manifest_describes_the_device(program: Program, tmp_path: Path) -> None:
@@ -79,17 +75,17 @@ def test_manifest_describes_the_device(program: Program, tmp_path: Path) -> None
         "width": 5,
         "channels": ["x0", "x1", "sample", "trace"],
         "steps_per_frame": 2,
-        "cycles_per_step": len(program.operations),
-        "word_bits": 5,
-        "words_per_cell": 10,  # 4 channels, valid, h0, h1, candidate, gate, arrival
-        "accumulator_bits": program.accumulator_bits,
+        "cycles_per_step": program.cycles("step", 5),
+        "word_bits": program.operand_bits,
+        "planes": 128,
+        "instructions": len(program.instructions),
         "sample_bits": 5,
     }
     assert emit(program, 3, 5, tmp_path) == expected
     assert json.loads((tmp_path / MANIFEST).read_text()) == expected
     assert read_manifest(tmp_path) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [*expected["sources"], MANIFEST, "program.txt"]
+        [*expected["sources"], MANIFEST, "program.txt", "retina.core"]
     )
 
 
@@ -181,6 +177,6 @@ def test_full_disk_leaves_no_manifest(
     with pytest.raises(OSError, match="No space left"):
         emit(program, 3, 5, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert "pixel_cell.v" in names
+    assert "pixel_row.v" in names
     assert names.isdisjoint({"retina.v", MANIFEST})
     assert not [name for name in names if name.startswith(".")]

@@ -69,33 +69,34 @@ def test_a_number_outside_its_proven_range_is_a_mismatch(
 
 
 @pytest.mark.parametrize("fault", [flip_weight_digit, drop_rounding])
-def test_a_program_fault_changes_one_operation(
+def test_a_program_fault_changes_one_instruction(
     rule: IntegerRule, fault: Callable[[Program], Program]
 ) -> None:
     program = Program.compile(rule)
     changed = fault(program)
-    pairs = zip(program.operations, changed.operations, strict=True)
+    pairs = zip(program.instructions, changed.instructions, strict=True)
     assert sum(before != after for before, after in pairs) == 1
 
 
-def test_the_wiring_fault_changes_one_cell(rule: IntegerRule, tmp_path: Path) -> None:
+def test_the_wiring_fault_changes_one_row(rule: IntegerRule, tmp_path: Path) -> None:
     emit(Program.compile(rule), 3, 3, tmp_path)
-    before = (tmp_path / "pixel_row.v").read_text().splitlines()
+    before = (tmp_path / "pixel_array.v").read_text().splitlines()
     swap_rows(tmp_path)
-    after = (tmp_path / "pixel_row.v").read_text().splitlines()
-    changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
-    assert len(changed) == 1
-    ((line, edited),) = changed
-    assert edited == line.replace("south", "?").replace("north", "south").replace("?", "north")
+    after = (tmp_path / "pixel_array.v").read_text().splitlines()
+    changed = [(a.strip(), b.strip()) for a, b in zip(before, after, strict=True) if a != b]
+    assert changed == [
+        (".north(north_edge),", ".north(shown_2),"),
+        (".south(shown_2)", ".south(north_edge)"),
+    ]
 
 
-def test_the_wiring_fault_needs_a_cell_inside(rule: IntegerRule, tmp_path: Path) -> None:
+def test_the_wiring_fault_needs_a_row_inside(rule: IntegerRule, tmp_path: Path) -> None:
     emit(Program.compile(rule), 2, 2, tmp_path)
     with pytest.raises(InputError) as error:
         swap_rows(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path / 'pixel_row.v'} has no cell inside the borders: "
-        "plant faults in 3 x 3 cells or more"
+        f"{tmp_path / 'pixel_array.v'} has no row inside the borders: "
+        "plant faults in an array of 3 rows or more"
     )
 
 

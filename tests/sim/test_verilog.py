@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def test_verilog_is_the_golden_model(
     np.testing.assert_array_equal(states, stimulus.expected)
     steps = len(stimulus.expected)
     manifest = json.loads((folder / MANIFEST).read_text())
-    reading = 4 * HEIGHT * (WIDTH + 1)  # 4 channels, a clock a pixel and one a row
+    # 4 channels; two clocks a pixel, and as many a row as a word has bits.
+    reading = 4 * HEIGHT * (2 * WIDTH + manifest["word_bits"])
     assert (
         steps * (manifest["cycles_per_step"] + reading)
         < cycles
@@ -86,18 +88,19 @@ def test_verilog_is_the_golden_model(
     )
 
 
-def test_exchanged_neighbours_of_one_cell_are_caught(
+def test_a_wrong_neighbour_of_one_row_is_caught(
     bench: Bench, rule: IntegerRule, folder: Path, stimulus: Stimulus
 ) -> None:
-    # Cell 1 of every row sees its western neighbour in the east, and the other way round.
-    edit(folder / "pixel_row.v", r"(\], )(\\\$3 , )(\\\$1 , )(north\[)", r"\1\3\2\4")
+    # Row 1 sees its southern neighbours in the north, too.
+    pattern = r"(pixel_row row_1 \([\s\S]*?\.north\()north_edge"
+    edit(folder / "pixel_array.v", pattern, r"\1shown_2")
     result = run(bench, rule, folder, stimulus)
     assert result.first is not None
     assert re.fullmatch(
         r"step \d+, cell \(x \d, y \d\), channel x\d: expected -?\d+, got -?\d+", str(result.first)
     )
-    # What cell 1 sees wrongly in the first step is wrong in it, and in no other cell.
-    assert (result.first.step, result.first.x) == (0, 1)
+    # What row 1 sees wrongly in the first step is wrong in it, and in no other row.
+    assert (result.first.step, result.first.y) == (0, 1)
 
 
 @pytest.mark.slow
@@ -132,6 +135,17 @@ def test_single_cell_is_the_golden_model(
     assert run(bench, rule, tmp_path, stimulus).mismatches == 0
 
 
+@pytest.mark.slow
+def test_verilog_draws_the_rules_random_bits(
+    bench: Bench, small_config: Make, random_rule: Make, random_stimulus: Make, tmp_path: Path
+) -> None:
+    config = small_config(channels=2, hidden=2, inputs=("valid",), fire_rate=0.5)
+    rule = replace(random_rule(0, config, Precision(3, 5, 4, 3)), dither=3)
+    stimulus = random_stimulus(rule, 4, 2, HEIGHT, WIDTH)
+    emit(Program.compile(rule), HEIGHT, WIDTH, tmp_path)
+    assert run(bench, rule, tmp_path, stimulus).mismatches == 0
+
+
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus Verilog is not installed")
 def test_icarus_agrees_with_the_golden_model(
     rule: IntegerRule, folder: Path, stimulus: Stimulus
@@ -143,10 +157,10 @@ def test_icarus_agrees_with_the_golden_model(
 def test_verilog_that_does_not_compile_is_refused(
     bench: Bench, rule: IntegerRule, folder: Path, stimulus: Stimulus
 ) -> None:
-    edit(folder / "pixel_cell.v", r"^endmodule", "  assign = ;\nendmodule")
+    edit(folder / "pixel_row.v", r"^endmodule", "  assign = ;\nendmodule")
     with pytest.raises(InputError) as caught:
         bench.run(rule, folder, stimulus)
-    complaint = r"%Error: [^\n]*pixel_cell\.v:\d+[^\n]*syntax error[^\n]*"
+    complaint = r"%Error: [^\n]*pixel_row\.v:\d+[^\n]*syntax error[^\n]*"
     assert re.fullmatch(
         rf"verilator cannot compile {re.escape(str(folder))} \({complaint}\): "
         "mend or emit it again",
