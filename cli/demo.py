@@ -121,11 +121,11 @@ def run_demo(
             "Steps per frame": figures["steps_per_frame"],
             "State bits per cell": figures["state_bits_per_cell"],
             "Clock cycles per step": manifest["cycles_per_step"],
-            "Frames a second at an assumed 50 MHz, input and output apart": round(
-                50e6 / (manifest["cycles_per_step"] * figures["steps_per_frame"])
+            "Frames a second at an assumed 60 MHz, input and output apart": round(
+                60e6 / (manifest["cycles_per_step"] * figures["steps_per_frame"])
             ),
-            "Memory words per cell": f"{manifest['words_per_cell']} x {manifest['word_bits']} bits",
-            "Accumulator bits": manifest["accumulator_bits"],
+            "Memory bits per cell": manifest["planes"],
+            "Instructions of the program": manifest["instructions"],
         },
         stages=stages,
         files=[
@@ -133,7 +133,7 @@ def run_demo(
             ("side_by_side.mp4", "the five panels as a video"),
             ("side_by_side.png", "one frame of them"),
             ("verilog/retina.v", f"top module of the {height} x {width} array"),
-            ("verilog/pixel_cell.v", "one pixel cell"),
+            ("verilog/pixel_row.v", "a row of pixel cells and their memory"),
             ("verilog/sequencer.v", "sequencer, with the program in its memory"),
             ("verilog/program.txt", "the program as a listing"),
             ("verilog/manifest.json", "what the Verilog is, for machines"),

@@ -69,7 +69,7 @@ ANSWER_WITHIN = 5.0
 COST_TITLES = {
     "total_bits": "Weight bits + state bits",
     "state_bits_per_cell": "State bits a cell",
-    "lut4_per_cell": "LUT4 a cell",
+    "cycles_per_step": "clocks a step",
 }
 
 DRIFT_COLUMNS = (
@@ -221,8 +221,8 @@ def read_clips(names: Sequence[str], size: int, frames: int | None = None) -> li
     return [Clip(clip.name, clip.frames[:frames]) for clip in found]
 
 
-def lut4_per_cell(rule: IntegerRule) -> int:
-    """Estimate the LUT4 of a cell, on whatever array.
+def cycles_per_step(rule: IntegerRule) -> int:
+    """Return the clocks of a step.
 
     Raises
     ------
@@ -232,9 +232,9 @@ def lut4_per_cell(rule: IntegerRule) -> int:
     from scotopia.hdl.estimate import estimate
 
     found = estimate(rule, 1, 1)
-    if found.lut4_per_cell is None:
+    if found.cycles_per_step is None:
         raise InputError(found.refusal or "no cell can run the rule")
-    return found.lut4_per_cell
+    return found.cycles_per_step
 
 
 def read_results(path: Path) -> dict[str, Result]:

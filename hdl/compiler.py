@@ -181,7 +181,7 @@ class _Compiler:
         self._end()
 
     def _step(self) -> None:
-        rule, config, words = self.rule, self.rule.config, self.program.words
+        config, words = self.rule.config, self.program.words
         self._begin("step")
         fires, dither = self._noise()
         self._set_flag()
@@ -319,9 +319,7 @@ class _Compiler:
                 difference = self._sum(surprise)
                 assert difference is not None
                 trust = inputs["trust"]
-                terms = [
-                    _Term(bit, 1, difference, trust.plane + bit) for bit in range(trust.bits)
-                ]
+                terms = [_Term(bit, 1, difference, trust.plane + bit) for bit in range(trust.bits)]
                 frac = sample_frac + rule.trust_format.frac_bits
             inputs[name] = self._total(terms, frac - format.frac_bits, format)
             for word in {t.word for t in terms if t.word} - {*words.values(), *inputs.values()}:
@@ -372,9 +370,7 @@ class _Compiler:
         """Compute some outputs of a layer, in their places or where their sums are."""
         weight, bias, shift = layer.aligned
         plans = {
-            output: [
-                [list(signed_digits(int(code))) for code in taps] for taps in weight[output]
-            ]
+            output: [[list(signed_digits(int(code))) for code in taps] for taps in weight[output]]
             for output in outputs
         }
         sums = {}
@@ -386,15 +382,10 @@ class _Compiler:
                 for position, sign in digits
             ]
             constant = int(bias[output])
-            sums[output] = self._start(
-                terms, constant, int(shift[output]), layer.outputs[output]
-            )
+            sums[output] = self._start(terms, constant, int(shift[output]), layer.outputs[output])
         for index, word in enumerate(words):
             wanted = {
-                tap
-                for plan in plans.values()
-                for tap, digits in enumerate(plan[index])
-                if digits
+                tap for plan in plans.values() for tap, digits in enumerate(plan[index]) if digits
             }
             done: set[int] = set()
             for way in ways:
@@ -529,10 +520,10 @@ class _Compiler:
         part = self.program.operand_bits - 1
         if term.word and term.word.operand_bits > part + 1:
             # Wider than the operand: its lower bits, then the rest.
-            low = Word(term.word.plane, part, signed=False)
-            high = Word(term.word.plane + part, term.word.bits - part, term.word.signed)
-            self._add(total, replace(term, word=low))
-            self._add(total, replace(term, word=high, position=term.position + part))
+            lower = Word(term.word.plane, part, signed=False)
+            rest = Word(term.word.plane + part, term.word.bits - part, term.word.signed)
+            self._add(total, replace(term, word=lower))
+            self._add(total, replace(term, word=rest, position=term.position + part))
             return
         low, high = term.range
         total.low, total.high = total.low + low, total.high + high
@@ -576,7 +567,7 @@ class _Compiler:
         self._extend(total, shift + bits)
         here = place or Word(lowest, bits, format.signed)
         limit = 1 << shift + bits
-        if overflow is Overflow.WRAP or (0 <= total.low and total.high < limit):
+        if overflow is Overflow.WRAP or (total.low >= 0 and total.high < limit):
             if place:
                 self._emit(
                     Instruction(
@@ -590,9 +581,7 @@ class _Compiler:
             self._select(lowest, bits, Addend.ONE if total.low >= 0 else Addend.ZERO, here.plane)
         else:
             sign = total.plane + total.bits - 1
-            self._emit(
-                Instruction(1, read=sign, read_bits=1, addend=Addend.ONE, flag=Flag.TAKE)
-            )
+            self._emit(Instruction(1, read=sign, read_bits=1, addend=Addend.ONE, flag=Flag.TAKE))
             self.gate = -1
             self._carry_or(lowest + bits, total.bits - shift - bits)
             self._select(lowest, bits, Addend.FLAG, here.plane)
@@ -735,9 +724,7 @@ class _Compiler:
         self._emit(Instruction(1, carry=Carry.HOLD, flag=Flag.TAKE))
 
     def _carry_from(self, plane: int, *, inverted: bool = False) -> None:
-        self._emit(
-            Instruction(1, read=plane, read_bits=1, addend=Addend.ONE, subtract=inverted)
-        )
+        self._emit(Instruction(1, read=plane, read_bits=1, addend=Addend.ONE, subtract=inverted))
 
     def _carry_or(self, plane: int, bits: int) -> None:
         """Set the carry where any of some bits is 1: that is where adding all ones carries."""

@@ -1,9 +1,9 @@
 """What a rule costs, before anything is synthesized.
 
-The counts of a rule, the cycles of its program and a cell's flip-flops are exact. LUT4 are
-estimated from the structure of `cell.py` and `sequencer.py`, for Lattice ECP5, with factors set by
-synthesis: for 22 cells (Yosys 0.70, `synth_ecp5 -nowidelut`) the sum was off by 12 % at the most,
-and by 5 % for the six of them that are cells of rules. Not counted is what place and route adds.
+The counts of a rule, the clocks of its program and its cells' flip-flops are exact. LUT4 are those
+of Yosys 0.70 (`synth_ecp5 -nowidelut`): exact for a cell, and for what the cells share a straight
+line through what it took for arrays of 8 x 8 to 64 x 64 cells. Not counted is what place and route
+adds.
 """
 
 import dataclasses
@@ -17,17 +17,23 @@ import numpy as np
 
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.lfsr import BITS as REGISTER_BITS
 from scotopia.quantize.qformat import required_bits
 
-from .program import Program, signed_digits
+from .compiler import signed_digits
+from .program import LATENCY, Program
 from .retina import check_size
-from .sequencer import OperationLayout
+from .row import ControlLayout
+from .sequencer import InstructionLayout, program_depth
 
 #: A guess; `scotopia fpga` finds out.
 ASSUMED_CLOCK_MHZ = 60.0
 
-#: Words of a TRELLIS_DPR16X4, their bits, and its LUT4 sites: four hold them, two write them.
-_RAM_WORDS, _RAM_BITS, _RAM_SITES = 16, 4, 6
+#: Of the sequencer, without what grows with the array.
+SEQUENCER_LUT4, SEQUENCER_FF = 520, 412
+
+#: Clocks of a routine beside its own: two to fetch, and as many until its last bit is written.
+_AROUND = 2 + LATENCY + 1
 
 #: Depth by width of a DP16KD, the block RAM of 18 kbit.
 _BLOCK_RAMS = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36))
@@ -67,26 +73,30 @@ class Estimate:
     refusal
         Why the cell cannot run the rule, or None.
     cycles_per_step
-        Clocks of a step.
+        Clocks of a step's program.
     cycles_per_frame
         Clocks of the command FRAME, until the next one is taken: all steps, and the readout to a
-        receiver that never waits. Beside these, every sample takes one.
-    words_per_cell, word_bits
-        A cell's memory.
-    accumulator_bits
-        Width of a cell's adder.
+        receiver that never waits.
+    cycles_per_sample
+        Clocks that a sample takes, beside these.
+    planes
+        Bits of a cell's memory.
+    operand_bits
+        Of a cell's operand.
+    instructions
+        Of the program.
     flip_flops_per_cell
         Exact.
     lut4_parts
-        LUT4 sites of a cell, by part.
+        LUT4 of a cell, by part.
     lut4_per_cell
         Their sum.
-    lut4
-        Sites of the array, sequencer and row buffer included.
+    lut4, flip_flops
+        Of the array, sequencer and row buffer included.
     program_bits
         Of the sequencer's program memory.
     block_rams
-        18-kbit block RAMs that hold it; Yosys has found fewer, where bits repeat each other.
+        18-kbit block RAMs of the cells' memory and of the program's.
     clock_mhz
         Assumed, not estimated.
     frames_per_second
@@ -108,13 +118,15 @@ class Estimate:
     refusal: str | None = None
     cycles_per_step: int | None = None
     cycles_per_frame: int | None = None
-    words_per_cell: int | None = None
-    word_bits: int | None = None
-    accumulator_bits: int | None = None
+    cycles_per_sample: int | None = None
+    planes: int | None = None
+    operand_bits: int | None = None
+    instructions: int | None = None
     flip_flops_per_cell: int | None = None
     lut4_parts: dict[str, int] | None = None
     lut4_per_cell: int | None = None
     lut4: int | None = None
+    flip_flops: int | None = None
     program_bits: int | None = None
     block_rams: int | None = None
     frames_per_second: float | None = None
@@ -160,60 +172,56 @@ def estimate(
         return dataclasses.replace(counted, refusal=str(error))
     parts = cell_lut4(program)
     cycles = cycles_per_frame(program, height, width)
+    flip_flops = program.operand_bits + 3  # a, carry, flag
     return dataclasses.replace(
         counted,
-        cycles_per_step=program.cycles_per_step,
+        cycles_per_step=program.cycles("step", width),
         cycles_per_frame=cycles,
-        words_per_cell=len(program.words),
-        word_bits=program.word_bits,
-        accumulator_bits=program.accumulator_bits,
-        # The operand, which has one bit more than a word, the gate, the accumulator, valid.
-        flip_flops_per_cell=2 * program.word_bits + program.accumulator_bits + 2,
+        cycles_per_sample=1 + program.cycles("sense", width) + _AROUND,
+        planes=program.planes,
+        operand_bits=program.operand_bits,
+        instructions=len(program.instructions),
+        flip_flops_per_cell=flip_flops,
         lut4_parts=parts,
         lut4_per_cell=sum(parts.values()),
         lut4=sum(parts.values()) * height * width + shared_lut4(program, height, width),
-        program_bits=OperationLayout(program).size * program.cycles_per_step,
-        block_rams=block_rams(program.cycles_per_step, _varying_bits(program)),
+        flip_flops=flip_flops * height * width + shared_flip_flops(program, height, width),
+        program_bits=InstructionLayout(program).size * program_depth(program),
+        block_rams=height * block_rams(program.planes, width)
+        + block_rams(program_depth(program), _varying_bits(program)),
         frames_per_second=clock_mhz * 1e6 / cycles,
     )
 
 
 def cell_lut4(program: Program) -> dict[str, int]:
-    """LUT4 sites of a `PixelCell`, part by part in the order of `PixelCell.elaborate`."""
-    word, accumulator = program.word_bits, program.accumulator_bits
-    banks = ceil(len(program.words) / _RAM_WORDS)
-    limits = program.limits
-    # With each limit's highest code, and the lowest one of signed ones; below 0 is what has a sign.
-    comparisons = sum(1 + limit.signed for limit in limits)
+    """LUT4 of a cell, part by part in the order of `PixelRow.elaborate`."""
     return {
-        # RAM in LUTs: banks of words, each of as many slices as a word needs.
-        "memory": banks * ceil(word / _RAM_BITS) * _RAM_SITES,
-        # For each bit: the operand, or the word of one of the banks. For each bank: write it?
-        "shown word": banks * (word + 1) + 1,
-        # For each bit: one of nine words, or of the number 1.
-        "neighbours": 8 * word,
-        # For each bit: shift or load. Once: or hold?
-        "gate": word + 1,
-        # For each bit: the accumulator, twice it, or 0.
-        "base": accumulator,
-        # For each bit of the operand, which has one more: add, subtract, or 0. Once: does it count?
-        "term": word + 2,
-        # A carry chain, in pairs of bits.
-        "adder": 2 * ceil(accumulator / 2),
-        # Carry chains, too. Of all their bits some 60 % outlive Yosys's optimizer, now more, now
-        # less: this is what makes an estimate wrong.
-        "comparisons": ceil(0.6 * comparisons * (accumulator - program.tap)),
-        # For each bit: a sample? For each limit: each of its bits, and which of three cases.
-        "stored word": word + sum(limit.bits for limit in limits) + 4 * (len(limits) - 1),
+        "addend": 1,
+        "result": 1,
+        "carry": 1,
+        # The result, or whether the cell is selected; or the western neighbour's flag.
+        "flag": 1 + program.lanes_take_noise,
+        # Three pairs of six ways, then one of the three.
+        "operand": 4,
     }
 
 
 def cycles_per_frame(program: Program, height: int, width: int) -> int:
     """Clocks from one command FRAME to the next, state by state of the sequencer."""
-    run = program.rule.config.steps_per_frame * program.cycles_per_step
-    drain, forget, read, idle = 2, 1, 1, 1
-    capture_and_send = height * (1 + width)
-    return run + drain + forget + read + capture_and_send + idle
+
+    def routine(name: str) -> int:
+        return 1 + program.cycles(name, width) + _AROUND
+
+    steps = program.rule.config.steps_per_frame
+    send = 2 * width - 1  # a clock a pixel, and one between two of them
+    idle = 1
+    return (
+        idle
+        + steps * routine("step")
+        + routine("forget")
+        + routine("read")
+        + height * (routine("move") + send)
+    )
 
 
 def block_rams(words: int, bits: int) -> int:
@@ -227,22 +235,29 @@ def block_rams(words: int, bits: int) -> int:
 
 
 def shared_lut4(program: Program, height: int, width: int) -> int:
-    """LUT4 sites of the sequencer and the row buffer: next to nothing, beside an array."""
-    address = (len(program.words) - 1).bit_length()
-    counter = (program.cycles_per_step - 1).bit_length()
-    # The program counter, and the three addresses with all that they are loaded from.
-    sequencer = 10 * counter + 8 * address
+    """LUT4 of the sequencer and the row buffer: next to nothing, beside a large array."""
+    # For each bit: take the one above, or that of the cell to the east.
+    row_buffer = program.operand_bits * width + 10
     # The decoders of a sample's row and column.
-    selects = ceil(1.25 * (height + width))
-    # For each bit: take the array's word, or that of the cell to the east.
-    row_buffer = program.word_bits * width
-    return sequencer + selects + row_buffer
+    return SEQUENCER_LUT4 + ceil(1.5 * (height + width)) + row_buffer
+
+
+def shared_flip_flops(program: Program, height: int, width: int) -> int:
+    """Flip-flops of the sequencer, the row buffer, and the register of control words in each row.
+
+    Two control bits are for random bits alone, and gone where there are none.
+    """
+    size: int = ControlLayout(program).size
+    rows = height * (size + 1 - 2 * (not program.lanes_take_noise))
+    random = height * REGISTER_BITS * program.lanes_take_noise
+    row_buffer = program.operand_bits * width + 7
+    return SEQUENCER_FF + height + width + row_buffer + rows + random
 
 
 def _varying_bits(program: Program) -> int:
-    """Bits of an operation that are not the same in all of them: others take no memory."""
-    layout = OperationLayout(program)
-    codes = [layout.encode(operation) for operation in program.operations]
+    """Bits of an instruction that are not the same in all of them: others take no memory."""
+    layout = InstructionLayout(program)
+    codes = [layout.encode(instruction) for instruction in program.instructions]
     return (reduce(or_, codes) & ~reduce(and_, codes)).bit_count()
 
 

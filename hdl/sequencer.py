@@ -323,9 +323,8 @@ class Sequencer(wiring.Component):
                 m.d.sync += self.control.reseed.eq(1)
                 run(m, "clear")
                 m.next = "CLEAR"
-            with m.State("CLEAR"):
-                with m.If(done):
-                    m.next = "IDLE"
+            with m.State("CLEAR"), m.If(done):
+                m.next = "IDLE"
             with m.State("IDLE"):
                 m.d.comb += [
                     self.busy.eq(0),
@@ -346,24 +345,22 @@ class Sequencer(wiring.Component):
                         m.next = "SENSE"
                     with m.Else():
                         m.d.comb += dropping.eq(1)
-                with m.Elif(self.commands.valid):
-                    with m.Switch(command.op):
-                        with m.Case(Op.FRAME):
-                            m.d.sync += [
-                                steps.eq(program.rule.config.steps_per_frame),
-                                channel.eq(0),
-                                whole_frame.eq(1),
-                            ]
-                            m.next = "RUN"
-                        with m.Case(Op.RUN):
-                            m.next = "RUN"
-                        with m.Case(Op.FORGET):
-                            m.next = "FORGET"
-                        with m.Case(Op.READ):
-                            m.next = "READ"
-            with m.State("SENSE"):
-                with m.If(done):
-                    m.next = "IDLE"
+                with m.Elif(self.commands.valid), m.Switch(command.op):
+                    with m.Case(Op.FRAME):
+                        m.d.sync += [
+                            steps.eq(program.rule.config.steps_per_frame),
+                            channel.eq(0),
+                            whole_frame.eq(1),
+                        ]
+                        m.next = "RUN"
+                    with m.Case(Op.RUN):
+                        m.next = "RUN"
+                    with m.Case(Op.FORGET):
+                        m.next = "FORGET"
+                    with m.Case(Op.READ):
+                        m.next = "READ"
+            with m.State("SENSE"), m.If(done):
+                m.next = "IDLE"
             with m.State("RUN"):
                 with m.If(steps == 0):
                     m.next = "IDLE"
@@ -381,22 +378,20 @@ class Sequencer(wiring.Component):
             with m.State("FORGET"):
                 run(m, "forget")
                 m.next = "FORGETTING"
-            with m.State("FORGETTING"):
-                with m.If(done):
-                    with m.If(whole_frame):
-                        m.d.sync += self.frames.eq(self.frames + 1)
-                        m.next = "READ"
-                    with m.Else():
-                        m.next = "IDLE"
+            with m.State("FORGETTING"), m.If(done):
+                with m.If(whole_frame):
+                    m.d.sync += self.frames.eq(self.frames + 1)
+                    m.next = "READ"
+                with m.Else():
+                    m.next = "IDLE"
             with m.State("READ"):  # every cell takes its own word of the channel
                 with m.If(channel >= channels):
                     m.next = "IDLE"
                 with m.Else():
                     run(m, "read", channel)
                     m.next = "LOAD"
-            with m.State("LOAD"):
-                with m.If(done):
-                    m.next = "ROW"
+            with m.State("LOAD"), m.If(done):
+                m.next = "ROW"
             with m.State("ROW"):  # the row buffer takes the northernmost row, all rows move up
                 run(m, "move")
                 m.next = "MOVE"
@@ -406,12 +401,11 @@ class Sequencer(wiring.Component):
                     m.d.comb += self.send.eq(1)
                     m.d.sync += rows_left.eq(rows_left - 1)
                     m.next = "SEND"
-            with m.State("SEND"):
-                with m.If(self.sent):
-                    with m.If(rows_left == 0):
-                        m.next = "IDLE"
-                    with m.Else():
-                        m.next = "ROW"
+            with m.State("SEND"), m.If(self.sent):
+                with m.If(rows_left == 0):
+                    m.next = "IDLE"
+                with m.Else():
+                    m.next = "ROW"
 
         with m.If(dropping):
             m.d.sync += self.error.eq(1)
@@ -430,18 +424,15 @@ class Sequencer(wiring.Component):
             writing.addr.eq(address),
             writing.data.eq(Cat(low, bus.write_data)),
             writing.en.eq(bus.write & (bus.address == Register.PROGRAM_HIGH) & ~self.busy),
-            self._forgiven.eq(
-                bus.write & (bus.address == Register.STATUS) & bus.write_data[1]
-            ),
+            self._forgiven.eq(bus.write & (bus.address == Register.STATUS) & bus.write_data[1]),
         ]
-        with m.If(bus.write):
-            with m.Switch(bus.address):
-                with m.Case(Register.PROGRAM_ADDRESS):
-                    m.d.sync += address.eq(bus.write_data)
-                with m.Case(Register.PROGRAM_LOW):
-                    m.d.sync += low.eq(bus.write_data)
-                with m.Case(Register.PROGRAM_HIGH):
-                    m.d.sync += address.eq(address + 1)
+        with m.If(bus.write), m.Switch(bus.address):
+            with m.Case(Register.PROGRAM_ADDRESS):
+                m.d.sync += address.eq(bus.write_data)
+            with m.Case(Register.PROGRAM_LOW):
+                m.d.sync += low.eq(bus.write_data)
+            with m.Case(Register.PROGRAM_HIGH):
+                m.d.sync += address.eq(address + 1)
         shape = shape_code(self.program, self.height, self.width)
         with m.Switch(bus.address):
             for register, value in (

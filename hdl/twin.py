@@ -159,18 +159,18 @@ class ArrayTwin:
                 }[shift]
                 return moved | shown & edge
             case "wrap":
-                return moved | {
-                    Shift.NORTH: shown >> rows_apart,
-                    Shift.SOUTH: (shown & self._north) << rows_apart,
-                    Shift.WEST: (shown & self._east) >> (width - 1),
-                    Shift.EAST: (shown & self._west) << (width - 1),
-                }[shift]
+                return (
+                    moved
+                    | {
+                        Shift.NORTH: shown >> rows_apart,
+                        Shift.SOUTH: (shown & self._north) << rows_apart,
+                        Shift.WEST: (shown & self._east) >> (width - 1),
+                        Shift.EAST: (shown & self._west) << (width - 1),
+                    }[shift]
+                )
         return moved
 
     def _bits(self, plane: int) -> IntArray:
         count = self.height * self.width
         packed = np.frombuffer(plane.to_bytes((count + 7) // 8, "little"), np.uint8)
         return np.unpackbits(packed, count=count, bitorder="little").astype(np.int64)
-
-
-

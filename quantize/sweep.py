@@ -43,7 +43,7 @@ Result = dict[str, Any]
 
 Video = NDArray[np.float32]
 
-#: Estimates the LUT4 of a cell.
+#: Tells the clocks of a step.
 Estimator = Callable[[IntegerRule], int]
 
 VERSION = 1
@@ -369,15 +369,15 @@ def quantize(
     Returns
     -------
     `file` (in base64), `state_bits_per_cell`, `weight_bits_total`, `signed_digits`,
-    `lut4_per_cell` (None, if no cell can run the rule), and `note`, why there is none.
+    `cycles_per_step` (None, if no cell can run the rule), and `note`, why there is none.
     """
     source = _load(Rule, rule)
     formats = Formats.choose(source, hidden, precision, rounding)
     integer = formats.integer_rule(source)
-    lut4, note = None, ""
+    cycles, note = None, ""
     if estimate is not None:
         try:
-            lut4 = estimate(integer)
+            cycles = estimate(integer)
         except InputError as error:
             note = str(error)
     with tempfile.TemporaryDirectory() as folder:
@@ -388,7 +388,7 @@ def quantize(
         "state_bits_per_cell": integer.state_bits,
         "weight_bits_total": formats.weight_bits,
         "signed_digits": signed_digits(integer.perceive) + signed_digits(integer.update),
-        "lut4_per_cell": lut4,
+        "cycles_per_step": cycles,
         "note": note,
         "file": file,
     }
@@ -481,8 +481,8 @@ class Row:
         Of all weights together, biases not counted.
     signed_digits
         See `signed_digits`.
-    lut4_per_cell
-        By estimate.
+    cycles_per_step
+        Of the array's program.
     seconds
         That the golden model took.
     reason
@@ -503,7 +503,7 @@ class Row:
     state_bits_per_cell: int | None = None
     weight_bits_total: int | None = None
     signed_digits: int | None = None
-    lut4_per_cell: int | None = None
+    cycles_per_step: int | None = None
     seconds: float | None = None
     reason: str = ""
 
@@ -540,7 +540,7 @@ def table(plan: Plan, results: Mapping[str, Result]) -> list[Row]:
                 state_bits_per_cell=costs.get("state_bits_per_cell"),
                 weight_bits_total=costs.get("weight_bits_total"),
                 signed_digits=costs.get("signed_digits"),
-                lut4_per_cell=costs.get("lut4_per_cell"),
+                cycles_per_step=costs.get("cycles_per_step"),
                 seconds=scored.get("seconds"),
                 reason="; ".join(dict.fromkeys([*reasons, costs.get("note", "")])).strip("; "),
             )
@@ -559,7 +559,7 @@ class Summary:
     state_bits_per_cell: int
     weight_bits_total: int
     signed_digits: int
-    lut4_per_cell: int | None
+    cycles_per_step: int | None
 
     @property
     def total_bits(self) -> int:
@@ -568,7 +568,7 @@ class Summary:
 
 
 #: What a design can be cheap in: attributes of `Summary`.
-COSTS = ("total_bits", "state_bits_per_cell", "lut4_per_cell")
+COSTS = ("total_bits", "state_bits_per_cell", "cycles_per_step")
 
 
 def summarize(grid: Grid, rows: Iterable[Row]) -> list[Summary]:
@@ -587,7 +587,7 @@ def summarize(grid: Grid, rows: Iterable[Row]) -> list[Summary]:
             found[0].state_bits_per_cell or 0,
             found[0].weight_bits_total or 0,
             found[0].signed_digits or 0,
-            found[0].lut4_per_cell,
+            found[0].cycles_per_step,
         )
         for design, found in by_design.items()
         if len(found) == len(grid.counted) * len(grid.seeds)

@@ -91,9 +91,7 @@ FAULTS = (
 )
 
 
-def _change(
-    program: Program, index: int, change: Callable[[Instruction], Instruction]
-) -> Program:
+def _change(program: Program, index: int, change: Callable[[Instruction], Instruction]) -> Program:
     instructions = list(program.instructions)
     instructions[index] = change(instructions[index])
     return replace(program, instructions=instructions)

@@ -204,21 +204,9 @@ def test_rules_on_the_front_are_those_of_quantize(
         np.testing.assert_array_equal(found, tensors[name])
     (design,) = json.loads(target.read_text())["designs"]
     cost = estimate(IntegerRule.load(expected), 64, 64)
-    assert design["lut4_per_cell"] == cost.lut4_per_cell is not None
+    assert design["cycles_per_step"] == cost.cycles_per_step is not None
     assert design["signed_digits"] == cost.signed_digits
     assert design["state_bits_per_cell"] == cost.state_bits
-
-
-def test_a_rounding_that_no_cell_has_costs_no_lut4_and_says_why(
-    run: Run, rule: Path, small_clip: Path, tmp_path: Path, connections: list[object]
-) -> None:
-    one = (*QUICK, "--weight-bits", 6, "--state-bits", 6, "--seeds", 0, "--rounding", "RND_CONV")
-    out = tmp_path / "sweep"
-    assert run("sweep", rule, "--clip", small_clip, *one, "-o", out)[0] == 0
-    (row,) = rows_of(out / "sweep.csv")
-    assert row["psnr"]
-    assert row["lut4_per_cell"] == ""
-    assert row["reason"].startswith("rounding RND_CONV is not supported by the cell")
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(

@@ -294,9 +294,7 @@ def test_cells_show_nothing_that_is_half_done(program: Program) -> None:
     steps = list(program.routine("step"))
     moves = [i for i, op in enumerate(steps) if op.shift >= Shift.NORTH]
     stores = [
-        i
-        for i, op in enumerate(steps)
-        if planes & set(range(op.write, op.write + op.write_bits))
+        i for i, op in enumerate(steps) if planes & set(range(op.write, op.write + op.write_bits))
     ]
     assert max(moves) < min(stores)
 
@@ -312,9 +310,7 @@ def test_routines_end_where_the_next_one_starts(program: Program) -> None:
 
 
 def test_words_of_the_state_overlap_nothing(program: Program) -> None:
-    planes = [
-        word.plane + bit for word in program.words.values() for bit in range(word.bits)
-    ]
+    planes = [word.plane + bit for word in program.words.values() for bit in range(word.bits)]
     assert len(planes) == len(set(planes))
     for channel, name in enumerate(program.rule.config.channel_names):
         format = program.rule.channel_formats[channel]

@@ -126,7 +126,7 @@ def test_row_is_what_the_rules_score_by_hand(grid: MakeGrid, tmp_path: Path) -> 
     layers = (integer.perceive, integer.update)
     assert row.weight_bits_total == 6 * sum(layer.weight.size for layer in layers)
     assert row.state_bits_per_cell == integer.state_bits
-    assert row.lut4_per_cell == 5
+    assert row.cycles_per_step == 5
     assert (row.clip, row.frames, row.seed, row.density) == ("noise0", 24, 0, 0.1)
     assert row.reason == ""
 
@@ -235,7 +235,7 @@ def test_a_rule_that_no_cell_can_run_is_scored_all_the_same(grid: MakeGrid) -> N
         return table(plan, work_off(plan)[0])[0]
 
     without = row(no_cell)
-    assert without.lut4_per_cell is None
+    assert without.cycles_per_step is None
     assert without.reason == "rounding RND_CONV is not supported by the cell"
     assert without.psnr == row(None).psnr
     assert without.psnr is not None
@@ -313,7 +313,7 @@ def test_fronts_leave_out_designs_whose_cost_is_unknown(grid: MakeGrid) -> None:
     plan = Plan(grid(weight_bits=[4, 6]))
     summaries = summarize(plan.grid, table(plan, work_off(plan)[0]))
     found = fronts(summaries)
-    assert found["lut4_per_cell"] == []
+    assert found["cycles_per_step"] == []
     assert found["total_bits"][0].design.weight_bits == 4
 
 
