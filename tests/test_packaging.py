@@ -80,7 +80,7 @@ def test_hardware_does_not_know_the_float_rule(module: Path) -> None:
     light = {"errors", "files", "config", "sampling"}
     from_model = {name.split(".")[2] for name in names if name.startswith("scotopia.model.")}
     assert from_model <= light
-    integer = {"integer_rule", "qformat", "ranges"}
+    integer = {"integer_rule", "lfsr", "qformat", "ranges"}
     from_quantize = {name.split(".")[2] for name in names if name.startswith("scotopia.quantize.")}
     assert from_quantize <= integer
 

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from scotopia.hdl.program import Program
 from scotopia.model.config import INPUTS
 from scotopia.model.errors import InputError
 from scotopia.model.files import MAX_BYTES
@@ -841,36 +840,6 @@ def test_shape_that_no_integer_rule_can_have_is_refused(
 ) -> None:
     with pytest.raises(InputError) as caught:
         check_supported(small_config(**fields))
-    assert str(caught.value) == sentence
-
-
-@pytest.mark.parametrize(
-    ("fire_rate", "fields", "sentence"),
-    [
-        (
-            1.0,
-            {"overflow": Overflow.WRAP},
-            "overflow WRAP is not supported by the cell: quantize with SAT",
-        ),
-        (
-            1.0,
-            {"overflow": Overflow.SAT_SYM},
-            "overflow SAT_SYM is not supported by the cell: quantize with SAT",
-        ),
-        (0.5, {}, "fire_rate 0.5, dither 0 are not supported by the cell: choose 1, 0"),
-        (1.0, {"dither": 3}, "fire_rate 1.0, dither 3 are not supported by the cell: choose 1, 0"),
-    ],
-)
-def test_what_the_cell_cannot_do_is_refused(
-    fire_rate: float,
-    fields: dict[str, Any],
-    sentence: str,
-    small_config: Make,
-    random_rule: Make,
-) -> None:
-    rule = dataclasses.replace(random_rule(0, small_config(fire_rate=fire_rate)), **fields)
-    with pytest.raises(InputError) as caught:
-        Program.compile(rule)
     assert str(caught.value) == sentence
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scotopia.hdl.program import signed_digits as digits_of
+from scotopia.hdl.compiler import signed_digits as digits_of
 from scotopia.model import score
 from scotopia.model import task as float_task
 from scotopia.model.config import RuleConfig

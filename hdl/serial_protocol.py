@@ -1,0 +1,92 @@
+"""What host and board say to each other over a serial line: one place for both sides.
+
+To the board, a byte that names the command, then its arguments:
+
+=======  =================  ===========================================================
+`E`      x, y, code         a sample; the code in two's complement
+`F`                         run a frame; the board answers with the prediction's codes,
+                            a byte each, row by row
+`R`      channel            the board answers with the channel's codes, two bytes each,
+                            the lower one first
+`S`                         the board answers with its status, `STATUS_BYTES`
+=======  =================  ===========================================================
+
+Any other byte is counted and skipped, so four bytes of zeros bring both sides together again after
+a broken one. Samples wait on the board while it is busy, `QUEUE` bytes of them: a host that awaits
+the answer to each frame before it sends the next one's samples loses none.
+"""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scotopia.model.errors import InputError
+from scotopia.quantize.qformat import IntArray, QFormat
+
+EVENT, FRAME, READ, STATUS = b"EFRS"
+
+#: Bytes that wait on the board while it is busy.
+QUEUE = 4096
+
+STATUS_BYTES = 6
+
+#: Ends whatever was begun.
+RESYNC = bytes(4)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the board counts.
+
+    Attributes
+    ----------
+    frames, dropped
+        Frames done, modulo 2**16, and samples outside the array.
+    skipped
+        Bytes that were no command, 255 at most.
+    overrun
+        Whether bytes were lost since reset, because the queue was full or a stop bit was missing.
+    """
+
+    frames: int
+    dropped: int
+    skipped: int
+    overrun: bool
+
+    @classmethod
+    def decode(cls, answer: bytes) -> "Status":
+        """Read the answer to `S`."""
+        frames, dropped, skipped, flags = struct.unpack("<HHBB", answer)
+        return cls(frames, dropped, skipped, bool(flags & 1))
+
+
+def check_board(height: int, width: int, sample_format: QFormat) -> None:
+    """Raise InputError unless addresses and samples fit a byte each."""
+    for name, side in (("height", height), ("width", width)):
+        if not 1 <= side <= 256:
+            raise InputError(f"{name} {side} is outside 1 to 256, which fit a byte: choose 64")
+    if sample_format.bits > 8:
+        raise InputError(
+            f"sample format {sample_format} has {sample_format.bits} bits, the serial line 8: "
+            "quantize with --state-bits 8"
+        )
+
+
+def encode_samples(codes: IntArray, mask: NDArray[np.bool_]) -> bytes:
+    """Commands for the samples of a frame: codes (H, W) where the mask is."""
+    y, x = np.nonzero(mask)
+    packed = np.stack([np.full_like(x, EVENT), x, y, codes[y, x] & 0xFF], axis=1)
+    return packed.astype(np.uint8).tobytes()
+
+
+def decode_prediction(answer: bytes, height: int, width: int) -> IntArray:
+    """Codes (H, W) of the answer to `F`."""
+    return np.frombuffer(answer, np.int8).reshape(height, width).astype(np.int64)
+
+
+def decode_channel(answer: bytes, height: int, width: int, format: QFormat) -> IntArray:
+    """Codes (H, W) of the answer to `R`."""
+    codes = np.frombuffer(answer, "<i2").reshape(height, width).astype(np.int64)
+    return codes if format.signed else codes & ((1 << format.bits) - 1)

@@ -1,0 +1,124 @@
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scotopia.cli import board as boards
+from scotopia.hdl.serial_protocol import EVENT, FRAME, STATUS
+from scotopia.model.errors import InputError
+from scotopia.model.sampling import sample_mask
+from scotopia.quantize.integer_rule import IntegerRule
+
+Make = Callable[..., Any]  # a fixture of conftest.py
+
+HEIGHT, WIDTH = 5, 6
+
+
+class FakeBoard:
+    """A board that is the golden model, wrong in as many codes of each frame as it is told."""
+
+    def __init__(self, rule: IntegerRule, wrong: int = 0, frames: int = 0) -> None:
+        self.rule, self.wrong, self.frames = rule, wrong, frames
+        self.state = rule.initial_state(HEIGHT, WIDTH)
+        self.sample = np.zeros((HEIGHT, WIDTH), np.int64)
+        self.valid = np.zeros((HEIGHT, WIDTH), bool)
+        self.answer = b""
+
+    def write(self, data: bytes) -> int:
+        rest = list(data)
+        while rest:
+            command = rest.pop(0)
+            if command == EVENT:
+                x, y, code = rest.pop(0), rest.pop(0), rest.pop(0)
+                self.sample[y, x] = code - 256 * (code > 127)
+                self.valid[y, x] = True
+            elif command == FRAME:
+                for _ in range(self.rule.config.steps_per_frame):
+                    self.state = self.rule.step(self.state, self.sample, self.valid)
+                codes = self.state[0].copy()
+                codes.flat[: self.wrong] ^= 1
+                self.answer += codes.astype(np.int8).tobytes()
+                self.valid[:] = False
+                self.frames += 1
+            elif command == STATUS:
+                self.answer += struct.pack("<HHBB", self.frames, 0, 0, 0)
+        return len(data)
+
+    def read(self, count: int) -> bytes:
+        answer, self.answer = self.answer[:count], self.answer[count:]
+        return answer
+
+
+@pytest.fixture
+def rule(small_config: Make, random_rule: Make) -> IntegerRule:
+    made: IntegerRule = random_rule(1, small_config())
+    return made
+
+
+@pytest.fixture
+def frames() -> Any:
+    return np.random.default_rng(2).random((4, HEIGHT, WIDTH)).astype(np.float32)
+
+
+def test_board_sees_what_the_golden_model_sees(rule: IntegerRule, frames: Any) -> None:
+    board = FakeBoard(rule)
+    played = list(boards.play(rule, frames, board, density=0.3, seed=5, compare=True))
+    assert [frame.wrong for frame in played] == [0] * 4
+    mask, state = sample_mask(frames.shape, 0.3, 5), rule.initial_state(HEIGHT, WIDTH)
+    for frame, visible, seen in zip(frames, mask, played, strict=True):
+        for _ in range(rule.config.steps_per_frame):
+            state = rule.step(state, rule.sample_codes(frame), visible)
+        np.testing.assert_array_equal(seen.prediction, rule.pixels(state[0]))
+        error = np.mean((seen.prediction - frame) ** 2)
+        assert seen.psnr == pytest.approx(-10 * np.log10(error), abs=1e-4)
+
+
+def test_wrong_codes_are_counted(rule: IntegerRule, frames: Any) -> None:
+    played = boards.play(rule, frames, FakeBoard(rule, wrong=3), density=0.3, seed=5, compare=True)
+    assert [frame.wrong for frame in played] == [3] * 4
+
+
+def test_board_that_has_run_is_not_compared(rule: IntegerRule, frames: Any) -> None:
+    board = FakeBoard(rule, frames=7)
+    with pytest.raises(InputError) as caught:
+        next(boards.play(rule, frames, board, density=0.3, seed=5, compare=True))
+    assert str(caught.value) == (
+        "the board has run 7 frames already, so its state is not the golden model's: load the "
+        "bitstream again"
+    )
+    assert next(boards.play(rule, frames, board, density=0.3, seed=5, compare=False)).wrong is None
+
+
+def test_board_that_does_not_answer_is_named(rule: IntegerRule) -> None:
+    board = FakeBoard(rule)
+    board.write = lambda data: len(data)  # type: ignore[method-assign]
+    with pytest.raises(InputError) as caught:
+        boards.status(board)
+    assert str(caught.value) == (
+        "the board answered 0 of 6 bytes: check port, rule and size, and load the bitstream again"
+    )
+
+
+def test_unknown_board_is_refused(rule: IntegerRule, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        boards.build(rule, 4, 4, "icebreaker", tmp_path / "out", 115200)
+    assert str(caught.value) == "board 'icebreaker' is unknown: choose one of ulx3s-85f"
+    assert not (tmp_path / "out").exists()
+
+
+def test_picture_is_two_rows_a_line() -> None:
+    text = boards.as_blocks(np.array([[0, 1], [1, 0], [0.5, 0.5]], np.float32))
+    upper, lower = text.splitlines()
+    assert upper == "\x1b[38;5;232;48;5;255m▀\x1b[38;5;255;48;5;232m▀\x1b[0m"
+    assert lower.count("▀") == 2
+
+
+def test_frames_are_named_as_they_come(rule: IntegerRule, frames: Any) -> None:
+    said: list[str] = []
+    played = boards.play(rule, frames, FakeBoard(rule, 2), density=0.3, seed=5, compare=True)
+    done = boards.show(played, said.append, live=False)
+    assert said[1] == f"frame 1: {done[1].psnr:.2f} dB, 2 codes wrong"
+    assert len(said) == len(done) == 4
