@@ -506,7 +506,7 @@ def sweep(
         calibration=calibration_clips(calibrate or []),
         density=density,
         drift_steps=drift_steps,
-        estimate=sweeping.lut4_per_cell,
+        estimate=sweeping.cycles_per_step,
     )
     job = sweeping.Job(grid, out, scheduler, workers)
     outcome = sweeping.run_sweep(job, progress_bar(), console)
@@ -573,20 +573,30 @@ def fpga(
     rule: RuleArgument = "retina-int",
     height: HeightOption = 16,
     width: WidthOption = 16,
-    device: Annotated[
-        str,
+    size: Annotated[
+        list[str] | None,
         typer.Option(
-            help="ecp5-25k, ecp5-45k, ecp5-85k, ice40-hx8k, ice40-up5k, gowin-gw1nr9 or "
-            "gowin-gw2a18."
+            metavar="HxW", help="Instead of height and width; several times to compare sizes."
         ),
-    ] = "ecp5-85k",
-    route: Annotated[
-        bool, typer.Option("--route/--synthesis-only", help="Whether to place and route.")
-    ] = True,
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ecp5-25k, ecp5-45k, ecp5-85k (the default), ice40-hx8k, ice40-up5k, "
+            "gowin-gw1nr9 or gowin-gw2a18; several times to compare devices."
+        ),
+    ] = None,
+    stage: Annotated[
+        str, typer.Option(help="synth, to count only, or route, to place and route, too.")
+    ] = "route",
     frequency: Annotated[
         float, typer.Option(help="Clock that the router aims for, in MHz.")
     ] = 100.0,
     seed: Annotated[int, typer.Option(help="Of the placer.")] = 1,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds that one run of a tool may take; by default any."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder that keeps Verilog, netlists and logs."),
@@ -599,29 +609,36 @@ def fpga(
     """Synthesize, place and route an array: what it takes of an FPGA, and how fast it is.
 
     Needs the extra `fpga`. A first run compiles the tools, for a minute or two.
+
+    LUT4 and block RAMs are estimated for ECP5, whatever the device. Of several
+    arrays, those that do not fit are named; exit status 1 if there are any.
     """
-    from scotopia.model.files import write_atomically
+    from . import fpga as measuring
 
-    from .fpga import as_json, as_markdown, as_table
-    from .fpga import fpga as measure_fpga
-
-    with console.status("emitting") as status:
-        report, expected = measure_fpga(
-            rule,
-            height,
-            width,
-            device,
-            route=route,
-            frequency=frequency,
-            seed=seed,
-            out=out,
-            on_tool=lambda name: status.update(name),
-        )
-    console.print(as_table(report, expected))
-    write_json(json_file, as_json(rule, report, expected))
-    if markdown:
-        text = as_markdown(rule, report, expected)
-        write_atomically(markdown, lambda path: path.write_text(text))
+    sizes = [measuring.parse_size(text) for text in size] if size else [(height, width)]
+    job = measuring.Job(
+        rule,
+        list(dict.fromkeys(sizes)),
+        list(dict.fromkeys(device or ["ecp5-85k"])),
+        stage=stage,
+        frequency=frequency,
+        seed=seed,
+        timeout=timeout,
+        out=out,
+    )
+    with console.status("compiling the rule") as status:
+        outcome = measuring.run_fpga(job, lambda name: status.update(name))
+    if outcome.measured:
+        # Rather wider than the terminal than with figures cut short.
+        Console(width=max(console.width, 120)).print(measuring.as_table(outcome))
+    for refusal in outcome.refused:
+        console.print(refusal, soft_wrap=True, markup=False)
+    write_json(json_file, measuring.as_json(outcome))
+    if markdown is not None:
+        text = measuring.as_markdown(outcome)
+        write_atomically(markdown, lambda temporary: temporary.write_text(text, "utf-8"))
+    if outcome.refused:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -676,6 +693,75 @@ def verify(
     console.print(proof_table(stages))
     write_json(json_file, proof_json(stages))
     if not all(stage.passed for stage in stages):
+        raise typer.Exit(1)
+
+
+@app.command()
+def board(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    rule: RuleArgument = "retina-int",
+    height: HeightOption = 16,
+    width: WidthOption = 16,
+    name: Annotated[str, typer.Option("--board", help="ulx3s-85f.")] = "ulx3s-85f",
+    baud: Annotated[int, typer.Option(help="Bits a second of the serial line.")] = 3_000_000,
+) -> None:
+    """Build the bitstream of an array for a board, with a serial line to a host.
+
+    Needs the extras `fpga` and `board`.
+    """
+    from scotopia.quantize.integer_rule import IntegerRule
+
+    from .board import build
+    from .rules import rule_path
+
+    integer = IntegerRule.load(rule_path(rule))
+    with console.status(f"building for {name}"):
+        bitstream = build(integer, height, width, name, out, baud)
+    console.print(f"{bitstream}: {height} x {width} cells, {bitstream.stat().st_size:,} bytes")
+
+
+@app.command()
+def play(
+    clip: Annotated[str, typer.Argument(help="davis_road (in the package), or any clip.")],
+    port: Annotated[str, typer.Option(help="The board's serial port, as /dev/ttyUSB0.")],
+    rule: Annotated[str, typer.Option(help="The rule on the board.")] = "retina-int",
+    height: HeightOption = 16,
+    width: WidthOption = 16,
+    frames: Annotated[int, typer.Option(help="Frames to play.")] = 100,
+    density: DensityOption = 0.01,
+    seed: SeedOption = 0,
+    baud: Annotated[int, typer.Option(help="Bits a second of the serial line.")] = 3_000_000,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Count codes that differ from the golden model's.")
+    ] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Play a clip's centre through a board, and show what it sees.
+
+    Needs the extra `board`. Exit status 1 if codes differ, with --compare.
+    """
+    from scotopia.model.video import resolve_clip
+    from scotopia.quantize.integer_rule import IntegerRule
+    from scotopia.sim.stimulus import central_crop
+
+    from . import board as boards
+    from .rules import rule_path
+
+    integer = IntegerRule.load(rule_path(rule))
+    source = resolve_clip(clip, size=max(128, height, width))
+    crop = central_crop(source.frames, source.name, height, width, frames)
+    played = boards.play(
+        integer,
+        crop,
+        boards.open_port(port, baud),
+        density=density,
+        seed=seed,
+        compare=compare,
+    )
+    done = boards.show(played, console.print, live=console.is_terminal)
+    psnr, wrong = [frame.psnr for frame in done], [frame.wrong for frame in done]
+    write_json(json_file, {"psnr": psnr, "wrong": wrong})
+    if any(wrong):
         raise typer.Exit(1)
 
 

@@ -1,4 +1,3 @@
-# TO THE HELPER: read hdl/READ_ME_FIRST_fpga_helper.txt; do not write this file anew.
 """What the array takes of an FPGA: synthesis, placement and routing by open tools.
 
 Yosys and nextpnr come from PyPI as WebAssembly (YoWASP), so that nothing else has to be installed;
@@ -23,8 +22,18 @@ from scotopia.model.errors import InputError
 from .emit import emit
 from .program import Program
 
+#: How far an array is taken: counted after synthesis, or placed and routed, too.
+STAGES = ("synth", "route")
+
 #: Of a tool's log, shown when it fails.
 LAST_LINES = 5
+
+#: The resources that are counted, and what users call them.
+RESOURCES = {"lut4": "LUT4", "ff": "flip-flops", "bram": "block RAMs", "dsp": "DSPs"}
+
+
+class DoesNotFitError(InputError):
+    """An array is too large for a device."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +47,19 @@ class Family:
     router
         Program of nextpnr.
     lut4, ff, bram, dsp
-        How many of a resource each cell of a netlist takes.
+        How many of a resource each cell of a netlist takes; of flip-flops, those whose name
+        begins so take one.
     routed
-        What nextpnr's report calls these resources, as far as it counts them.
+        The same of nextpnr's report, as far as it counts a resource.
     """
 
     synthesis: str
     router: str
     lut4: Mapping[str, int]
-    ff: re.Pattern[str]
+    ff: str
     bram: Mapping[str, int]
     dsp: Mapping[str, int]
-    routed: Mapping[str, str]
+    routed: Mapping[str, Mapping[str, int]]
 
 
 ECP5 = Family(
@@ -58,36 +68,71 @@ ECP5 = Family(
     router="nextpnr-ecp5",
     # A carry cell takes two sites; 16 x 4 bits of RAM take four, and two to write them.
     lut4={"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
-    ff=re.compile("TRELLIS_FF"),
+    ff="TRELLIS_FF",
     bram={"DP16KD": 1, "PDPW16KD": 1},
     dsp={"MULT18X18D": 1},
-    routed={"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "MULT18X18D"},
+    # TRELLIS_COMB has the sites of carries and of RAM in it, those that write it included.
+    routed={
+        "lut4": {"TRELLIS_COMB": 1},
+        "ff": {"TRELLIS_FF": 1},
+        "bram": {"DP16KD": 1},
+        "dsp": {"MULT18X18D": 1},
+    },
 )
 ICE40 = Family(
     synthesis="synth_ice40",
     router="nextpnr-ice40",
+    # Most carries share a logic cell with a LUT4: those that do not, only the router knows.
     lut4={"SB_LUT4": 1},
-    ff=re.compile("SB_DFF"),
+    ff="SB_DFF",
     bram={"SB_RAM40_4K": 1},
     dsp={"SB_MAC16": 1},
-    # A logic cell holds a LUT4, a flip-flop and a carry: what one has, the other cannot use.
-    routed={"lut4": "ICESTORM_LC", "bram": "ICESTORM_RAM", "dsp": "ICESTORM_DSP"},
+    # A logic cell holds a LUT4, a flip-flop and a carry: a lone flip-flop takes its LUT4, too.
+    routed={
+        "lut4": {"ICESTORM_LC": 1},
+        "bram": {"ICESTORM_RAM": 1},
+        "dsp": {"ICESTORM_DSP": 1},
+    },
 )
 GOWIN = Family(
     synthesis="synth_gowin -nowidelut",
     router="nextpnr-himbaechel-gowin",
-    lut4={"LUT1": 1, "LUT2": 1, "LUT3": 1, "LUT4": 1, "ALU": 1, "RAM16SDP4": 4},
-    ff=re.compile("DFF"),
-    bram={"SDPB": 1, "SDPX9B": 1, "DPB": 1, "DPX9B": 1, "SPX9": 1, "SP": 1, "pROM": 1},
+    # Where nextpnr puts RAM, none of the eight LUT4 of a block is left for logic.
+    lut4={"LUT1": 1, "LUT2": 1, "LUT3": 1, "LUT4": 1, "INV": 1, "ALU": 1, "RAM16SDP4": 8},
+    ff="DFF",
+    bram={name: 1 for name in ("SP", "SPX9", "SDPB", "SDPX9B", "DPB", "DPX9B", "pROM", "pROMX9")},
     dsp={"MULT18X18": 1},
-    routed={"lut4": "LUT4", "ff": "DFF", "bram": "BSRAM"},
+    # A LUT4 beside a flip-flop may serve as a mere wire to it; nextpnr counts that, too.
+    routed={
+        "lut4": {"LUT4": 1, "ALU": 1, "RAM16SDP4": 8},
+        "ff": {"DFF": 1},
+        "bram": {"BSRAM": 1},
+        "dsp": {"MULT18X18": 1},
+    },
 )
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device: how to name it to the router, and what it has. Figures are its data sheet's."""
+    """A device: how to name it to the router, and what it has. Figures are its data sheet's.
 
+    Attributes
+    ----------
+    part
+        Its maker's name for it.
+    family
+        Which.
+    arguments
+        What tells nextpnr.
+    pins
+        That its package has for signals.
+    lut4, ff, bram, dsp
+        What it has.
+    locations
+        Pins of `clk`, `in` and `out` of `pin_saver`, for a router that does not choose any.
+    """
+
+    part: str
     family: Family
     arguments: tuple[str, ...]
     pins: int
@@ -95,47 +140,55 @@ class Device:
     ff: int
     bram: int
     dsp: int
+    locations: Mapping[str, str] | None = None
 
 
 def _ecp5(size: str, package: str, pins: int, lut4: int, bram: int, dsp: int) -> Device:
     arguments = (f"--{size}", "--package", package, "--speed", "6", "--lpf-allow-unconstrained")
-    return Device(ECP5, arguments, pins, lut4, lut4, bram, dsp)
+    return Device(f"LFE5U-{size[:2]}F-6 {package}", ECP5, arguments, pins, lut4, lut4, bram, dsp)
+
+
+def _ice40(part: str, package: str, pins: int, cells: int, bram: int, dsp: int) -> Device:
+    arguments = (f"--{part.lower()}", "--package", package, "--pcf-allow-unconstrained")
+    return Device(f"iCE40{part} {package}", ICE40, arguments, pins, cells, cells, bram, dsp)
 
 
 DEVICES = {
     "ecp5-25k": _ecp5("25k", "CABGA381", 197, 24_288, 56, 28),
     "ecp5-45k": _ecp5("45k", "CABGA554", 245, 43_848, 108, 72),
     "ecp5-85k": _ecp5("85k", "CABGA756", 365, 83_640, 208, 156),
-    "ice40-hx8k": Device(
-        ICE40, ("--hx8k", "--package", "ct256", "--pcf-allow-unconstrained"), 206, 7_680, 7_680,
-        32, 0,
-    ),
-    "ice40-up5k": Device(
-        ICE40, ("--up5k", "--package", "sg48", "--pcf-allow-unconstrained"), 36, 5_280, 5_280, 30, 8
-    ),
+    "ice40-hx8k": _ice40("HX8K", "ct256", 206, 7_680, 32, 0),
+    "ice40-up5k": _ice40("UP5K", "sg48", 39, 5_280, 30, 8),
     "gowin-gw1nr9": Device(
+        "GW1NR-LV9QN88PC6/I5",
         GOWIN,
         ("--device", "GW1NR-LV9QN88PC6/I5", "--vopt", "family=GW1N-9C"),
-        60, 8_640, 6_480, 26, 20,
+        *(71, 8_640, 6_480, 26, 20),
+        locations={"clk": "52", "in": "3", "out": "10"},
     ),
     "gowin-gw2a18": Device(
+        "GW2A-LV18PG256C8/I7",
         GOWIN,
         ("--device", "GW2A-LV18PG256C8/I7", "--vopt", "family=GW2A-18"),
-        200, 20_736, 15_552, 46, 48,
+        *(207, 20_736, 15_552, 46, 48),
+        locations={"clk": "H11", "in": "T10", "out": "C13"},
     ),
 }
 
 
 @dataclass(frozen=True)
-class Report:
+class FpgaReport:
     """What an array takes of a device.
 
     Attributes
     ----------
     device, height, width
         Which.
+    stage
+        One of `STAGES`: whether the counts are those of synthesis, or of the router.
     lut4, ff, bram, dsp
-        Of the whole design. Sites that carry chains and distributed RAM take count as LUT4.
+        Of the whole design. Sites that carry chains and distributed RAM take count as LUT4; on
+        iCE40, once routed, so do those of lone flip-flops.
     lut4_per_cell
         Of the array: a row of cells, synthesized alone, by its cells.
     ff_per_cell
@@ -143,13 +196,20 @@ class Report:
     available
         What the device has, by resource.
     cells_that_fit
-        How many cells of such rows the device could hold, by its scarcest resource.
+        How many cells, in such rows, the device has room for after synthesis: a router seldom
+        fills the last tenth.
+    limit
+        The resource that allows no more.
     cycles_per_frame
         As in `Estimate`.
     fmax_mhz
         Clock that the router achieved; None if nothing was routed.
+    clock_mhz
+        That clock, or else the one assumed.
     frames_per_second
-        At that clock.
+        At `clock_mhz`, without the clocks that samples take.
+    pin_saver
+        Whether the router's figures have `pin_saver` in them: two flip-flops or so a port's bit.
     seconds
         That each tool took.
     """
@@ -157,6 +217,7 @@ class Report:
     device: str
     height: int
     width: int
+    stage: str
     lut4: int
     ff: int
     bram: int
@@ -165,119 +226,41 @@ class Report:
     ff_per_cell: float
     available: dict[str, int]
     cells_that_fit: int
+    limit: str
     cycles_per_frame: int
     fmax_mhz: float | None
-    frames_per_second: float | None
+    clock_mhz: float
+    frames_per_second: float
+    pin_saver: bool
     seconds: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all fields by name, for JSON."""
-        return dataclasses.asdict(self)
+        """Return all fields and the utilization by name, for JSON."""
+        return dataclasses.asdict(self) | {"utilization": self.utilization}
 
     @property
     def utilization(self) -> dict[str, float]:
-        """Share of each resource of the device that is taken."""
+        """Share of each resource of the device that is taken; none for those it lacks."""
         return {
             name: getattr(self, name) / count for name, count in self.available.items() if count
         }
 
 
-def measure(
-    program: Program,
-    height: int,
-    width: int,
-    device: str,
-    folder: Path,
-    *,
-    cycles_per_frame: int,
-    route: bool = True,
-    frequency: float = 100.0,
-    seed: int = 1,
-    on_tool: Callable[[str], None] = lambda name: None,
-) -> Report:
-    """Synthesize an array for a device, and place and route it.
-
-    Parameters
-    ----------
-    device
-        One of `DEVICES`.
-    folder
-        Where the Verilog, the netlists and the tools' logs go.
-    cycles_per_frame
-        From `estimate`.
-    route
-        Whether to place and route.
-    frequency
-        Clock in MHz that the router aims for.
-    seed
-        Of the placer.
-    on_tool
-        Called with what is done, before it is.
+def find_device(name: str) -> Device:
+    """Return a device by its name.
 
     Raises
     ------
     InputError
-        If the device is unknown, the design does not fit it, or a tool is missing or fails.
+        If there is none of that name.
     """
-    if device not in DEVICES:
-        raise InputError(f"device {device!r} is unknown: choose one of {', '.join(DEVICES)}")
-    part = DEVICES[device]
-    family = part.family
-    yosys, router = find_tool("yosys"), find_tool(family.router) if route else []
-    seconds = {}
-    manifest = emit(program, height, width, folder)
-    sources = " ".join(manifest["sources"])
-    (folder / "pins.v").write_text(pin_saver(folder / "retina.v"))
-
-    # Yosys's WebAssembly build writes to no folder but the one it is in, and its output ends when
-    # it calls ABC: statistics go to files.
-    on_tool(f"yosys: a row of {width} cells")
-    row = synthesize(yosys, family, "pixel_row", "pixel_row.v", folder)
-    on_tool(f"yosys: {height} x {width} cells for {device}")
-    start = time.perf_counter()
-    saved = _count_pins(folder / "retina.v") > part.pins
-    used = synthesize(yosys, family, "pins" if saved else "retina", f"{sources} pins.v", folder)
-    seconds["yosys"] = time.perf_counter() - start
-    available = {name: getattr(part, name) for name in ("lut4", "ff", "bram", "dsp")}
-    for name, count in available.items():
-        if used[name] > count:
-            raise InputError(
-                f"an array of {height} x {width} cells needs {used[name]} {name}, {device} has "
-                f"{count}: choose a smaller array or a larger device"
-            )
-    shared = {name: used[name] - height * row[name] for name in available}
-    rows = min(
-        (available[name] - shared[name]) // row[name] for name in available if row[name]
-    )
-
-    fmax = None
-    if route:
-        on_tool(f"{family.router}: {height} x {width} cells on {device}")
-        start = time.perf_counter()
-        routed = _route(router, part, "pins" if saved else "retina", folder, frequency, seed)
-        seconds["nextpnr"] = time.perf_counter() - start
-        for name, bel in family.routed.items():
-            if bel in routed["utilization"]:
-                used[name] = int(routed["utilization"][bel]["used"])
-        fmax = min(clock["achieved"] for clock in routed["fmax"].values())
-    return Report(
-        device=device,
-        height=height,
-        width=width,
-        **used,
-        lut4_per_cell=row["lut4"] / width,
-        ff_per_cell=row["ff"] / width,
-        available=available,
-        cells_that_fit=rows * width,
-        cycles_per_frame=cycles_per_frame,
-        fmax_mhz=fmax,
-        frames_per_second=fmax * 1e6 / cycles_per_frame if fmax else None,
-        seconds=seconds,
-    )
+    if name not in DEVICES:
+        raise InputError(f"device {name!r} is unknown: choose one of {', '.join(DEVICES)}")
+    return DEVICES[name]
 
 
-def find_tool(name: str) -> list[str]:
-    """Return the command that starts Yosys or a nextpnr.
+def find_tool(name: str) -> str:
+    """Return the program that is Yosys or a nextpnr.
 
     Raises
     ------
@@ -288,80 +271,284 @@ def find_tool(name: str) -> list[str]:
     for candidate in (f"yowasp-{name}", name):
         found = shutil.which(candidate, path=beside)
         if found:
-            return [found]
+            return found
     raise InputError(f"{name} is not installed: pip install 'scotopia[fpga]'")
 
 
+def check(device: str, stage: str, frequency: float) -> None:
+    """Refuse at once what would fail after minutes.
+
+    Raises
+    ------
+    InputError
+        If the device or the stage is unknown, the frequency is none, or a tool is missing.
+    """
+    part = find_device(device)
+    if stage not in STAGES:
+        raise InputError(f"stage {stage!r} is unknown: choose one of {', '.join(STAGES)}")
+    if not 0 < frequency < float("inf"):
+        raise InputError(f"frequency {frequency} MHz is none: choose 100, for instance")
+    find_tool("yosys")
+    if stage == "route":
+        find_tool(part.family.router)
+
+
+def measure(
+    program: Program,
+    height: int,
+    width: int,
+    device: str,
+    folder: Path,
+    *,
+    cycles_per_frame: int,
+    assumed_mhz: float,
+    stage: str = "route",
+    frequency: float = 100.0,
+    seed: int = 1,
+    timeout: float | None = None,
+    on_tool: Callable[[str], None] = lambda name: None,
+) -> FpgaReport:
+    """Synthesize an array for a device, and place and route it.
+
+    Parameters
+    ----------
+    device
+        One of `DEVICES`.
+    folder
+        Where the Verilog, the netlists and the tools' logs go.
+    cycles_per_frame, assumed_mhz
+        From `estimate`; the clock counts if nothing is routed.
+    stage
+        One of `STAGES`, where to end.
+    frequency
+        Clock in MHz that the router aims for.
+    seed
+        Of the placer.
+    timeout
+        Seconds that one run of a tool may take; None for any.
+    on_tool
+        Called with what is done, before it is.
+
+    Raises
+    ------
+    DoesNotFitError
+        If the device is too small.
+    InputError
+        As `check`, or if a tool fails or takes too long.
+    """
+    check(device, stage, frequency)
+    part = DEVICES[device]
+    family = part.family
+    seconds = {"yosys": 0.0}
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = emit(program, height, width, folder)
+    sources, top = manifest["sources"], manifest["top"]
+
+    def count(name: str, top: str, files: list[str]) -> dict[str, int]:
+        on_tool(f"yosys: {name} for {device}")
+        start = time.perf_counter()
+        used = synthesize(family, top, files, folder, timeout)
+        seconds["yosys"] += time.perf_counter() - start
+        return used
+
+    array = f"{height} x {width} cells"
+    row = count(f"a row of {width} cells", "pixel_row", ["pixel_row.v"])
+    used = count(array, top, sources)
+    available = {name: int(getattr(part, name)) for name in RESOURCES}
+    for name, has in available.items():
+        if used[name] > has:
+            raise _refusal(array, device, used[name], RESOURCES[name], has)
+    rows, limit = rows_that_fit(used, row, height, available)
+
+    fmax, saved = None, False
+    if stage == "route":
+        saved = part.locations is not None or count_pins(folder / f"{top}.v") > part.pins
+        if saved:
+            (folder / "pins.v").write_text(pin_saver(folder / f"{top}.v", top))
+            top = "pins"
+            count(f"{array} behind three pins", top, [*sources, "pins.v"])
+        on_tool(f"{family.router}: {array} on {device}")
+        start = time.perf_counter()
+        routed, fmax = _route(part, top, folder, frequency, seed, timeout, (array, device))
+        seconds["nextpnr"] = time.perf_counter() - start
+        used |= routed
+    clock = fmax or assumed_mhz
+    return FpgaReport(
+        device=device,
+        height=height,
+        width=width,
+        stage=stage,
+        **used,
+        lut4_per_cell=row["lut4"] / width,
+        ff_per_cell=row["ff"] / width,
+        available=available,
+        cells_that_fit=rows * width,
+        limit=limit,
+        cycles_per_frame=cycles_per_frame,
+        fmax_mhz=fmax,
+        clock_mhz=clock,
+        frames_per_second=clock * 1e6 / cycles_per_frame,
+        pin_saver=saved,
+        seconds=seconds,
+    )
+
+
 def synthesize(
-    yosys: list[str], family: Family, top: str, sources: str, folder: Path
+    family: Family, top: str, sources: list[str], folder: Path, timeout: float | None = None
 ) -> dict[str, int]:
-    """Synthesize `top` into `top.json`, and count lut4, ff, bram and dsp."""
+    """Synthesize `top` into `top.json`, and count lut4, ff, bram and dsp.
+
+    Raises
+    ------
+    InputError
+        If Yosys is missing or fails.
+    """
     script = folder / f"{top}.ys"
+    # Yosys's WebAssembly build writes to no folder but the one it is in, and its output ends when
+    # it calls ABC: statistics go to a file.
     script.write_text(
-        f"read_verilog {sources}\n"
+        f"read_verilog {' '.join(sources)}\n"
         f"{family.synthesis} -top {top} -json {top}.json\n"
         f"tee -q -o {top}.stat.json stat -json\n"
     )
-    statistics = folder / f"{top}.stat.json"
+    statistics, log = folder / f"{top}.stat.json", folder / f"{top}.yosys.log"
     statistics.unlink(missing_ok=True)
-    run([*yosys, "-q", script.name], folder / f"{top}.yosys.log", script.name)
+    run([find_tool("yosys"), "-q", script.name], log, script.name, timeout)
     try:
-        design = json.loads(statistics.read_text())["design"]["num_cells_by_type"]
-    except (OSError, ValueError, KeyError) as error:
+        return count_cells(family, statistics.read_text())
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"yosys left no statistics in {statistics} ({error.__class__.__name__}): "
-            f"see {folder / f'{top}.yosys.log'}"
+            f"--out FOLDER keeps {log.name}"
         ) from error
-    return count_cells(family, design)
 
 
-def count_cells(family: Family, cells: Mapping[str, int]) -> dict[str, int]:
-    """Sum up what the cells of a netlist take: lut4, ff, bram, dsp."""
+def count_cells(family: Family, statistics: str) -> dict[str, int]:
+    """Sum up what a netlist takes, from Yosys's `stat -json`: lut4, ff, bram, dsp."""
+    cells: dict[str, int] = json.loads(statistics)["design"]["num_cells_by_type"]
     totals = {
         name: sum(weights.get(cell, 0) * count for cell, count in cells.items())
         for name, weights in (("lut4", family.lut4), ("bram", family.bram), ("dsp", family.dsp))
     }
-    totals["ff"] = sum(count for cell, count in cells.items() if family.ff.match(cell))
+    totals["ff"] = sum(count for cell, count in cells.items() if cell.startswith(family.ff))
     return totals
 
 
+def rows_that_fit(
+    used: Mapping[str, int], row: Mapping[str, int], height: int, available: Mapping[str, int]
+) -> tuple[int, str]:
+    """Rows of cells that a device has room for beside what they share, and what allows no more."""
+    rows = {
+        name: (has - max(0, used[name] - height * row[name])) // row[name]
+        for name, has in available.items()
+        if row[name]
+    }
+    limit = min(rows, key=rows.__getitem__)
+    return rows[limit], limit
+
+
 def _route(
-    router: list[str], part: Device, top: str, folder: Path, frequency: float, seed: int
-) -> dict[str, Any]:
-    report = folder / "route.json"
+    part: Device,
+    top: str,
+    folder: Path,
+    frequency: float,
+    seed: int,
+    timeout: float | None,
+    names: tuple[str, str],
+) -> tuple[dict[str, int], float]:
+    report, log = folder / "route.json", folder / "nextpnr.log"
     report.unlink(missing_ok=True)
-    run(
-        [
-            *router,
-            *part.arguments,
-            *("--json", f"{top}.json", "--report", report.name, "--seed", str(seed)),
-            *("--freq", str(frequency), "--timing-allow-fail"),
-        ],
-        folder / "nextpnr.log",
-        f"{top}.json",
+    arguments = [*part.arguments]
+    if part.locations is not None:
+        lines = [f'IO_LOC "{port}" {pin};\n' for port, pin in part.locations.items()]
+        (folder / "pins.cst").write_text("".join(lines))
+        arguments += ["--vopt", "cst=pins.cst"]
+    try:
+        run(
+            [
+                *(find_tool(part.family.router), *arguments),
+                *("--json", f"{top}.json", "--report", report.name, "--seed", str(seed)),
+                # Too slow is a finding, not a failure.
+                *("--freq", str(frequency), "--timing-allow-fail"),
+            ],
+            log,
+            f"{top}.json",
+            timeout,
+        )
+    except InputError:
+        over = overfull(log.read_text(errors="replace"))
+        if over is None:
+            raise
+        name, needed, has = over
+        raise _refusal(*names, needed, name, has) from None
+    try:
+        return read_route(part.family, report.read_text())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{part.family.router} left no report in {report} ({error.__class__.__name__}): "
+            f"--out FOLDER keeps {log.name}"
+        ) from error
+
+
+def read_route(family: Family, report: str) -> tuple[dict[str, int], float]:
+    """Read what nextpnr's report counts of lut4, ff, bram and dsp, and the slowest clock in MHz."""
+    found = json.loads(report)
+    sites = found["utilization"]
+    used = {
+        name: sum(int(sites[site]["used"]) * count for site, count in weights.items())
+        for name, weights in family.routed.items()
+        # A device without DSPs has none in its report.
+        if all(site in sites for site in weights)
+    }
+    return used, min(float(clock["achieved"]) for clock in found["fmax"].values())
+
+
+_SITES = re.compile(r"^Info:\s+(\w+):\s+(\d+)/\s*(\d+)\s+\d+%$", re.MULTILINE)
+
+
+def overfull(log: str) -> tuple[str, int, int] | None:
+    """Find in nextpnr's log the sites of which most are missing: name, needed, and there are."""
+    sites = [(name, int(used), int(has)) for name, used, has in _SITES.findall(log)]
+    over = [site for site in sites if site[1] > site[2]]
+    return max(over, key=lambda site: site[1] - site[2], default=None)
+
+
+def _refusal(array: str, device: str, needed: int, name: str, has: int) -> DoesNotFitError:
+    return DoesNotFitError(
+        f"an array of {array} needs {needed:,} {name}, and {device} has {has:,}: "
+        "choose a smaller array, a smaller rule or a larger device"
     )
-    result: dict[str, Any] = json.loads(report.read_text())
-    return result
 
 
-def run(command: list[str], log: Path, file: str) -> None:
+def run(command: list[str], log: Path, file: str, timeout: float | None = None) -> None:
     """Run a tool in the log's folder.
 
     Raises
     ------
     InputError
-        If it fails: which tool, which file, and the last lines of its log.
+        If it fails or takes too long: which tool, which file, and the last lines of its log.
     """
+    tool = f"{Path(command[0]).name} on {log.parent / file}"
     with log.open("w") as output:
-        status = subprocess.run(
-            command, cwd=log.parent, stdout=output, stderr=subprocess.STDOUT, check=False
-        ).returncode
+        try:
+            status = subprocess.run(
+                command,
+                cwd=log.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            raise InputError(
+                f"{tool} took more than {timeout:g} s: raise --timeout, or choose a smaller array"
+            ) from None
     if status:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
         last = " | ".join([line for line in lines if line][-LAST_LINES:])
         raise InputError(
-            f"{Path(command[0]).name} failed on {log.parent / file} with status {status} ({last}): "
-            f"see {log}"
+            f"{tool} failed with status {status} ({last}): --out FOLDER keeps {log.name}"
         )
 
 
@@ -375,12 +562,13 @@ def _ports(verilog: Path) -> list[tuple[str, int, str]]:
     ]
 
 
-def _count_pins(verilog: Path) -> int:
+def count_pins(verilog: Path) -> int:
+    """Count the bits of all ports of a module that Amaranth emitted."""
     return sum(width for _, width, _ in _ports(verilog))
 
 
-def pin_saver(verilog: Path) -> str:
-    """Return Verilog of a module `pins` around a device: for packages of fewer pins than ports.
+def pin_saver(verilog: Path, top: str) -> str:
+    """Return Verilog of a module `pins` around `top`: for packages of fewer pins than ports.
 
     Inputs come from a shift register, and one pin is the parity of all outputs, so that nothing can
     be optimized away.
@@ -404,6 +592,6 @@ def pin_saver(verilog: Path) -> str:
         "    seen <= outputs;\n"
         "    out <= ^seen;\n"
         "  end\n"
-        f"  retina retina({', '.join(wires)});\n"
+        f"  {top} wrapped ({', '.join(wires)});\n"
         "endmodule\n"
     )
