@@ -8,9 +8,7 @@ adds.
 
 import dataclasses
 from dataclasses import dataclass
-from functools import reduce
 from math import ceil, inf
-from operator import and_, or_
 from typing import Any
 
 import numpy as np
@@ -96,7 +94,8 @@ class Estimate:
     program_bits
         Of the sequencer's program memory.
     block_rams
-        18-kbit block RAMs of the cells' memory and of the program's.
+        Fewest 18-kbit block RAMs for the cells' memory and the program's. Yosys takes some more for
+        the program.
     clock_mhz
         Assumed, not estimated.
     frames_per_second
@@ -188,7 +187,7 @@ def estimate(
         flip_flops=flip_flops * height * width + shared_flip_flops(program, height, width),
         program_bits=InstructionLayout(program).size * program_depth(program),
         block_rams=height * block_rams(program.planes, width)
-        + block_rams(program_depth(program), _varying_bits(program)),
+        + block_rams(program_depth(program), InstructionLayout(program).size),
         frames_per_second=clock_mhz * 1e6 / cycles,
     )
 
@@ -252,13 +251,6 @@ def shared_flip_flops(program: Program, height: int, width: int) -> int:
     random = height * REGISTER_BITS * program.lanes_take_noise
     row_buffer = program.operand_bits * width + 7
     return SEQUENCER_FF + height + width + row_buffer + rows + random
-
-
-def _varying_bits(program: Program) -> int:
-    """Bits of an instruction that are not the same in all of them: others take no memory."""
-    layout = InstructionLayout(program)
-    codes = [layout.encode(instruction) for instruction in program.instructions]
-    return (reduce(or_, codes) & ~reduce(and_, codes)).bit_count()
 
 
 def _distinct(layer: IntegerLayer) -> int:

@@ -120,8 +120,9 @@ class PixelRow(wiring.Component):
             depth=program.planes,
             init=[],
             # No program reads a plane in the clock in which it is written (`program.LATENCY`), so
-            # Yosys need not add the gates that would define what is read then.
-            attrs={"no_rw_check": 1},
+            # Yosys need not add the gates that would define what is read then. However few the
+            # cells, a plane is no job for their LUTs.
+            attrs={"no_rw_check": 1, "ram_style": "block"},
         )
         reading, writing = memory.read_port(), memory.write_port()
         m.d.comb += reading.addr.eq(control.read)

@@ -182,14 +182,8 @@ def test_array_costs_its_cells_and_what_they_share(tiny_rule: IntegerRule) -> No
     assert found.lut4 == 42 * 8 + shared_lut4(program, 6, 7)
     # A row of 7 bits fits one block RAM, and so does the program.
     assert found.block_rams == 6 * block_rams(program.planes, 7) + block_rams(
-        program_depth(program), varying_bits(program)
+        program_depth(program), InstructionLayout(program).size
     )
-
-
-def varying_bits(program: Program) -> int:
-    layout = InstructionLayout(program)
-    codes = np.array([layout.encode(instruction) for instruction in program.instructions])
-    return sum(len(set(codes >> bit & 1)) == 2 for bit in range(layout.size))
 
 
 #: LUT4 and flip-flops of sequencer, row buffer, and one row of cells, for n x n cells of the
