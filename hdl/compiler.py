@@ -472,7 +472,7 @@ class _Compiler:
         if shift < 0:
             terms = [replace(term, position=term.position - shift) for term in terms]
             constant, shift = constant << -shift, 0
-        total = self._start(terms, constant, shift, format, rounding)
+        total = self._start(terms, constant, shift, format, rounding, overflow)
         for term in terms:
             self._add(total, term)
         return self._finish(total, shift, format, place, rounding, overflow)
@@ -484,6 +484,7 @@ class _Compiler:
         shift: int,
         format: QFormat | None,
         rounding: Rounding | None = None,
+        overflow: Overflow | None = None,
     ) -> _Sum:
         """Begin a sum with its constant, and reserve what its terms will need."""
         rounding = rounding or self.rule.rounding
@@ -495,12 +496,11 @@ class _Compiler:
             known += max(half - 1, 0)
         elif rounding not in _EARLY:
             late = 2 * half
-        if format and format.signed:  # the same offset, now or in `_round`
-            offset = 1 << format.bits - 1 + shift
-            if late:
-                late += offset
-            else:
-                known += offset
+        offset = _offset(format, shift, overflow or self.rule.overflow)
+        if late:  # the same offset, but in `_round`
+            late += offset
+        else:
+            known += offset
         low = known + sum(term.range[0] for term in terms)
         high = known + sum(term.range[1] for term in terms)
         low, high = min(low, known, 0), max(high, known)
@@ -561,7 +561,8 @@ class _Compiler:
     ) -> Word:
         """Bring a sum to its format: in `place`, or where it is; release what it leaves."""
         rounding, overflow = rounding or self.rule.rounding, overflow or self.rule.overflow
-        self._round(total, shift, format, rounding)
+        offset = _offset(format, shift, overflow)
+        self._round(total, shift, offset, rounding)
         bits = format.bits
         lowest = total.plane + shift  # of the result, which is unsigned so far
         self._extend(total, shift + bits)
@@ -585,7 +586,7 @@ class _Compiler:
             self.gate = -1
             self._carry_or(lowest + bits, total.bits - shift - bits)
             self._select(lowest, bits, Addend.FLAG, here.plane)
-        if format.signed:
+        if offset:
             if overflow is Overflow.SAT_SYM:
                 # The carry becomes 1, and stays so as long as bits are 0.
                 self._emit(Instruction(1, addend=Addend.ONE, subtract=True))
@@ -604,11 +605,10 @@ class _Compiler:
             self.free[plane] = plane not in kept
         return here
 
-    def _round(self, total: _Sum, shift: int, format: QFormat, rounding: Rounding) -> None:
-        """Do that part of rounding which depends on the sum."""
+    def _round(self, total: _Sum, shift: int, offset: int, rounding: Rounding) -> None:
+        """Do that part of rounding which depends on the sum, and add the offset then."""
         if rounding in _EARLY or shift == 0:
             return
-        offset = 1 << format.bits - 1 + shift if format.signed else 0
         half = 1 << shift - 1
         # Now, for the carry has to stay between here and the addition.
         self._extend(total, required_bits(total.low, total.high + offset + 2 * half))
@@ -842,6 +842,12 @@ def operand_bits(rule: IntegerRule) -> int:
         *(format.bits + (not format.signed) for format in moved),
         *(format.bits for format in rule.channel_formats),
     )
+
+
+def _offset(format: QFormat | None, shift: int, overflow: Overflow) -> int:
+    """What makes all of a signed format unsigned, so that it is clipped like an unsigned one."""
+    clips = format is not None and format.signed and overflow is not Overflow.WRAP
+    return 1 << format.bits - 1 + shift if format is not None and clips else 0
 
 
 def _range(word: Word) -> tuple[int, int]:
