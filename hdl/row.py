@@ -109,8 +109,9 @@ class PixelRow(wiring.Component):
         def all_cells(bit: Value) -> Value:
             return bit.replicate(width)
 
-        # One register a row, or the sequencer would drive each of its signals across the chip.
-        control = Signal(ControlLayout(program), reset_less=True)
+        # One register a row, or the sequencer would drive each of its signals across the chip; kept,
+        # since to a tool they are all the same.
+        control = Signal(ControlLayout(program), reset_less=True, attrs={"keep": 1})
         m.d.sync += control.eq(self.control)
         row = Signal(reset_less=True)
         m.d.sync += row.eq(self.row)
