@@ -242,7 +242,7 @@ def shared_lut4(program: Program, height: int, width: int) -> int:
 
 
 def shared_flip_flops(program: Program, height: int, width: int) -> int:
-    """Flip-flops of the sequencer, the row buffer, and the register of control words in each row."""
+    """Flip-flops of the sequencer, the row buffer, and each row's register of control words."""
     size: int = ControlLayout(program).size
     rows = height * (size + 1)
     random = height * REGISTER_BITS * program.lanes_take_noise
