@@ -264,6 +264,25 @@ def test_another_rule_of_the_same_shape_can_be_loaded_between_frames(
         np.testing.assert_array_equal(found[number], state[0])
 
 
+def test_program_is_not_written_while_it_runs(tiny_rule: Make, random_stimulus: Make) -> None:
+    rule = tiny_rule()
+    program = Program.compile(rule)
+    stimulus = random_stimulus(rule, 6, 1, 2, 2)
+    device = Retina(program, 2, 2)
+    found = []
+
+    async def bench(ctx: Any) -> None:
+        await send(ctx, device, stimulus.samples[0], stimulus.mask[0])
+        await command(ctx, device, Op.RUN, 2)
+        await exchange(ctx, device, Register.PROGRAM_ADDRESS, program.entries["step"])
+        for _ in range(20):
+            await exchange(ctx, device, Register.PROGRAM_HIGH, 0)
+        found.append(await read_all(ctx, device))
+
+    simulate(device, bench)
+    np.testing.assert_array_equal(found, stimulus.expected[1:2])
+
+
 def test_shapes_that_differ_have_other_codes(tiny_rule: Make) -> None:
     program = Program.compile(tiny_rule())
     others = [Program.compile(tiny_rule(border="wrap")), Program.compile(tiny_rule("residual"))]
