@@ -242,9 +242,12 @@ def shared_lut4(program: Program, height: int, width: int) -> int:
 
 
 def shared_flip_flops(program: Program, height: int, width: int) -> int:
-    """Flip-flops of the sequencer, the row buffer, and each row's register of control words."""
+    """Flip-flops of the sequencer, the row buffer, and each row's register of control words.
+
+    Two control bits are for random bits alone, and gone where there are none.
+    """
     size: int = ControlLayout(program).size
-    rows = height * (size + 1)
+    rows = height * (size + 1 - 2 * (not program.lanes_take_noise))
     random = height * REGISTER_BITS * program.lanes_take_noise
     row_buffer = program.operand_bits * width + 7
     return SEQUENCER_FF + height + width + row_buffer + rows + random

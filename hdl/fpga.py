@@ -44,6 +44,10 @@ class Family:
     ----------
     synthesis
         Yosys's command.
+    rows_stay
+        Whether rows of cells stay modules of their own in the netlist. The register of control words
+        is the same in all of them: Yosys would make it one, and drive each of its signals across the
+        chip.
     router
         Program of nextpnr.
     lut4, ff, bram, dsp
@@ -54,6 +58,7 @@ class Family:
     """
 
     synthesis: str
+    rows_stay: bool
     router: str
     lut4: Mapping[str, int]
     ff: str
@@ -65,6 +70,7 @@ class Family:
 ECP5 = Family(
     # Wide multiplexers, which -nowidelut forbids, take several LUT4 each.
     synthesis="synth_ecp5 -nowidelut",
+    rows_stay=True,
     router="nextpnr-ecp5",
     # A carry cell takes two sites; 16 x 4 bits of RAM take four, and two to write them.
     lut4={"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
@@ -81,6 +87,7 @@ ECP5 = Family(
 )
 ICE40 = Family(
     synthesis="synth_ice40",
+    rows_stay=True,
     router="nextpnr-ice40",
     # Most carries share a logic cell with a LUT4: those that do not, only the router knows.
     lut4={"SB_LUT4": 1},
@@ -96,6 +103,8 @@ ICE40 = Family(
 )
 GOWIN = Family(
     synthesis="synth_gowin -nowidelut",
+    # Ports of every module would become pins.
+    rows_stay=False,
     router="nextpnr-himbaechel-gowin",
     # Where nextpnr puts RAM, none of the eight LUT4 of a block is left for logic.
     lut4={"LUT1": 1, "LUT2": 1, "LUT3": 1, "LUT4": 1, "INV": 1, "ALU": 1, "RAM16SDP4": 8},
@@ -145,6 +154,8 @@ class Device:
 
 def _ecp5(size: str, package: str, pins: int, lut4: int, bram: int, dsp: int) -> Device:
     arguments = (f"--{size}", "--package", package, "--speed", "6", "--lpf-allow-unconstrained")
+    # Its default router does not end in an hour where 64 x 64 cells fill the device.
+    arguments += ("--router", "router2")
     return Device(f"LFE5U-{size[:2]}F-6 {package}", ECP5, arguments, pins, lut4, lut4, bram, dsp)
 
 
@@ -406,8 +417,10 @@ def synthesize(
     script = folder / f"{top}.ys"
     # Yosys's WebAssembly build writes to no folder but the one it is in, and its output ends when
     # it calls ABC: statistics go to a file.
+    keep = "setattr -mod -set keep_hierarchy 1 pixel_row\n" * family.rows_stay
     script.write_text(
         f"read_verilog {' '.join(sources)}\n"
+        f"{keep}"
         f"{family.synthesis} -top {top} -json {top}.json\n"
         f"tee -q -o {top}.stat.json stat -json\n"
     )

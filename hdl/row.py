@@ -109,9 +109,8 @@ class PixelRow(wiring.Component):
         def all_cells(bit: Value) -> Value:
             return bit.replicate(width)
 
-        # One register a row, or the sequencer would drive each of its signals across the chip. To
-        # a tool they are all the same: they have to be kept.
-        control = Signal(ControlLayout(program), reset_less=True, attrs={"keep": 1})
+        # One register a row, or the sequencer would drive each of its signals across the chip.
+        control = Signal(ControlLayout(program), reset_less=True)
         m.d.sync += control.eq(self.control)
         row = Signal(reset_less=True)
         m.d.sync += row.eq(self.row)
