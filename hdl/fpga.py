@@ -87,7 +87,8 @@ ECP5 = Family(
 )
 ICE40 = Family(
     synthesis="synth_ice40",
-    rows_stay=True,
+    # The devices are small, and a lone flip-flop takes a LUT4.
+    rows_stay=False,
     router="nextpnr-ice40",
     # Most carries share a logic cell with a LUT4: those that do not, only the router knows.
     lut4={"SB_LUT4": 1},
