@@ -45,9 +45,9 @@ class Family:
     synthesis
         Yosys's command.
     rows_stay
-        Whether rows of cells stay modules of their own in the netlist. The register of control words
-        is the same in all of them: Yosys would make it one, and drive each of its signals across the
-        chip.
+        Whether rows of cells stay modules of their own in the netlist. The register of control
+        words is the same in all of them: Yosys would make it one, and drive each of its signals
+        across the chip.
     router
         Program of nextpnr.
     lut4, ff, bram, dsp
@@ -154,9 +154,11 @@ class Device:
 
 
 def _ecp5(size: str, package: str, pins: int, lut4: int, bram: int, dsp: int) -> Device:
-    arguments = (f"--{size}", "--package", package, "--speed", "6", "--lpf-allow-unconstrained")
-    # Its default router does not end in an hour where 64 x 64 cells fill the device.
-    arguments += ("--router", "router2")
+    arguments = (
+        *(f"--{size}", "--package", package, "--speed", "6", "--lpf-allow-unconstrained"),
+        # The default router does not end in an hour where 64 x 64 cells fill the device.
+        *("--router", "router2"),
+    )
     return Device(f"LFE5U-{size[:2]}F-6 {package}", ECP5, arguments, pins, lut4, lut4, bram, dsp)
 
 

@@ -31,12 +31,12 @@ async def stream_get(ctx: Any, port: stream.Interface) -> Any:
 
 
 def run_amaranth(program: Program, stimulus: Stimulus) -> tuple[IntArray, int]:
-    """Run a stimulus through the simulated device, reading every channel after every step.
+    """Run a stimulus through the simulated device, reading every channel.
 
     Returns
     -------
     states, cycles
-        (steps, C, H, W) codes, and the clock cycles of all that.
+        As `Stimulus.expected`, and the clock cycles of all that.
     """
     rule, (height, width) = program.rule, stimulus.shape
     device = Retina(program, height, width)
@@ -45,22 +45,25 @@ def run_amaranth(program: Program, stimulus: Stimulus) -> tuple[IntArray, int]:
     cycles = 0
 
     async def bench(ctx: Any) -> None:
-        nonlocal cycles
-        step = 0
+        steps = 0
         for samples, mask in zip(stimulus.samples, stimulus.mask, strict=True):
             for y, x in np.argwhere(mask):
                 event = {"x": int(x), "y": int(y), "code": int(samples[y, x])}
                 await stream_put(ctx, device.samples, event)
             for _ in range(rule.config.steps_per_frame):
                 await stream_put(ctx, device.commands, {"op": Op.RUN, "argument": 1})
+                steps += 1
+                if steps % stimulus.every:
+                    continue
                 for channel, format in enumerate(formats):
                     command = {"op": Op.READ, "argument": channel}
                     await stream_put(ctx, device.commands, command)
                     for y, x in np.ndindex(height, width):
                         pixel = await stream_get(ctx, device.pixels)
-                        states[step, channel, y, x] = decode(pixel.code, format)
+                        states[steps // stimulus.every - 1, channel, y, x] = decode(
+                            pixel.code, format
+                        )
                         assert (pixel.tuser, pixel.tlast) == (y == x == 0, x == width - 1)
-                step += 1
             await stream_put(ctx, device.commands, {"op": Op.FORGET, "argument": 0})
 
     async def count(ctx: Any) -> None:

@@ -19,30 +19,38 @@ RESULT = "result.npz"
 
 @cocotb.test()
 async def run_stimulus(dut: Any) -> None:
-    """Write `words`, uint8 (steps, bytes of the harness's `state`), `cycles` and `marks_wrong`."""
+    """Write `words`, uint8 (states, bytes of the harness's `state`), `cycles` and `marks_wrong`."""
     folder = Path(os.environ[FOLDER])
     stimulus = np.load(folder / "stimulus.npz", allow_pickle=False)
     steps_per_frame, patience = int(stimulus["steps_per_frame"]), int(stimulus["patience"])
+    every, steps = int(stimulus["every"]), 0
     out_bytes = (len(dut.state) + 7) // 8
     words: list[NDArray[np.uint8]] = []
 
-    dut.start.value = 0
+    dut.start.value = dut.load.value = 0
     await Timer(20, "ns")  # the harness resets the device
+    if program := int.from_bytes(stimulus["program"].tobytes(), "little"):
+        dut.words.value = program
+        dut.load.value = 1
     frames = [packed(stimulus[name]) for name in ("samples", "mask")]
     for sample, mask in zip(*frames, strict=True):
-        dut.samples.value = sample
-        dut.mask.value = mask
+        if mask:
+            dut.samples.value = sample
+            dut.mask.value = mask
         for step in range(steps_per_frame):
-            dut.sense.value = int(step == 0)
+            steps += 1
+            dut.sense.value = int(step == 0 and mask > 0)
+            dut.fetch.value = int(steps % every == 0)
             dut.forget.value = int(step == steps_per_frame - 1)
             dut.start.value = 1
             await First(FallingEdge(dut.done), Timer(100, "ns"))
-            dut.start.value = 0
+            dut.start.value = dut.load.value = 0
             answer = await First(RisingEdge(dut.done), late := Timer(patience, "ns"))
             if answer is late:
                 break
-            word = dut.state.value.to_unsigned().to_bytes(out_bytes, "little")
-            words.append(np.frombuffer(word, np.uint8))
+            if steps % every == 0:
+                word = dut.state.value.to_unsigned().to_bytes(out_bytes, "little")
+                words.append(np.frombuffer(word, np.uint8))
         else:
             continue
         break

@@ -1,8 +1,9 @@
 // Test harness around the array: one event a step for the software that drives it.
 //
 // `load` and `state` hold a whole array, so that the simulator and Python meet once a step instead
-// of once a clock. On a rising `start` it sends the samples of `mask` (if `sense`), runs one step,
-// reads every channel back through the pixel stream, and ends the frame (if `forget`).
+// of once a clock. On a rising `start` it loads `words` through the register port (if `load`), sends
+// the samples of `mask` (if `sense`), runs one step, reads every channel back through the pixel stream
+// (if `fetch`), and ends the frame (if `forget`).
 // Written by hand in Verilog, not generated, so that it shares nothing with what it tests.
 
 `timescale 1ns / 1ns
@@ -14,11 +15,15 @@ module harness #(
     parameter WORD_BITS = 8,
     parameter SAMPLE_BITS = 8,
     parameter X_BITS = 4,
-    parameter Y_BITS = 4
+    parameter Y_BITS = 4,
+    parameter INSTRUCTIONS = 1
 ) (
     input  wire                                      start,
+    input  wire                                      load,
     input  wire                                      sense,
+    input  wire                                      fetch,
     input  wire                                      forget,
+    input  wire [INSTRUCTIONS*64-1:0]                words,
     input  wire [HEIGHT*WIDTH-1:0]                   mask,
     input  wire [HEIGHT*WIDTH*SAMPLE_BITS-1:0]       samples,
     output reg                                       done = 1,
@@ -29,7 +34,8 @@ module harness #(
   localparam CELLS = HEIGHT * WIDTH;
   localparam OP_RUN = 2'd1, OP_FORGET = 2'd2, OP_READ = 2'd3;
   localparam IDLE = 3'd0, SENSE = 3'd1, RUN = 3'd2, READ = 3'd3, RECEIVE = 3'd4, FORGET = 3'd5,
-             SETTLE = 3'd6;
+             SETTLE = 3'd6, LOAD = 3'd7;
+  localparam PROGRAM_ADDRESS = 3'd3, PROGRAM_LOW = 3'd4, PROGRAM_HIGH = 3'd5;
 
   reg clk = 0;
   always #1 clk = !clk;
@@ -40,6 +46,7 @@ module harness #(
   reg  [2:0]  phase = IDLE;
   reg         started = 0;
   reg  [31:0] index = 0;    // of the cell
+  reg  [31:0] half = 0;     // of the program: its 32-bit words
   reg  [7:0]  channel = 0;
   reg  [31:0] x = 0, y = 0; // of cell `index`
 
@@ -66,9 +73,9 @@ module harness #(
       .pixels__payload(pixel),
       .pixels__valid(pixel_valid),
       .pixels__ready(phase == RECEIVE),
-      .registers__address(3'd0),
-      .registers__write(1'b0),
-      .registers__write_data(32'd0),
+      .registers__address(phase != LOAD ? PROGRAM_ADDRESS : half[0] ? PROGRAM_HIGH : PROGRAM_LOW),
+      .registers__write(phase == LOAD ? !busy : load),
+      .registers__write_data(phase == LOAD ? words[half*32+:32] : 32'd0),
       .busy(busy)
   );
 
@@ -87,15 +94,22 @@ module harness #(
         if (start && !started) begin
           done <= 0;
           channel <= 0;
-          phase <= sense ? SENSE : RUN;
+          half <= 0;
+          phase <= load ? LOAD : sense ? SENSE : RUN;
         end
       end
+      LOAD:
+      if (!busy) begin  // after reset, the device is
+        half <= half + 1;
+        if (half == 2 * INSTRUCTIONS - 1) phase <= sense ? SENSE : RUN;
+      end
       SENSE: if (next_cell && last) phase <= RUN;
-      RUN: if (command_ready) phase <= READ;
+      RUN: if (command_ready) phase <= fetch ? READ : forget ? FORGET : SETTLE;
       READ: if (command_ready) phase <= RECEIVE;
       RECEIVE:
       if (pixel_valid) begin
-        state[(channel*CELLS+index)*WORD_BITS+:WORD_BITS] <= pixel[WORD_BITS-1:0];
+        // Not `<=`: a simulator would keep a second copy of all of it.
+        state[(channel*CELLS+index)*WORD_BITS+:WORD_BITS] = pixel[WORD_BITS-1:0];
         if (pixel[WORD_BITS] != first || pixel[WORD_BITS+1] != last_of_row) marks_wrong <= 1;
         if (last) begin
           channel <= channel + 1;

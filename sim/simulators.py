@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scotopia.hdl.emit import read_manifest
+from scotopia.hdl.program import Program
+from scotopia.hdl.sequencer import InstructionLayout
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import IntArray
@@ -75,13 +77,24 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def run(self, rule: IntegerRule, folder: Path, stimulus: Stimulus) -> tuple[IntArray, int]:
-        """Run a stimulus through the Verilog in `folder`, reading all channels after every step.
+    def run(
+        self,
+        rule: IntegerRule,
+        folder: Path,
+        stimulus: Stimulus,
+        program: Program | None = None,
+    ) -> tuple[IntArray, int]:
+        """Run a stimulus through the Verilog in `folder`, reading all channels.
+
+        Parameters
+        ----------
+        program
+            Loaded through the register port before; by default the device runs its own.
 
         Returns
         -------
         states, cycles
-            (steps, C, H, W) codes, fewer steps if the device stopped answering; and clock cycles.
+            As `Stimulus.expected`, fewer states if the device stopped answering; and clock cycles.
 
         Raises
         ------
@@ -111,15 +124,23 @@ class Bench:
             "SAMPLE_BITS": rule.sample_format.bits,
             "X_BITS": max(1, (width - 1).bit_length()),
             "Y_BITS": max(1, (height - 1).bit_length()),
+            "INSTRUCTIONS": int(manifest["instructions"]),
         }
         # A step with its reading takes this many clocks; one that needs twice as many never ends.
         reading = height * (width + 2) * (2 + len(rule.channel_formats))
-        clocks = int(manifest["cycles_per_step"]) + reading
+        loading = 2 * int(manifest["instructions"])
+        clocks = int(manifest["cycles_per_step"]) + reading + loading
+        instructions: list[int] = []
+        if program is not None:
+            encode = InstructionLayout(program).encode
+            instructions = [encode(instruction) for instruction in program.instructions]
         np.savez(
             self.work / "stimulus.npz",
             samples=_bits(stimulus.samples, rule.sample_format.bits),
             mask=stimulus.mask.reshape(len(stimulus.mask), -1).astype(np.uint8),
             steps_per_frame=rule.config.steps_per_frame,
+            every=stimulus.every,
+            program=np.array(instructions, np.uint64),
             patience=2 * NS_PER_CLOCK * clocks + 1000,
         )
         sources = [folder / source for source in manifest["sources"]]

@@ -25,12 +25,16 @@ class Stimulus:
     mask
         (T, H, W) where a pixel arrives.
     expected
-        (T * steps_per_frame, C, H, W) codes after each step, by the golden model.
+        (S, C, H, W) codes by the golden model: the state after every `every`-th of the
+        T * steps_per_frame steps.
+    every
+        Reading the state takes a large array longer than a step of a simple rule.
     """
 
     samples: IntArray
     mask: NDArray[np.bool_]
     expected: IntArray
+    every: int = 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,23 +47,28 @@ class Stimulus:
         rule: IntegerRule,
         frames: NDArray[np.floating],
         mask: NDArray[np.bool_],
+        every: int = 1,
     ) -> "Stimulus":
         """Run the golden model over `frames` (T, H, W) in [0, 1], of which it sees `mask`."""
         samples = np.where(mask, rule.sample_codes(frames), 0)
-        return cls(samples, mask, golden_states(rule, samples, mask))
+        return cls(samples, mask, golden_states(rule, samples, mask, every), every)
 
 
-def golden_states(rule: IntegerRule, samples: IntArray, mask: NDArray[np.bool_]) -> IntArray:
-    """States (T * steps_per_frame, C, H, W) after each step, by the golden model."""
+def golden_states(
+    rule: IntegerRule, samples: IntArray, mask: NDArray[np.bool_], every: int = 1
+) -> IntArray:
+    """States (S, C, H, W) after every `every`-th step, by the golden model."""
     height, width = samples.shape[1:]
     state = rule.initial_state(height, width)
     registers = RowRegisters(height, width, rule.noise_seed)
-    states = []
+    states, steps = [], 0
     for sample, valid in zip(samples, mask, strict=True):
         for _ in range(rule.config.steps_per_frame):
             noise = registers.planes(rule.noise_planes) if rule.noise_planes else None
             state = rule.step(state, sample, valid, noise)
-            states.append(state)
+            steps += 1
+            if steps % every == 0:
+                states.append(state)
     return np.stack(states)
 
 

@@ -224,12 +224,15 @@ def run_program(program: Program, stimulus: Stimulus) -> IntArray:
     twin = ArrayTwin(program, height, width)
     registers = RowRegisters(height, width, rule.noise_seed)
     twin.run("clear")
-    states = []
+    states, steps = [], 0
     for samples, mask in zip(stimulus.samples, stimulus.mask, strict=True):
         for y, x in np.argwhere(mask):
             twin.run("sense", sample=int(samples[y, x]), sensed=1 << int(y) * width + int(x))
         for _ in range(rule.config.steps_per_frame):
             twin.run("step", noise=twin.packed(registers.planes(rule.noise_planes)))
-            states.append([twin.read(program.words[name]) for name in rule.config.channel_names])
+            steps += 1
+            if steps % stimulus.every == 0:
+                names = rule.config.channel_names
+                states.append([twin.read(program.words[name]) for name in names])
         twin.run("forget")
     return np.array(states)
