@@ -14,7 +14,6 @@ from scotopia.model.score import psnr_curve
 from scotopia.model.video import resolve_clip
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.sim.faults import FAULTS
 from scotopia.sim.verify import Extent, verify
 
 from .evaluate import Scores, Shown, Video, cost, methods
@@ -74,7 +73,7 @@ def run_demo(
     manifest = emit(program, height, width, out / "verilog")
     progress.advance(task)
 
-    task = progress.add_task("proof", total=4 + len(FAULTS))
+    task = progress.add_task("proof", total=7)
 
     def on_stage(name: str) -> None:
         progress.update(task, description=name)
@@ -88,7 +87,7 @@ def run_demo(
         seed=seed,
         clip_name=shown.clip.name,
         verilog=out / "verilog",
-        faults=FAULTS,
+        faults=True,
         on_stage=on_stage,
     )
     progress.update(task, description="proof")

@@ -668,7 +668,6 @@ def verify(
     """
     from scotopia.model.video import resolve_clip
     from scotopia.quantize.integer_rule import IntegerRule
-    from scotopia.sim.faults import FAULTS
     from scotopia.sim.verify import Extent
     from scotopia.sim.verify import verify as run_verification
 
@@ -687,7 +686,8 @@ def verify(
             clip_name=source.name,
             verilog=verilog,
             simulator=simulator,
-            faults=FAULTS if faults else (),
+            faults=faults,
+            gates=True,
             on_stage=lambda name: status.update(name),
         )
     console.print(proof_table(stages))

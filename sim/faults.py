@@ -1,37 +1,144 @@
-"""Faults planted on purpose: a verification that cannot fail proves nothing."""
+"""Faults planted on purpose: a verification that cannot fail proves nothing.
+
+They are made by operators, as in mutation testing (DeMillo, Lipton, Sayward: "Hints on Test Data
+Selection", IEEE Computer 11, 1978): each changes one thing in the rule, in an instruction of its
+program, or in a line of the emitted Verilog. All of the last go into the text at once, and the
+simulator is told which one is awake: `+fault=N`, counted from 1.
+"""
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
+import numpy as np
+
 from scotopia.hdl.emit import emit
-from scotopia.hdl.program import Addend, Instruction, Program
+from scotopia.hdl.program import Addend, Carry, Flag, Instruction, Program, Shift
+from scotopia.hdl.sequencer import program_depth
 from scotopia.model.errors import InputError
+from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.qformat import Overflow, Rounding
+
+
+class Area(StrEnum):
+    """Where a fault lies."""
+
+    RULE = "rule"
+    ROUNDING = "rounding"
+    SATURATION = "saturation"
+    SCHEDULE = "schedule"
+    CELL = "cell"
+    BORDER = "border"
+    WIRING = "wiring"
+    SEQUENCER = "sequencer"
+    SAMPLES = "sample input"
+    READOUT = "readout"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An expression in a Verilog file, and what stands there instead.
+
+    Attributes
+    ----------
+    file, line
+        Which; the first line is 1.
+    start, end
+        Columns of the expression.
+    after
+        The other one.
+    """
+
+    file: str
+    line: int
+    start: int
+    end: int
+    after: str
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault, in the program or in the Verilog text.
+    """One fault, in the program or in the Verilog.
 
     Attributes
     ----------
-    name
-        What is wrong, in a few words.
+    area, name
+        Where it lies, and what is wrong.
     program
-        Returns a program with the fault; by default the program as it is.
+        A program that has it.
     edit
-        Breaks a folder of emitted Verilog; by default does nothing.
+        Or an edit that makes it.
     """
 
+    area: Area
     name: str
-    program: Callable[[Program], Program] = lambda program: program
-    edit: Callable[[Path], None] = lambda folder: None
+    program: Program | None = None
+    edit: Edit | None = None
 
     def emit(self, program: Program, height: int, width: int, folder: Path) -> None:
         """Write Verilog that has the fault."""
-        emit(self.program(program), height, width, folder)
-        self.edit(folder)
+        emit(self.program or program, height, width, folder)
+        if self.edit:
+            path = folder / self.edit.file
+            lines = path.read_text().split("\n")
+            text = lines[self.edit.line - 1]
+            lines[self.edit.line - 1] = (
+                text[: self.edit.start] + f"({self.edit.after})" + text[self.edit.end :]
+            )
+            path.write_text("\n".join(lines))
+
+
+def every_fault(program: Program, folder: Path) -> list[Fault]:
+    """Make all faults that the operators know.
+
+    Parameters
+    ----------
+    program
+        Without a fault.
+    folder
+        Verilog that was emitted of it.
+    """
+    return [
+        *rule_faults(program),
+        *program_faults(program),
+        *verilog_faults(folder),
+    ]
+
+
+def draw(faults: Sequence[Fault], each: int, seed: int = 0) -> list[Fault]:
+    """Draw at most so many of each area, in their order."""
+    rng = np.random.default_rng(seed)
+    chosen: set[int] = set()
+    for area in Area:
+        members = [i for i, fault in enumerate(faults) if fault.area is area]
+        chosen |= set(rng.permutation(members)[:each].tolist())
+    return [faults[i] for i in sorted(chosen)]
+
+
+def sure_faults(program: Program, folder: Path) -> list[Fault]:
+    """Make three that show in almost any run, for a quick check of the verification.
+
+    Raises
+    ------
+    InputError
+        If no row of the array lies inside the borders.
+    """
+    exchanged = [
+        fault
+        for fault in verilog_faults(folder)
+        if fault.area is Area.WIRING and "what lies in the south" in fault.name
+    ]
+    if not exchanged:
+        raise InputError(
+            f"{folder} has no row inside the borders: plant faults in an array of 3 rows or more"
+        )
+    return [
+        Fault(Area.RULE, "sign of one weight digit turned", program=flip_weight_digit(program)),
+        Fault(Area.ROUNDING, "rounding of one update dropped", program=drop_rounding(program)),
+        exchanged[0],
+    ]
 
 
 def flip_weight_digit(program: Program) -> Program:
@@ -45,7 +152,8 @@ def flip_weight_digit(program: Program) -> Program:
         if index >= start and instruction.addend is Addend.WORD and not instruction.select
     ]
     _, highest = min(digits)  # the fewest bits are left above it
-    return _change(program, highest, lambda add: replace(add, subtract=not add.subtract))
+    op = program.instructions[highest]
+    return _with(program, highest, replace(op, subtract=not op.subtract))
 
 
 def drop_rounding(program: Program) -> Program:
@@ -58,40 +166,248 @@ def drop_rounding(program: Program) -> Program:
         and not instruction.read_bits
         and not instruction.select
     ]
-    return _change(program, halves[-1], lambda half: replace(half, addend=Addend.ZERO))
+    op = program.instructions[halves[-1]]
+    return _with(program, halves[-1], replace(op, addend=Addend.ZERO))
 
 
-def swap_rows(folder: Path) -> None:
-    """Exchange what one row sees in the north and in the south.
-
-    Raises
-    ------
-    InputError
-        If no row lies inside the borders.
-    """
-    path = folder / "pixel_array.v"
-    text, count = re.subn(
-        r"(pixel_row row_1 \(.*?\.north\()(.*?)(\).*?\.south\()(.*?)(\))",
-        r"\1\4\3\2\5",
-        path.read_text(),
-        count=1,
-        flags=re.DOTALL,
-    )
-    if count != 1 or "row_2" not in text:
-        raise InputError(
-            f"{path} has no row inside the borders: plant faults in an array of 3 rows or more"
-        )
-    path.write_text(text)
-
-
-FAULTS = (
-    Fault("sign of one weight digit turned", program=flip_weight_digit),
-    Fault("rounding of one update dropped", program=drop_rounding),
-    Fault("north and south of one row exchanged", edit=swap_rows),
-)
-
-
-def _change(program: Program, index: int, change: Callable[[Instruction], Instruction]) -> Program:
+def _with(program: Program, index: int, instruction: Instruction) -> Program:
     instructions = list(program.instructions)
-    instructions[index] = change(instructions[index])
+    instructions[index] = instruction
     return replace(program, instructions=instructions)
+
+
+# Faults of the rule: another one is compiled.
+
+
+def rule_faults(program: Program) -> Iterator[Fault]:
+    """Change a number of the rule, or how it rounds and what it does on overflow.
+
+    Only where the device can load the program: those that need other gates are left to
+    `verilog_faults`.
+    """
+    rule = program.rule
+
+    def compiled(area: Area, name: str, other: IntegerRule) -> Iterator[Fault]:
+        found = Program.compile(replace(other, proof=None), program.planes)
+        if (
+            found.entries == program.entries
+            and found.operand_bits == program.operand_bits
+            and len(found.instructions) <= program_depth(program)
+            and found.instructions != program.instructions
+        ):
+            # It stays the program of the rule that it should compute.
+            yield Fault(area, name, program=replace(found, rule=rule))
+
+    rng = np.random.default_rng(0)
+    for part in ("perceive", "update"):
+        layer: IntegerLayer = getattr(rule, part)
+        places = rng.permutation(np.argwhere(layer.weight))[:12]
+        for index, place in enumerate(map(tuple, places)):
+            weight = layer.weight.copy()
+            old = int(weight[place])
+            weight[place] = -old if index % 2 else old + 1
+            where = ", ".join(map(str, place))
+            name = f"{part}: weight ({where}) is {weight[place]} and not {old}"
+            other = _with_layer(rule, part, replace(layer, weight=weight))
+            yield from compiled(Area.RULE, name, other)
+        for neuron in rng.permutation(len(layer.bias))[:4].tolist():
+            bias = layer.bias.copy()
+            # The least that a sum can show, for its last bits are rounded away.
+            bias[neuron] += 1 << max(0, int(layer.weight_frac[neuron]) - 2)
+            name = f"{part}: bias {neuron} is {bias[neuron]} and not {layer.bias[neuron]}"
+            other = _with_layer(rule, part, replace(layer, bias=bias))
+            yield from compiled(Area.RULE, name, other)
+    for rounding in Rounding:
+        if rounding is not rule.rounding:
+            other = replace(rule, rounding=rounding)
+            yield from compiled(Area.ROUNDING, f"rounds by {rounding.name}", other)
+    for overflow in Overflow:
+        if overflow is not rule.overflow:
+            other = replace(rule, overflow=overflow)
+            yield from compiled(Area.SATURATION, f"overflows by {overflow.name}", other)
+
+
+def _with_layer(rule: IntegerRule, part: str, layer: IntegerLayer) -> IntegerRule:
+    return replace(rule, perceive=layer) if part == "perceive" else replace(rule, update=layer)
+
+
+# Faults of the schedule: one instruction is changed.
+
+
+def program_faults(program: Program) -> Iterator[Fault]:
+    """Change an instruction, or skip it."""
+    for index, op in enumerate(program.instructions):
+        for what, other in _changed(op):
+            area = Area.SCHEDULE
+            if op.select:
+                area = Area.SATURATION
+            elif op.addend is Addend.ONE and op.write_bits and not op.read_bits:
+                area = Area.ROUNDING
+            yield Fault(
+                area,
+                f"instruction {index}: {what}",
+                program=_with(program, index, other),
+            )
+
+
+def _changed(op: Instruction) -> Iterator[tuple[str, Instruction]]:
+    computes = op.write_bits or op.flag is Flag.TAKE or op.shift is Shift.LOAD
+    if op.addend is Addend.WORD and not op.select and op.carry is not Carry.HOLD:
+        yield "subtract turned", replace(op, subtract=not op.subtract)
+    if op.addend in (Addend.WORD, Addend.ONE, Addend.UNIT, Addend.FLAG, Addend.SAMPLE):
+        yield f"adds 0 and not {op.addend.name}", replace(op, addend=Addend.ZERO)
+    if op.read_bits and (computes or op.carry is not Carry.HOLD):
+        yield "reads one plane too low", replace(op, read=max(op.read - 1, 0))
+        yield "reads one bit less", replace(op, read_bits=op.read_bits - 1)
+        if op.read_bits < op.count:
+            yield "extends the sign if it had none", replace(op, signed=not op.signed)
+    if op.write_bits:
+        yield "writes one plane too high", replace(op, write=op.write + 1)
+        yield "writes one bit less", replace(op, write_bits=op.write_bits - 1)
+        yield "writes nothing", replace(op, write_bits=0)
+    if op.carry is Carry.START and op.count > 1 and computes:
+        yield "does not clear the carry", replace(op, carry=Carry.CONTINUE)
+    if op.carry is Carry.CONTINUE:
+        yield "clears the carry", replace(op, carry=Carry.START)
+    if op.flag is not Flag.HOLD:
+        yield "leaves the flag", replace(op, flag=Flag.HOLD)
+    if op.shift is not Shift.HOLD:
+        yield "leaves the operand", replace(op, shift=Shift.HOLD)
+    if op.shift >= Shift.NORTH:
+        opposite = {
+            Shift.NORTH: Shift.SOUTH,
+            Shift.SOUTH: Shift.NORTH,
+            Shift.EAST: Shift.WEST,
+            Shift.WEST: Shift.EAST,
+        }[op.shift]
+        name = f"takes from {opposite.name.lower()}"
+        yield name, replace(op, shift=opposite)
+    if op.select:
+        yield "adds and does not select", replace(op, select=False)
+    if op.end:
+        yield "the routine does not end", replace(op, end=False)
+
+
+# Faults of the Verilog: an expression is another one.
+
+_SWAPS = {
+    **{"&": "|", "|": "&", "^": "|", "+": "-", "-": "+", "<<": ">>", ">>": "<<"},
+    **{"==": "!=", "!=": "==", "<": "<=", "<=": "<", ">=": ">", ">": ">="},
+}
+_ASSIGN = re.compile(r"^  assign (\\\S+|\w+) *(\[[\d:]+\])? = (.*);$")
+_INSIDE = re.compile(r"^      +(\\\S+|\w+) *(\[[\d:]+\])? = (.*);$")
+_IF = re.compile(r"if \((.*)\)(?: begin(?: end)?)?$")
+_PORT = re.compile(r"^    \.(\w+)\((.*)\),?$")
+_INSTANCE = re.compile(r"^  (\w+) (\w+) \($")
+_BINARY = re.compile(r"^([^?{}]+?) (&|\||\^|\+|-|==|!=|<=|>=|<<|>>|<|>) ([^?{}]+|\{.*\})$")
+_TERNARY = re.compile(r"^([^?]+) \? (.+?) : (.+)$")
+_UNARY = re.compile(r"^([~!|&]) (.+)$")
+_CONSTANT = re.compile(r"^(\d+)'h([0-9a-f]+)$")
+
+
+def verilog_faults(folder: Path) -> Iterator[Fault]:
+    """Change an expression in the Verilog: an operator, a constant, a condition, a port."""
+    for path in sorted(folder.glob("*.v")):
+        instance, module, resetting = "", "", False
+        text = path.read_text()
+        south = dict(re.findall(r"pixel_row (\w+) \([^;]*?\.south\((.*?)\)", text))
+        for number, line in enumerate(text.split("\n"), 1):
+            if found := _INSTANCE.match(line):
+                module, instance = found.groups()
+            changes: list[tuple[int, int, str, str]] = []
+            if found := _ASSIGN.match(line):
+                if "." not in found[1]:  # a field of a layout: nothing reads it
+                    changes = [(*found.span(3), *c) for c in _expressions(found[3])]
+            elif found := _INSIDE.match(line):
+                changes = [(*found.span(3), *c) for c in _values(found[1], found[3])]
+            elif (found := _IF.search(line)) and "verilog_backend" not in line:
+                resetting = found[1] == "rst"
+                changes = [(*found.span(1), "condition turned", f"!({found[1]})")]
+            elif instance and (found := _PORT.match(line)):
+                changes = [
+                    (*found.span(2), f"port {found[1]} of {instance}: {what}", after)
+                    for what, after in _wires(module, found[1], found[2], south.get(instance, ""))
+                ]
+            for start, end, what, after in changes:
+                short = " ".join(line[start:end].split())
+                short = short if len(short) < 40 else short[:37] + "..."
+                yield Fault(
+                    _area(path.name, line, instance, resetting),
+                    f"{path.name}:{number}: {what} in `{short}`",
+                    edit=Edit(path.name, number, start, end, after),
+                )
+            if line.startswith("  always") or line == "  );":
+                instance, resetting = "", False
+
+
+def _expressions(text: str) -> Iterator[tuple[str, str]]:
+    text = text.strip()
+    if found := _TERNARY.match(text):
+        condition, yes, no = found.groups()
+        yield "choices exchanged", f"{condition} ? {no} : {yes}"
+    elif found := _BINARY.match(text):
+        a, operator, b = found.groups()
+        yield f"{_SWAPS[operator]} for {operator}", f"{a} {_SWAPS[operator]} {b}"
+        if operator in "&|^":
+            yield f"{operator} without its right side", a
+            yield f"{operator} without its left side", b
+    elif found := _UNARY.match(text):
+        operator, a = found.groups()
+        yield f"{operator} undone", f"~({operator} {a} )"
+    elif "_0_" not in text:  # what the memory read
+        yield "turned", f"~({text} )"
+
+
+def _values(target: str, text: str) -> Iterator[tuple[str, str]]:
+    text = text.strip()
+    if found := _CONSTANT.match(text):
+        bits, digits = found.groups()
+        yield "another number", f"{bits}'h{int(digits, 16) ^ 1:x}"
+    else:
+        yield "not taken over", f"{target} "
+
+
+def _wires(module: str, port: str, text: str, south: str) -> Iterator[tuple[str, str]]:
+    # Outputs are no expressions: what takes them is changed instead.
+    if module == "pixel_row" and port in ("north", "south", "columns", "row"):
+        yield "turned", f"~({text} )"
+        if port in ("north", "south"):
+            yield "nothing there", f"{text} & 1'b0"
+        if port == "north":
+            yield "what lies in the south", south
+
+
+def _area(file: str, line: str, instance: str, resetting: bool) -> Area:
+    if file == "row_buffer.v":
+        return Area.READOUT
+    if file == "pixel_row.v":
+        return Area.BORDER if re.search(r"\{ ?shown\[|shown\[0\] \}", line) else Area.CELL
+    if file == "pixel_array.v":
+        edge = re.search(r"\.(north|south)\(", line) and instance == "row_0"
+        return Area.BORDER if edge else Area.WIRING
+    if re.search(r"samples__|dropp|\brows\b|columns", line):
+        return Area.SAMPLES
+    if re.search(r"capture|\bsend\b|sent|reading|rows_left|channel", line):
+        return Area.READOUT
+    return Area.SEQUENCER
+
+
+def instrument(folder: Path, faults: Iterable[Fault]) -> None:
+    """Write all edits into a folder of Verilog; fault N, from 1, is awake with `+fault=N`."""
+    edits: dict[str, dict[int, list[tuple[int, Edit]]]] = {}
+    for number, fault in enumerate(faults, 1):
+        if edit := fault.edit:
+            edits.setdefault(edit.file, {}).setdefault(edit.line, []).append((number, edit))
+    for file, by_line in edits.items():
+        lines = (folder / file).read_text().split("\n")
+        for line, here in by_line.items():
+            text = lines[line - 1]
+            start, end = here[0][1].start, here[0][1].end
+            choices = "".join(f"fault == {number} ? ({edit.after} ) : " for number, edit in here)
+            lines[line - 1] = f"{text[:start]}({choices}({text[start:end]} )){text[end:]}"
+        top = next(i for i, text in enumerate(lines) if text.endswith(");"))  # of the port list
+        lines.insert(
+            top + 1,
+            '  integer fault = 0;\n  initial if (!$value$plusargs("fault=%d", fault)) fault = 0;',
+        )
+        (folder / file).write_text("\n".join(lines))

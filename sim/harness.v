@@ -3,7 +3,8 @@
 // `load` and `state` hold a whole array, so that the simulator and Python meet once a step instead
 // of once a clock. On a rising `start` it loads `words` through the register port (if `load`), sends
 // the samples of `mask` (if `sense`), runs one step, reads every channel back through the pixel stream
-// (if `fetch`), and ends the frame (if `forget`).
+// (if `fetch`), and ends the frame (if `forget`). `watched` is high from clock `watch_from`
+// of the step on.
 // Written by hand in Verilog, not generated, so that it shares nothing with what it tests.
 
 `timescale 1ns / 1ns
@@ -23,10 +24,12 @@ module harness #(
     input  wire                                      sense,
     input  wire                                      fetch,
     input  wire                                      forget,
+    input  wire [31:0]                               watch_from,
     input  wire [INSTRUCTIONS*64-1:0]                words,
     input  wire [HEIGHT*WIDTH-1:0]                   mask,
     input  wire [HEIGHT*WIDTH*SAMPLE_BITS-1:0]       samples,
     output reg                                       done = 1,
+    output reg                                       watched = 0,
     output reg  [31:0]                               cycles = 0,
     output reg                                       marks_wrong = 0,
     output reg  [CHANNELS*HEIGHT*WIDTH*WORD_BITS-1:0] state = 0
@@ -123,5 +126,12 @@ module harness #(
         phase <= IDLE;
       end
     endcase
+  end
+
+  // Clocks since the step began, for whoever wants to watch some of them.
+  reg [31:0] clock = 0;
+  always @(posedge clk) begin
+    clock  <= phase == RUN ? 0 : clock + 1;
+    watched <= phase != RUN && phase != SENSE && phase != LOAD && clock >= watch_from;
   end
 endmodule

@@ -1,9 +1,11 @@
 """Verilog simulators under cocotb: build the harness around emitted Verilog, and run it."""
 
+import dataclasses
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import distribution
@@ -17,20 +19,18 @@ from numpy.typing import NDArray
 
 from scotopia.hdl.emit import read_manifest
 from scotopia.hdl.program import Program
-from scotopia.hdl.sequencer import InstructionLayout
+from scotopia.hdl.sequencer import PORTION, InstructionLayout
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import IntArray
 
-from .cocotb_bench import FOLDER, RESULT
+from .cocotb_bench import FOLDER, NS_PER_CLOCK, RESULT, STIMULUS, WAVES
 from .stimulus import Stimulus
 
 REMEDIES = {
     "verilator": "Verilator needs a C++ compiler, make and perl; install them",
     "icarus": "install Icarus Verilog, or choose --simulator verilator",
 }
-
-NS_PER_CLOCK = 2  #: of the harness
 
 
 class _Verilator(cocotb_tools.runner.Verilator):
@@ -66,13 +66,19 @@ class Bench:
             raise InputError(f"simulator {self.simulator!r} is unknown: choose verilator or icarus")
 
     def __enter__(self) -> Self:
-        tools = ("iverilog",) if self.simulator == "icarus" else ("c++", "make", "perl")
-        for tool in tools:
-            if shutil.which(tool) is None:
-                raise InputError(f"{tool} is not on the path: {REMEDIES[self.simulator]}")
+        if why := self.missing():
+            raise InputError(why)
         self._folder = tempfile.TemporaryDirectory(prefix="scotopia-")
         self.work = Path(self._folder.name)
         return self
+
+    def missing(self) -> str:
+        """Say which of its tools is missing, if one is."""
+        tools = ("iverilog",) if self.simulator == "icarus" else ("c++", "make", "perl")
+        for tool in tools:
+            if shutil.which(tool) is None:
+                return f"{tool} is not on the path: {REMEDIES[self.simulator]}"
+        return ""
 
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
@@ -83,27 +89,38 @@ class Bench:
         folder: Path,
         stimulus: Stimulus,
         program: Program | None = None,
+        library: Sequence[Path] = (),
     ) -> tuple[IntArray, int]:
-        """Run a stimulus through the Verilog in `folder`, reading all channels.
+        """Build and run at once: see `build` and `Build.run`."""
+        return self.build(rule, folder, *stimulus.shape, library=library).run(stimulus, program)
+
+    def build(
+        self,
+        rule: IntegerRule,
+        folder: Path,
+        height: int,
+        width: int,
+        *,
+        library: Sequence[Path] = (),
+        waves: bool = False,
+    ) -> "Build":
+        """Compile the harness around the Verilog in `folder`.
+
+        It is gone with the next build, and with the bench.
 
         Parameters
         ----------
-        program
-            Loaded through the register port before; by default the device runs its own.
-
-        Returns
-        -------
-        states, cycles
-            As `Stimulus.expected`, fewer states if the device stopped answering; and clock cycles.
+        library
+            More Verilog sources: models of the cells of a netlist.
+        waves
+            Whether runs can write waveforms.
 
         Raises
         ------
         InputError
-            If the folder is not for this rule and size, a tool is missing, the Verilog does not
-            compile, or the pixel stream's marks are wrong.
+            If the folder is not for this rule and size, or the Verilog does not compile.
         """
         manifest = read_manifest(folder)
-        height, width = stimulus.shape
         for name, found, expected in (
             ("height", manifest["height"], height),
             ("width", manifest["width"], width),
@@ -115,62 +132,34 @@ class Bench:
                     f"{folder} has {name} {found}, the verification {expected}: "
                     "emit the Verilog again, or give its own rule and size"
                 )
-        word_bits = int(manifest["word_bits"])
-        parameters = {
-            "HEIGHT": height,
-            "WIDTH": width,
-            "CHANNELS": len(rule.channel_formats),
-            "WORD_BITS": word_bits,
-            "SAMPLE_BITS": rule.sample_format.bits,
-            "X_BITS": max(1, (width - 1).bit_length()),
-            "Y_BITS": max(1, (height - 1).bit_length()),
-            "INSTRUCTIONS": int(manifest["instructions"]),
-        }
-        # A step with its reading takes this many clocks; one that needs twice as many never ends.
-        reading = height * (width + 2) * (2 + len(rule.channel_formats))
-        loading = 2 * int(manifest["instructions"])
-        clocks = int(manifest["cycles_per_step"]) + reading + loading
-        instructions: list[int] = []
-        if program is not None:
-            encode = InstructionLayout(program).encode
-            instructions = [encode(instruction) for instruction in program.instructions]
-        np.savez(
-            self.work / "stimulus.npz",
-            samples=_bits(stimulus.samples, rule.sample_format.bits),
-            mask=stimulus.mask.reshape(len(stimulus.mask), -1).astype(np.uint8),
-            steps_per_frame=rule.config.steps_per_frame,
-            every=stimulus.every,
-            program=np.array(instructions, np.uint64),
-            patience=2 * NS_PER_CLOCK * clocks + 1000,
-        )
-        sources = [folder / source for source in manifest["sources"]]
-        runner = self._build(folder, sources, parameters)
-        result = self._simulate(runner)
-        if result["marks_wrong"]:
-            raise InputError(f"{folder}: tuser or tlast came at a wrong pixel: emit it again")
-        return _unpack(result["words"], word_bits, rule, height, width), int(result["cycles"])
-
-    def _build(
-        self, folder: Path, sources: list[Path], parameters: dict[str, int]
-    ) -> cocotb_tools.runner.Runner:
         here = files("scotopia.sim")
-        harness = [Path(str(here / "harness.v"))]
+        sources = [
+            *(Path(str(here / "harness.v")), *(folder / name for name in manifest["sources"])),
+            *library,
+        ]
         build_args = ["-g2005"]
         if self.simulator == "verilator":
-            harness.insert(0, Path(str(here / "harness.vlt")))
+            sources.insert(0, Path(str(here / "harness.vlt")))
+            if waves:
+                sources.insert(0, Path(str(here / "waves.vlt")))
             build_args = ["--timing", "-Wno-fatal", "-O3", "--x-assign", "fast"]
         log = self.work / "build.log"
         with _tools(self.simulator):
-            runner = (
-                _Verilator()
-                if self.simulator == "verilator"
-                else cocotb_tools.runner.get_runner(self.simulator)
-            )
             try:
-                runner.build(
-                    sources=[*harness, *sources],
+                _runner(self.simulator).build(
+                    sources=sources,
                     hdl_toplevel="harness",
-                    parameters=parameters,
+                    parameters={
+                        "HEIGHT": height,
+                        "WIDTH": width,
+                        "CHANNELS": len(rule.channel_formats),
+                        "WORD_BITS": int(manifest["word_bits"]),
+                        "SAMPLE_BITS": rule.sample_format.bits,
+                        "X_BITS": max(1, (width - 1).bit_length()),
+                        "Y_BITS": max(1, (height - 1).bit_length()),
+                        # As many as the device has room for.
+                        "INSTRUCTIONS": -(-int(manifest["instructions"]) // PORTION) * PORTION,
+                    },
                     build_args=build_args,
                     build_dir=self.work / "build",
                     always=True,
@@ -182,27 +171,132 @@ class Bench:
                     f"{self.simulator} cannot compile {folder} ({complaint(log)}): "
                     "mend or emit it again"
                 ) from error
-        return runner
+        return Build(self.simulator, self.work, rule, folder, manifest)
 
-    def _simulate(self, runner: cocotb_tools.runner.Runner) -> dict[str, NDArray[Any]]:
-        log, answer = self.work / "run.log", self.work / RESULT
-        answer.unlink(missing_ok=True)
+
+#: That a sample takes at most.
+SENSE_CLOCKS = 64
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a waveform shows: some clocks of a step, in the sequencer and in one row.
+
+    Attributes
+    ----------
+    step
+        Which, from 0.
+    first, last
+        Clocks since the step began.
+    row
+        Which.
+    """
+
+    step: int
+    first: int
+    last: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Build:
+    """A harness that was compiled: runs stimuli, several at the same time if need be.
+
+    It can be sent to other processes (but not used in several threads: the simulator gets its
+    settings by the environment).
+    """
+
+    simulator: str
+    work: Path
+    rule: IntegerRule
+    folder: Path
+    manifest: dict[str, Any]
+
+    def run(
+        self,
+        stimulus: Stimulus,
+        program: Program | None = None,
+        *,
+        window: Window | None = None,
+        waveform: Path | None = None,
+        plusargs: Sequence[str] = (),
+    ) -> tuple[IntArray, int]:
+        """Run a stimulus, reading all channels.
+
+        Parameters
+        ----------
+        program
+            Loaded through the register port before; by default the device runs its own.
+        window, waveform
+            Write a VCD file of these clocks, if it comes to them, and end there. The build must
+            have been made for it.
+        plusargs
+            For the simulator.
+
+        Returns
+        -------
+        states, cycles
+            As `Stimulus.expected`, fewer states if the device stopped answering; and clock cycles.
+
+        Raises
+        ------
+        InputError
+            If the pixel stream's marks are wrong.
+        """
+        rule, (height, width) = self.rule, stimulus.shape
+        instructions: list[int] = []
+        if program is not None:
+            encode = InstructionLayout(program).encode
+            instructions = [encode(instruction) for instruction in program.instructions]
+        # A step with all beside it takes this many clocks; one that needs twice as many never ends.
+        reading = height * (width + 2) * (2 + len(rule.channel_formats))
+        loading = 2 * (int(self.manifest["instructions"]) + PORTION)
+        sensing = height * width + SENSE_CLOCKS * int(stimulus.mask.sum((1, 2)).max())
+        clocks = int(self.manifest["cycles_per_step"]) + reading + loading + sensing
+        with tempfile.TemporaryDirectory(dir=self.work, prefix="run-") as name:
+            folder = Path(name)
+            np.savez(
+                folder / STIMULUS,
+                samples=_bits(stimulus.samples, rule.sample_format.bits),
+                mask=stimulus.mask.reshape(len(stimulus.mask), -1).astype(np.uint8),
+                steps_per_frame=rule.config.steps_per_frame,
+                every=stimulus.every,
+                words=np.array(instructions, np.uint64),
+                patience=2 * NS_PER_CLOCK * clocks + 1000,
+                window=(-1, 0, 0, 0) if window is None else dataclasses.astuple(window),
+            )
+            result = self._simulate(folder, plusargs)
+            if waveform is not None and (folder / WAVES).exists():
+                shutil.copyfile(folder / WAVES, waveform)
+        if result["marks_wrong"]:
+            raise InputError(f"{self.folder}: tuser or tlast came at a wrong pixel: emit it again")
+        word_bits = int(self.manifest["word_bits"])
+        return _unpack(result["words"], word_bits, rule, height, width), int(result["cycles"])
+
+    def _simulate(self, folder: Path, plusargs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        log = folder / "run.log"
         with _tools(self.simulator):
             try:
-                runner.test(
+                _runner(self.simulator).test(
                     test_module="scotopia.sim.cocotb_bench",
                     hdl_toplevel="harness",
+                    hdl_toplevel_lang="verilog",  # this runner did not build it, and cannot know
                     build_dir=self.work / "build",
-                    test_dir=self.work,
-                    extra_env={FOLDER: str(self.work)},
+                    test_dir=folder,
+                    extra_env={FOLDER: str(folder)},
+                    plusargs=plusargs,
                     log_file=log,
                 )
-                with np.load(answer, allow_pickle=False) as result:
+                with np.load(folder / RESULT, allow_pickle=False) as result:
                     return dict(result)
             except (Exception, SystemExit) as error:
                 raise RuntimeError(
                     f"the bench failed in {self.simulator}: {complaint(log)}"
                 ) from error
+
+
+def _runner(simulator: str) -> cocotb_tools.runner.Runner:
+    return _Verilator() if simulator == "verilator" else cocotb_tools.runner.get_runner(simulator)
 
 
 @contextmanager
@@ -236,7 +330,7 @@ def complaint(log: Path) -> str:
     """The first line of a tool's log that speaks of an error, or else the last line."""
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     lines = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in lines if "error" in line.lower() and "warning" not in line.lower()]
+    errors = [line for line in lines if re.search(r"(?i)\berror\b *[:-]", line)]
     return (errors or lines[-1:] or ["no output"])[0]
 
 

@@ -2,8 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scotopia.hdl.emit import emit, read_manifest
 from scotopia.hdl.program import Program
 from scotopia.hdl.twin import ArrayTwin
+from scotopia.model.errors import InputError
 from scotopia.model.sampling import sample_mask
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.lfsr import RowRegisters
@@ -20,9 +21,13 @@ from scotopia.quantize.ranges import OutOfRange, monitor
 
 from .amaranth_bench import run_amaranth
 from .compare import compare
-from .faults import Fault
+from .evidence import Evidence, evidence, window
+from .faults import instrument, sure_faults
+from .netlist import cell_models, synthesize_netlist
 from .simulators import Bench
 from .stimulus import Stimulus, central_crop, golden_states
+
+WAVEFORM = "mismatch.vcd"
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,15 @@ class Stage:
     expect_mismatch
         Whether a fault was planted, which the comparison must find.
     detail
-        The first mismatch, or nothing.
+        The first mismatch, or nothing; of a skipped stage, why.
+    measured
+        Whether it is no comparison, but a distance: `detail` says how large.
+    skipped
+        Whether an optional tool is missing.
+    evidence
+        What went into the first mismatch.
+    waveform
+        File that shows it.
     """
 
     name: str
@@ -55,10 +68,16 @@ class Stage:
     expect_mismatch: bool = False
     detail: str = ""
     cycles: int = 0
+    measured: bool = False
+    skipped: bool = False
+    evidence: Evidence | None = field(default=None, repr=False)
+    waveform: Path | None = None
 
     @property
     def passed(self) -> bool:
         """Value of the stage's verdict. A stage that compared nothing has not passed."""
+        if self.measured or self.skipped:
+            return True
         return self.cell_updates > 0 and (self.mismatches > 0) == self.expect_mismatch
 
 
@@ -71,15 +90,104 @@ class Extent:
     frames: int
 
 
-#: Amaranth's simulator is slow, and a simulator is built anew for each fault: this much, at most.
+#: Some stages are slow: this much, at most.
 SMALL = Extent(4, 4, 1)
 
 #: Clocks that Amaranth's simulator does in some ten seconds, on an array of that size: it runs
-#: as many steps of the frame.
+#: as many steps of the frame. So do Icarus, and the gates of a netlist.
 PATIENCE = 80_000
 
 #: So few cells see nothing at 1 %, and what sees nothing proves nothing: they are shown this share.
 SMALL_DENSITY = 0.5
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is verified, and on what.
+
+    Attributes
+    ----------
+    rule
+        Its golden model is the truth.
+    frames, clip_name
+        (T, H, W) the clip, in [0, 1], and its name.
+    extent
+        What the Verilog and the program's twin run; the slow stages run at most `SMALL`.
+    density, seed
+        Of the mask, drawn for the crop; the slow stages see `SMALL_DENSITY`.
+    """
+
+    rule: IntegerRule
+    frames: NDArray[np.float32]
+    extent: Extent
+    density: float = 0.01
+    seed: int = 0
+    clip_name: str = "clip"
+
+    def stimulus(self, *, small: bool = False) -> Stimulus:
+        """Cut the clip, draw the mask, and run the golden model.
+
+        Raises
+        ------
+        InputError
+            If the clip is too small.
+        """
+        extent, density, rule = self.extent, self.density, self.rule
+        if small:
+            extent = Extent(
+                min(SMALL.height, extent.height),
+                min(SMALL.width, extent.width),
+                min(SMALL.frames, extent.frames),
+            )
+            density = SMALL_DENSITY
+        crop = central_crop(self.frames, self.clip_name, extent.height, extent.width, extent.frames)
+        return Stimulus.of(rule, crop, sample_mask(crop.shape, density, self.seed))
+
+    def brief(self) -> "Material":
+        """Return the same with as many steps a frame as a slow stage has time for."""
+        steps = Program.compile(self.rule).cycles("step", width=4)
+        steps = max(1, min(self.rule.config.steps_per_frame, PATIENCE // steps))
+        config = replace(self.rule.config, steps_per_frame=steps)
+        return replace(self, rule=replace(self.rule, config=config, proof=None))
+
+
+Simulate = Callable[[Stimulus], tuple[IntArray, int]]
+
+
+def compared_stage(
+    name: str,
+    material: Material,
+    simulate: Simulate,
+    *,
+    small: bool = False,
+    expect_mismatch: bool = False,
+) -> Stage:
+    """Run one stage: compare what `simulate` makes of a stimulus with the golden model."""
+    start = time.perf_counter()
+    rule = material.rule
+    stimulus = material.stimulus(small=small)
+    cycles, detail = 0, ""
+    try:
+        states, cycles = simulate(stimulus)
+    except OutOfRange as error:
+        states, detail = stimulus.expected[:0], str(error)
+    result = compare(stimulus.expected, states, rule.config.channel_names)
+    if result.first and not detail:
+        detail = f"first at {result.first}"
+    height, width = stimulus.shape
+    frames = len(stimulus.mask)
+    return Stage(
+        name,
+        f"{height} x {width} cells, {frames} frame{'s' if frames > 1 else ''} of "
+        f"{rule.config.steps_per_frame} steps, {stimulus.mask.sum()} samples; every channel",
+        result.cell_updates,
+        result.mismatches,
+        time.perf_counter() - start,
+        expect_mismatch,
+        detail,
+        cycles,
+        evidence=evidence(rule, stimulus, result.first) if result.first else None,
+    )
 
 
 def verify(
@@ -91,24 +199,31 @@ def verify(
     seed: int = 0,
     clip_name: str = "clip",
     verilog: Path | None = None,
+    library: Sequence[Path] = (),
     simulator: str = "verilator",
-    faults: Iterable[Fault] = (),
+    gates: bool = False,
+    faults: bool = False,
+    waveforms: Path | None = None,
     on_stage: Callable[[str], None] = lambda name: None,
 ) -> list[Stage]:
     """Compare the program's twin, Amaranth simulation and Verilog with the golden model.
 
     Parameters
     ----------
-    frames
-        (T, H, W) the clip, in [0, 1].
-    extent
-        What the Verilog and the program twin run; the slow stages run at most `SMALL`.
-    density, seed
-        Of the mask, drawn for the crop; the slow stages see `SMALL_DENSITY`.
-    verilog
-        Folder of Verilog to check, of extent's height and width; None emits it.
+    frames, extent, density, seed, clip_name
+        As in `Material`.
+    verilog, library
+        Folder of Verilog to check, of extent's height and width, and models of its cells if it is a
+        netlist; None emits it.
+    simulator
+        Runs the Verilog: verilator or icarus.
+    gates
+        Whether to go on: to the other simulator, and to a netlist of gates. What those need is
+        optional, and without it they are skipped.
     faults
-        Faults to plant, each of which a run on the small extent must find.
+        Whether to plant faults, each of which a run on the small extent must find.
+    waveforms
+        Folder for a waveform of the first mismatch of the Verilog.
     on_stage
         Called with the name of each stage before it runs.
 
@@ -117,100 +232,132 @@ def verify(
     InputError
         If the clip is too small, a tool is missing, or the Verilog does not compile or fit.
     """
+    material = Material(rule, frames, extent, density, seed, clip_name)
     program = Program.compile(rule)
+    brief = material.brief()
     stages: list[Stage] = []
 
-    def run(
-        name: str,
-        part: Extent,
-        share: float,
-        simulate: Callable[[Stimulus], tuple[IntArray, int]],
-        expect_mismatch: bool = False,
-        rule: IntegerRule = rule,
-    ) -> None:
+    def run(name: str, material: Material, simulate: Simulate, **options: bool) -> None:
         on_stage(name)
-        start = time.perf_counter()
-        crop = central_crop(frames, clip_name, part.height, part.width, part.frames)
-        mask = sample_mask(crop.shape, share, seed)
-        stimulus = Stimulus.of(rule, crop, mask)
-        cycles, detail = 0, ""
-        try:
-            states, cycles = simulate(stimulus)
-        except OutOfRange as error:
-            states, detail = stimulus.expected[:0], str(error)
-        result = compare(stimulus.expected, states, rule.config.channel_names)
-        if result.first and not detail:
-            detail = f"first at {result.first}"
-        stages.append(
-            Stage(
-                name,
-                f"{part.height} x {part.width} cells, "
-                f"{part.frames} frame{'s' if part.frames > 1 else ''} of "
-                f"{rule.config.steps_per_frame} steps, {mask.sum()} samples; every channel",
-                result.cell_updates,
-                result.mismatches,
-                time.perf_counter() - start,
-                expect_mismatch,
-                detail,
-                cycles,
-            )
-        )
+        stages.append(compared_stage(name, material, simulate, **options))
 
-    def emitted(stimulus: Stimulus, fault: Fault | None = None) -> tuple[IntArray, int]:
-        with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
-            folder = Path(name)
-            if fault:
-                fault.emit(program, *stimulus.shape, folder)
-            else:
-                emit(program, *stimulus.shape, folder)
-            return bench.run(rule, folder, stimulus)
-
-    steps = max(1, min(rule.config.steps_per_frame, PATIENCE // program.cycles("step", width=4)))
-    brief = replace(rule, config=replace(rule.config, steps_per_frame=steps), proof=None)
-    small = Extent(
-        min(SMALL.height, extent.height),
-        min(SMALL.width, extent.width),
-        min(SMALL.frames, extent.frames),
-    )
     # What is bad is said before anything slow begins.
     central_crop(frames, clip_name, extent.height, extent.width, extent.frames)
     if verilog is not None:
         read_manifest(verilog)
-    with Bench(simulator) as bench:
+    with Bench(simulator) as bench, tempfile.TemporaryDirectory(prefix="scotopia-") as name:
+        scratch = Path(name)
         run(
             "golden model in its proven ranges",
-            extent,
-            density,
+            material,
             lambda stimulus: (run_monitored(rule, stimulus), 0),
         )
         run(
             "golden model = program",
-            extent,
-            density,
+            material,
             lambda stimulus: (run_program(program, stimulus), 0),
         )
         run(
             "golden model = Amaranth",
-            small,
-            SMALL_DENSITY,
-            lambda stimulus: run_amaranth(replace(program, rule=brief), stimulus),
-            rule=brief,
+            brief,
+            lambda stimulus: run_amaranth(replace(program, rule=brief.rule), stimulus),
+            small=True,
         )
+        folder = verilog or _emitted(program, (extent.height, extent.width), scratch / "verilog")
         run(
             f"golden model = Verilog ({simulator.capitalize()})",
-            extent,
-            density,
-            emitted if verilog is None else lambda stimulus: bench.run(rule, verilog, stimulus),
+            material,
+            lambda stimulus: bench.run(rule, folder, stimulus, library=library),
         )
-        for fault in faults:
-            run(
-                fault.name,
-                small,
-                SMALL_DENSITY,
-                lambda stimulus, fault=fault: emitted(stimulus, fault),  # type: ignore[misc]
-                expect_mismatch=True,
-            )
+        if waveforms is not None and stages[-1].evidence:
+            stages[-1] = _with_waveform(stages[-1], bench, material, folder, library, waveforms)
+        shape = material.stimulus(small=True).shape
+        small = _emitted(program, shape, scratch / "small")
+        if gates:
+            stages += _gates(brief, small, simulator, on_stage)
+        if faults:
+            planted = sure_faults(program, small)
+            broken = _emitted(program, shape, scratch / "broken")
+            instrument(broken, planted)
+            build = bench.build(rule, broken, *shape)
+            for number, fault in enumerate(planted, 1):
+                run(
+                    fault.name,
+                    material,
+                    lambda stimulus, n=number, f=fault: build.run(  # type: ignore[misc]
+                        stimulus, f.program, plusargs=[f"+fault={n}"]
+                    ),
+                    small=True,
+                    expect_mismatch=True,
+                )
     return stages
+
+
+def _emitted(program: Program, shape: tuple[int, int], folder: Path) -> Path:
+    folder.mkdir()
+    emit(program, *shape, folder)
+    return folder
+
+
+def _gates(
+    brief: Material, verilog: Path, simulator: str, on_stage: Callable[[str], None]
+) -> list[Stage]:
+    """Run the small array in the other simulator, and as a netlist."""
+    other = "icarus" if simulator == "verilator" else "verilator"
+
+    def in_other_simulator(stimulus: Stimulus) -> tuple[IntArray, int]:
+        with Bench(other) as bench:
+            return bench.run(brief.rule, verilog, stimulus)
+
+    def as_netlist(stimulus: Stimulus) -> tuple[IntArray, int]:
+        with tempfile.TemporaryDirectory(prefix="scotopia-") as name, Bench(simulator) as bench:
+            models = synthesize_netlist(verilog, Path(name))
+            return bench.run(brief.rule, Path(name), stimulus, library=models)
+
+    stages = []
+    for name, missing, simulate in (
+        (
+            f"golden model = Verilog ({other.capitalize()})",
+            Bench(other).missing,
+            in_other_simulator,
+        ),
+        (f"golden model = netlist of iCE40 cells ({simulator.capitalize()})", no_yosys, as_netlist),
+    ):
+        on_stage(name)
+        if why := missing():
+            stages.append(Stage(name, "nothing", 0, 0, 0.0, skipped=True, detail=why))
+        else:
+            stages.append(compared_stage(name, brief, simulate, small=True))
+    return stages
+
+
+def no_yosys() -> str:
+    """Say why there can be no netlist, if so."""
+    try:
+        cell_models()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _with_waveform(
+    stage: Stage,
+    bench: Bench,
+    material: Material,
+    verilog: Path,
+    library: Sequence[Path],
+    waveforms: Path,
+) -> Stage:
+    """Run again up to the first mismatch, and write its waveform."""
+    if stage.evidence is None:
+        return stage
+    shown = window(Program.compile(material.rule), stage.evidence.mismatch, material.extent.width)
+    stimulus = material.stimulus()
+    path = waveforms / WAVEFORM
+    build = bench.build(material.rule, verilog, *stimulus.shape, library=library, waves=True)
+    build.run(stimulus, window=shown, waveform=path)
+    # A device that stopped answering before has none.
+    return replace(stage, waveform=path) if path.exists() else stage
 
 
 def run_monitored(rule: IntegerRule, stimulus: Stimulus) -> IntArray:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.ranges import Interval, RangeProof, prove
 from scotopia.sim import verify as verification
-from scotopia.sim.faults import FAULTS, drop_rounding, flip_weight_digit, swap_rows
+from scotopia.sim.faults import drop_rounding, flip_weight_digit
 from scotopia.sim.stimulus import Stimulus
 from scotopia.sim.verify import Extent, Stage, run_program, verify
 
@@ -35,11 +36,9 @@ def test_every_stage_agrees_and_every_fault_is_found(
     rule: IntegerRule, frames: NDArray[np.float32]
 ) -> None:
     names: list[str] = []
-    stages = verify(
-        rule, frames, Extent(4, 5, 2), density=0.3, faults=FAULTS, on_stage=names.append
-    )
+    stages = verify(rule, frames, Extent(4, 5, 2), density=0.3, faults=True, on_stage=names.append)
     assert [stage.name for stage in stages] == names
-    assert [stage.expect_mismatch for stage in stages] == [False] * 4 + [True] * len(FAULTS)
+    assert [stage.expect_mismatch for stage in stages] == [False] * 4 + [True] * 3
     assert all(stage.passed for stage in stages)
     assert stages[3].cell_updates == 4 * 5 * 2 * rule.config.steps_per_frame
     assert stages[3].cycles > 0
@@ -50,10 +49,17 @@ def test_verilog_on_disk_is_what_is_checked(
     rule: IntegerRule, frames: NDArray[np.float32], tmp_path: Path
 ) -> None:
     emit(flip_weight_digit(Program.compile(rule)), 3, 3, tmp_path)
-    *before, verilog = verify(rule, frames, Extent(3, 3, 2), density=0.5, verilog=tmp_path)
+    *before, verilog = verify(
+        rule, frames, Extent(3, 3, 2), density=0.5, verilog=tmp_path, waveforms=tmp_path
+    )
     assert all(stage.passed for stage in before)
     assert not verilog.passed
     assert verilog.mismatches > 0
+    assert verilog.waveform == tmp_path / "mismatch.vcd"
+    waveform = verilog.waveform.read_text()
+    row = verilog.evidence.mismatch.y if verilog.evidence else None
+    assert f"$scope module row_{row} $end" in waveform
+    assert "instruction" in waveform and "operand_0" in waveform
 
 
 def test_a_number_outside_its_proven_range_is_a_mismatch(
@@ -78,34 +84,25 @@ def test_a_program_fault_changes_one_instruction(
     assert sum(before != after for before, after in pairs) == 1
 
 
-def test_the_wiring_fault_changes_one_row(rule: IntegerRule, tmp_path: Path) -> None:
-    emit(Program.compile(rule), 3, 3, tmp_path)
-    before = (tmp_path / "pixel_array.v").read_text().splitlines()
-    swap_rows(tmp_path)
-    after = (tmp_path / "pixel_array.v").read_text().splitlines()
-    changed = [(a.strip(), b.strip()) for a, b in zip(before, after, strict=True) if a != b]
-    assert changed == [
-        (".north(north_edge),", ".north(shown_2),"),
-        (".south(shown_2)", ".south(north_edge)"),
-    ]
-
-
-def test_the_wiring_fault_needs_a_row_inside(rule: IntegerRule, tmp_path: Path) -> None:
-    emit(Program.compile(rule), 2, 2, tmp_path)
-    with pytest.raises(InputError) as error:
-        swap_rows(tmp_path)
-    assert str(error.value) == (
-        f"{tmp_path / 'pixel_array.v'} has no row inside the borders: "
-        "plant faults in an array of 3 rows or more"
-    )
-
-
 def test_the_interpreter_runs_all_frames_with_the_state_carried(
     rule: IntegerRule, frames: NDArray[np.float32]
 ) -> None:
     mask = np.random.default_rng(4).random(frames.shape) < 0.5
     stimulus = Stimulus.of(rule, frames, mask)
     assert np.array_equal(run_program(Program.compile(rule), stimulus), stimulus.expected)
+
+
+def test_what_is_not_installed_is_skipped_and_seen(
+    rule: IntegerRule, frames: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda tool: None if "verilog" in tool else found(tool))
+    monkeypatch.setattr(verification, "no_yosys", lambda: "yosys is not installed")
+    *stages, icarus, netlist = verify(rule, frames, Extent(2, 2, 1), density=0.5, gates=True)
+    assert not any(stage.skipped for stage in stages)
+    assert icarus.skipped and icarus.detail.startswith("iverilog is not on the path")
+    assert netlist.skipped and netlist.detail == "yosys is not installed"
+    assert icarus.cell_updates == netlist.cell_updates == 0
 
 
 def test_a_stage_that_compared_nothing_has_not_passed() -> None:
