@@ -17,7 +17,8 @@ from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.verify import Extent, verify
 
 from .evaluate import Scores, Shown, Video, cost, methods
-from .main import proof_json, proof_table, write_json
+from .main import proof_table, write_json
+from .proof import stages_json
 from .report import DemoResult, write_report
 from .rules import SHIPPED, rule_path
 
@@ -91,7 +92,7 @@ def run_demo(
         on_stage=on_stage,
     )
     progress.update(task, description="proof")
-    write_json(out / "verify.json", proof_json(stages))
+    write_json(out / "verify.json", stages_json(stages))
 
     task = progress.add_task("report", total=1)
     for path in SHIPPED.values():

@@ -649,50 +649,74 @@ def verify(
     clip: Annotated[
         str, typer.Option(help="Clip, whose centre is shown: a file, or davis_road.")
     ] = "davis_road",
-    frames: Annotated[int, typer.Option(help="Frames to run.")] = 8,
+    frames: Annotated[int, typer.Option(min=0, help="Frames to run; 0 for all.")] = 8,
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
     verilog: Annotated[
         Path | None,
         typer.Option(help="Check the Verilog in this folder, instead of emitting it."),
     ] = None,
+    row: Annotated[
+        Path | None,
+        typer.Option(help="Check this Verilog in place of module pixel_row, ports as emitted."),
+    ] = None,
+    netlist: Annotated[
+        Path | None,
+        typer.Option(help="Check this netlist of module retina, in Verilog."),
+    ] = None,
+    library: Annotated[
+        list[Path] | None,
+        typer.Option(help="Models of the netlist's cells; those of iCE40 by default."),
+    ] = None,
+    float_rule: Annotated[
+        str | None,
+        typer.Option(
+            "--float", help="Float rule to measure the distance from; that of equal weights."
+        ),
+    ] = None,
     simulator: Annotated[str, typer.Option(help="verilator or icarus.")] = "verilator",
+    gates: Annotated[
+        bool,
+        typer.Option("--gates", help="Also the other simulator, and a netlist made by Yosys."),
+    ] = False,
     faults: Annotated[
         bool, typer.Option("--faults", help="Also plant faults, each of which must be found.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the proof as HTML, JSON and JUnit XML, and a waveform."),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Compare program, Amaranth simulation and Verilog with the golden model, bit for bit.
+    """Compare float rule, program, Amaranth simulation and Verilog with the golden model.
 
-    Exit status 1 on a mismatch.
+    Bit for bit, but for the float rule, whose distance is measured. Exit status 1 on a mismatch.
     """
-    from scotopia.model.video import resolve_clip
-    from scotopia.quantize.integer_rule import IntegerRule
-    from scotopia.sim.verify import Extent
-    from scotopia.sim.verify import verify as run_verification
+    from .verify import verify as run_verification
 
-    from .rules import rule_path
-
-    integer = IntegerRule.load(rule_path(rule))
-    # By PROTOCOL 128 x 128, of which the array sees the centre; more only for a larger array.
-    source = resolve_clip(clip, size=max(128, height, width))
     with console.status("verify") as status:
-        stages = run_verification(
-            integer,
-            source.frames,
-            Extent(height, width, frames),
+        proof = run_verification(
+            rule,
+            (height, width, frames),
+            clip,
             density=density,
             seed=seed,
-            clip_name=source.name,
-            verilog=verilog,
+            device=(verilog, row, netlist, library or []),
+            float_rule=float_rule,
             simulator=simulator,
+            gates=gates,
             faults=faults,
-            gates=True,
+            report=report,
             on_stage=lambda name: status.update(name),
         )
-    console.print(proof_table(stages))
-    write_json(json_file, proof_json(stages))
-    if not all(stage.passed for stage in stages):
+    console.print(proof_table(proof.stages))
+    if json_file is not None:
+        from .proof import stages_json
+
+        write_json(json_file, stages_json(proof.stages))
+    if report is not None:
+        console.print(f"{report}: proof.html, proof.json, junit.xml")
+    if not proof.passed:
         raise typer.Exit(1)
 
 
@@ -840,24 +864,18 @@ def proof_table(stages: list[Any]) -> Table:
             f"{stage.cell_updates:,}",
             f"{stage.mismatches:,}",
             f"{stage.seconds:.1f}",
-            ("[green]found" if stage.expect_mismatch else "[green]equal")
-            if stage.passed
-            else ("[red]MISSED" if stage.expect_mismatch else "[red]DIFFERS"),
+            stage_verdict(stage),
         )
     return view
 
 
-def proof_json(stages: list[Any]) -> dict[str, Any]:
-    """Stages of a verification for machines; the top level sums those without a fault."""
-    honest = [stage for stage in stages if not stage.expect_mismatch]
-    return {
-        "passed": all(stage.passed for stage in stages),
-        "mismatches": sum(stage.mismatches for stage in honest),
-        "cell_updates": sum(stage.cell_updates for stage in honest),
-        "cycles": sum(stage.cycles for stage in honest),
-        "seconds": sum(stage.seconds for stage in honest),
-        "stages": [vars(stage) | {"passed": stage.passed} for stage in stages],
-    }
+def stage_verdict(stage: Any) -> str:
+    """Verdict on a stage of a verification, in a word."""
+    if stage.skipped or stage.measured:
+        return "[yellow]skipped" if stage.skipped else "measured"
+    if stage.expect_mismatch:
+        return "[green]found" if stage.passed else "[red]MISSED"
+    return "[green]equal" if stage.passed else "[red]DIFFERS"
 
 
 def load_rule(name: str) -> Any:

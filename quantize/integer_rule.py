@@ -340,7 +340,7 @@ class IntegerRule:
 
     def fires(self, noise: IntArray) -> NDArray[np.bool_]:
         """Where cells update, (..., 1, H, W), if `config.fire_rate` is below 1."""
-        fires: NDArray[np.bool_] = _number(noise[..., :FIRE_BITS, :, :]) < fire_threshold(
+        fires: NDArray[np.bool_] = plane_number(noise[..., :FIRE_BITS, :, :]) < fire_threshold(
             self.config
         )
         return fires
@@ -415,7 +415,7 @@ class IntegerRule:
         candidate, gate = update[..., :channels, :, :], update[..., channels:, :, :]
         way, frac, rounding = gate * (candidate - x), self.gate_format.frac_bits, self.rounding
         if noise is not None and self.dither:
-            below = _number(noise[..., -self.dither :, :, :]) << (frac - self.dither)
+            below = plane_number(noise[..., -self.dither :, :, :]) << (frac - self.dither)
             way, rounding = way + below, Rounding.TRN
         # A gate is below 1: however rounded, the way ends at the candidate. Nothing is fitted.
         return x + shift_right(way, frac, rounding)
@@ -534,7 +534,7 @@ def _fit_all(codes: IntArray, formats: tuple[QFormat, ...], overflow: Overflow) 
     return np.clip(codes, lowest, highest).astype(np.int64, copy=False)
 
 
-def _number(planes: IntArray) -> IntArray:
+def plane_number(planes: IntArray) -> IntArray:
     """Numbers (..., 1, H, W) of which planes (..., N, H, W) are the bits, the highest first."""
     weight = 1 << np.arange(planes.shape[-3])[::-1]
     numbers: IntArray = (planes * weight[:, None, None]).sum(-3, keepdims=True)

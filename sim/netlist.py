@@ -11,8 +11,9 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from scotopia.hdl.emit import MANIFEST, read_manifest
+from scotopia.hdl.emit import MANIFEST, emit, read_manifest
 from scotopia.hdl.fpga import find_tool, run
+from scotopia.hdl.program import Program
 from scotopia.model.errors import InputError
 
 NETLIST = "netlist.v"
@@ -66,3 +67,23 @@ def cell_models() -> list[Path]:
     if not models.is_file():
         raise InputError(f"{models} is missing: install Yosys again")
     return [models]
+
+
+def as_device(program: Program, height: int, width: int, netlist: Path, folder: Path) -> Path:
+    """Make a folder, as `emit` does, whose only source is a user's netlist of module `retina`.
+
+    Raises
+    ------
+    InputError
+        If the netlist cannot be read.
+    """
+    manifest = emit(program, height, width, folder)
+    try:
+        shutil.copyfile(netlist, folder / NETLIST)
+    except OSError as error:
+        raise InputError(
+            f"netlist {netlist} cannot be read ({error.strerror}): give a Verilog file"
+        ) from error
+    manifest["sources"] = [NETLIST]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder

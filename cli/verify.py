@@ -1,0 +1,104 @@
+"""`scotopia verify`: a verification of a user's own rule, and of changes to the Verilog."""
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from scotopia.hdl.emit import emit
+from scotopia.hdl.program import Program
+from scotopia.model.errors import InputError
+from scotopia.model.rule import Rule
+from scotopia.model.video import resolve_clip
+from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.sim.netlist import as_device, cell_models
+from scotopia.sim.verify import Extent, Material
+from scotopia.sim.verify import verify as run_verification
+
+from .float_stages import float_stages
+from .proof import Proof, write_proof
+from .rules import rule_path
+
+#: A folder of Verilog, a module `pixel_row`, a netlist, and models of its cells.
+Device = tuple[Path | None, Path | None, Path | None, list[Path]]
+
+
+def verify(
+    rule: str,
+    extent: tuple[int, int, int],
+    clip: str,
+    *,
+    density: float,
+    seed: int,
+    device: Device,
+    float_rule: str | None,
+    simulator: str,
+    gates: bool,
+    faults: bool,
+    report: Path | None,
+    on_stage: Callable[[str], None],
+) -> Proof:
+    """Verify, and write the report if there is to be one.
+
+    Raises
+    ------
+    InputError
+        As `scotopia.sim.verify.verify`, or if two devices are given.
+    """
+    height, width, count = extent
+    verilog, row, netlist, library = device
+    if sum(given is not None for given in (verilog, row, netlist)) > 1:
+        raise InputError("--verilog, --row and --netlist are three devices: choose one")
+    if library and netlist is None:
+        raise InputError(f"--library {library[0]} is for a netlist: give --netlist, too")
+    integer = IntegerRule.load(rule_path(rule))
+    trained = None if float_rule is None else Rule.load(rule_path(float_rule))
+    if trained is not None and trained.config != integer.config:
+        raise InputError(
+            f"rule {float_rule} has another shape than {rule}: give what was quantized"
+        )
+    # By PROTOCOL 128 x 128, of which the array sees the centre; more only for a larger array.
+    source = resolve_clip(clip, size=max(128, height, width))
+    whole = Extent(height, width, count or len(source.frames))
+    material = Material(integer, source.frames, whole, density, seed, source.name)
+    if report is not None:
+        report.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
+        scratch = Path(name)
+        if netlist is not None:
+            verilog = as_device(Program.compile(integer), height, width, netlist, scratch)
+            library = library or cell_models()
+        elif row is not None:
+            emit(Program.compile(integer), height, width, scratch)
+            shutil.copyfile(row, scratch / "pixel_row.v")
+            verilog = scratch
+        material.stimulus()  # what is bad is said before anything slow begins
+        on_stage("float rule, fake-quantized")
+        stages = float_stages(material, trained)
+        stages += run_verification(
+            integer,
+            source.frames,
+            whole,
+            density=density,
+            seed=seed,
+            clip_name=source.name,
+            verilog=verilog,
+            library=library,
+            simulator=simulator,
+            gates=gates,
+            faults=faults,
+            waveforms=report,
+            on_stage=on_stage,
+        )
+    title = f"{rule}, {height} x {width} cells, {whole.frames} frames of {source.name}"
+    proof = Proof(title, command(), stages)
+    if report is not None:
+        write_proof(proof, report)
+    return proof
+
+
+def command() -> str:
+    """Value of the command that runs, to be run again."""
+    return shlex.join(["scotopia", *sys.argv[1:]])
