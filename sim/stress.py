@@ -1,0 +1,447 @@
+"""Stress of the interfaces: the emitted Verilog at its ports, held against `DeviceModel`.
+
+The proof of states drives the device gently. Here it is offered samples and commands at all times,
+its pixels are held back, it is reset in the middle of everything, and given another program, and
+all that can be seen is compared in every clock: see `cocotb_stress.SCENARIOS`.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scotopia.hdl.emit import emit, read_manifest
+from scotopia.hdl.program import Program
+from scotopia.hdl.sequencer import InstructionLayout, program_depth, shape_code
+from scotopia.model.config import Border, Kind, RuleConfig
+from scotopia.model.errors import InputError
+from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
+from scotopia.quantize.qformat import QFormat
+
+from .check import Check, Verdict
+from .cocotb_stress import FOLDER, PLAN, READ, RESULT, SCENARIOS, WRITTEN
+from .device_model import Clocks, DeviceModel, Inputs, Loadable, Mismatch, Outputs
+from .simulators import Bench, _runner, _tools, complaint
+
+PART = "stress"
+
+FIELDS = len(Inputs._fields)
+
+#: Writes the Verilog of a program's height x width array into a folder.
+Emitter = Callable[[Program, int, int, Path], Any]
+
+#: They take 65,536 clocks, and one device to be shown on.
+COUNTING = ("dropped stops at 65,535",)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A small array, and how hard it is driven.
+
+    Attributes
+    ----------
+    height, width, kind, border
+        As in `RuleConfig` and `Retina`.
+    seeds
+        Of the weights of its rule, and of the other one; by these, the prediction takes most of the
+        codes that it can.
+    channels, steps_per_frame, fire_rate, dither
+        Of both rules.
+    effort
+        About how often the longer scenarios repeat.
+    long
+        Whether to count up to what counters can hold.
+    """
+
+    height: int
+    width: int
+    kind: Kind
+    border: Border
+    seeds: tuple[int, int]
+    channels: int = 1
+    steps_per_frame: int = 2
+    fire_rate: float = 1.0
+    dither: int = 0
+    effort: int = 60
+    long: bool = False
+
+    def __str__(self) -> str:
+        chance = ", stochastic" if self.fire_rate < 1 or self.dither else ""
+        return f"{self.width} x {self.height} cells, {self.kind}, {self.border}{chance}"
+
+    @cached_property
+    def programs(self) -> tuple[Program, Program]:
+        """What it runs, and another of the same shape that can be loaded."""
+        programs = [Program.compile(self.rule(seed)) for seed in self.seeds]
+        codes = {shape_code(program, self.height, self.width) for program in programs}
+        assert len(codes) == 1
+        return programs[0], programs[1]
+
+    def rule(self, seed: int) -> IntegerRule:
+        """Return a rule of few, random weights, whose steps are short."""
+        rng = np.random.default_rng(seed)
+        inputs = ("sample", "valid")
+        config = RuleConfig(
+            kind=self.kind,
+            channels=self.channels,
+            hidden=1,
+            inputs=inputs,
+            steps_per_frame=self.steps_per_frame,
+            border=self.border,
+            trace_bits=2,
+            fire_rate=self.fire_rate,
+        )
+        state = (QFormat(1, 3),) * self.channels
+        valid = QFormat(1, 0, signed=False)
+        gate = QFormat(0, 3, signed=False)
+        # With two channels, wider than they are: their words are extended when they are sent.
+        hidden = (QFormat(1, 1 + self.channels, signed=False),)
+        seen = (*state, state[0], valid)
+        perceive = np.zeros((1, len(seen), 9), np.int64)
+        for weights in perceive[0]:  # itself and two neighbours, of the nine
+            places = [4, *rng.choice([0, 1, 2, 3, 5, 6, 7, 8], 2, replace=False)]
+            weights[places] = rng.choice([-2, -1, 1, 2], 3)
+        outputs = update_formats(config, state, gate)
+        update = rng.choice([-4, -2, 2, 4], (len(outputs), 1, 1))
+        return IntegerRule(
+            config=config,
+            state_formats=state,
+            sample_format=state[0],
+            input_formats=(state[0], valid),
+            gate_format=gate,
+            perceive=_layer(perceive, rng.integers(4, 12, 1), seen, hidden),
+            update=_layer(update, rng.integers(-8, 9, len(outputs)), hidden, outputs),
+            dither=self.dither,
+        )
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """Which make sense on it."""
+        return tuple(name for name in SCENARIOS if self.long or name not in COUNTING)
+
+    def model(self) -> DeviceModel:
+        """Return the model of it."""
+        program, width = self.programs[0], self.width
+        layout = InstructionLayout(program)
+        routines = ("clear", "sense", "step", "forget", "read", "move")
+        return DeviceModel(
+            [
+                Loadable(
+                    program.rule,
+                    self.words(program),
+                    Clocks(**{name: program.cycles(name, width) for name in routines}),
+                )
+                for program in self.programs
+            ],
+            self.height,
+            width,
+            word_bits=program.operand_bits,
+            word_mask=(1 << layout.size) - 1,
+            shape=shape_code(program, self.height, width),
+            depth=program_depth(program),
+        )
+
+    def words(self, program: Program) -> list[int]:
+        """Return the program as it lies in the memory."""
+        encode = InstructionLayout(self.programs[0]).encode
+        return [encode(instruction) for instruction in program.instructions]
+
+    def plan(self, seed: int, scenarios: Sequence[str]) -> dict[str, Any]:
+        """Return what `cocotb_stress` has to know."""
+        program = self.programs[0]
+        return {
+            "device": str(self),
+            "seed": seed,
+            "scenarios": list(scenarios),
+            "effort": self.effort,
+            "long": self.long,
+            "height": self.height,
+            "width": self.width,
+            "channels": len(program.rule.channel_formats),
+            "steps_per_frame": self.steps_per_frame,
+            "step": program.cycles("step", self.width),
+            "step_entry": program.entries["step"],
+            "sample_bits": program.rule.sample_format.bits,
+            "word_bits": program.operand_bits,
+            "x_bits": max(1, (self.width - 1).bit_length()),
+            "y_bits": max(1, (self.height - 1).bit_length()),
+            "word_mask": (1 << InstructionLayout(program).size) - 1,
+            "words": [self.words(program) for program in self.programs],
+        }
+
+
+#: All borders and kinds; one cell, sides that are powers of two, and sides that are not.
+DEVICES = (
+    Device(1, 1, "gated", "zero", (165, 53), steps_per_frame=1, effort=250, long=True),
+    Device(2, 2, "residual", "replicate", (71, 7), effort=80),
+    Device(2, 3, "gated", "wrap", (40, 234), fire_rate=0.5, dither=2),
+    Device(3, 2, "residual", "zero", (143, 181), 2),
+    Device(
+        5, 3, "gated", "replicate", (284, 250), channels=2, steps_per_frame=3, dither=1, effort=40
+    ),
+    Device(4, 5, "residual", "wrap", (183, 114), fire_rate=0.75, effort=40),
+)
+
+
+def _layer(
+    weight: NDArray[np.int64],
+    bias: NDArray[np.int64],
+    inputs: tuple[QFormat, ...],
+    outputs: tuple[QFormat, ...],
+) -> IntegerLayer:
+    frac = np.full(len(outputs), 2)
+    return IntegerLayer(weight=weight, weight_frac=frac, bias=bias, inputs=inputs, outputs=outputs)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was seen at the ports in every clock, scenario after scenario.
+
+    Attributes
+    ----------
+    scenarios
+        Names of those that were to run.
+    clocks
+        (N, fields of `Inputs` and `Outputs`).
+    ends
+        Clock after the last one of each scenario that was begun.
+    seconds
+        That each took to simulate.
+    presets
+        (n, 2) clocks before which the frames' counter was set from behind, and to what.
+    hung
+        What became of the last one that was begun, if it did not end.
+    """
+
+    scenarios: tuple[str, ...]
+    clocks: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    presets: NDArray[np.int64]
+    hung: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a scenario came to on one device.
+
+    Attributes
+    ----------
+    scenario
+        Its name.
+    clocks
+        That were compared.
+    seconds
+        Wall time, that of simulating included.
+    detail
+        The first mismatch, if there was one.
+    """
+
+    scenario: str
+    clocks: int
+    seconds: float
+    detail: str = ""
+
+
+def check_trace(device: Device, trace: Trace) -> list[Finding]:
+    """Hold a trace against the model, each scenario up to its first mismatch."""
+    findings: list[Finding] = []
+    model, start = device.model(), 0
+    presets = dict(trace.presets.tolist())
+    for name, end, seconds in zip(trace.scenarios, trace.ends, trace.seconds, strict=False):
+        started, detail, compared = time.perf_counter(), "", 0
+        for row in trace.clocks[start:end].tolist():
+            inputs, outputs = Inputs(*row[:FIELDS]), Outputs(*row[FIELDS:])
+            if start + compared in presets:
+                model.frames = (presets[start + compared],)
+            try:
+                model.clock(inputs, outputs)
+            except Mismatch as mismatch:
+                detail = f"clock {compared}, {mismatch}"
+                break
+            compared += 1
+        start = int(end)
+        if not detail and trace.hung and len(findings) == len(trace.ends) - 1:
+            detail = f"clock {compared}, {trace.hung}"
+        seconds += time.perf_counter() - started
+        findings.append(Finding(name, compared, float(seconds), detail))
+    for name in trace.scenarios[len(findings) :]:
+        findings.append(Finding(name, 0, 0.0, f"not begun: {trace.hung}, before"))
+    return findings
+
+
+class StressBench(Bench):
+    """A bench whose top is the device itself."""
+
+    def trace(
+        self,
+        device: Device,
+        folder: Path,
+        seed: int,
+        scenarios: Sequence[str],
+        plusargs: Sequence[str] = (),
+    ) -> Trace:
+        """Build the Verilog in `folder`, and run scenarios on it."""
+        self.build_device(folder)
+        return self.run_device(device, seed, scenarios, plusargs)
+
+    def build_device(self, folder: Path) -> None:
+        """Compile the Verilog in a folder.
+
+        Raises
+        ------
+        InputError
+            If it does not compile.
+        """
+        sources = [folder / name for name in read_manifest(folder)["sources"]]
+        build_args = ["-g2005"]
+        if self.simulator == "verilator":
+            reached = [*WRITTEN, *READ.values(), "clk", "pixels__payload"]
+            ports = [("retina", name) for name in reached] + [("sequencer", "frames")]
+            control = self.work / "stress.vlt"
+            control.write_text(
+                "`verilator_config\n"
+                + "".join(f'public_flat_rw -module "{m}" -var "{port}"\n' for m, port in ports)
+            )
+            sources.insert(0, control)
+            build_args = ["-Wno-fatal", "-O3", "--x-assign", "fast"]
+        log = self.work / "build.log"
+        with _tools(self.simulator):
+            try:
+                _runner(self.simulator).build(
+                    sources=sources,
+                    hdl_toplevel="retina",
+                    build_args=build_args,
+                    build_dir=self.work / "build",
+                    always=True,
+                    timescale=("1ns", "1ns"),
+                    log_file=log,
+                )
+            except (Exception, SystemExit) as error:
+                raise InputError(
+                    f"{self.simulator} cannot compile {folder} ({complaint(log)}): "
+                    "mend or emit it again"
+                ) from error
+
+    def run_device(
+        self, device: Device, seed: int, scenarios: Sequence[str], plusargs: Sequence[str] = ()
+    ) -> Trace:
+        """Run scenarios on what was built."""
+        with tempfile.TemporaryDirectory(dir=self.work, prefix="run-") as name:
+            folder = Path(name)
+            log = folder / "run.log"
+            (folder / PLAN).write_text(json.dumps(device.plan(seed, scenarios)))
+            with _tools(self.simulator):
+                try:
+                    _runner(self.simulator).test(
+                        test_module="scotopia.sim.cocotb_stress",
+                        hdl_toplevel="retina",
+                        hdl_toplevel_lang="verilog",
+                        build_dir=self.work / "build",
+                        test_dir=folder,
+                        extra_env={FOLDER: str(folder)},
+                        plusargs=plusargs,
+                        log_file=log,
+                    )
+                    with np.load(folder / RESULT, allow_pickle=False) as result:
+                        return _trace(scenarios, **result)
+                except (Exception, SystemExit) as error:
+                    if "converge" not in (what := complaint(log)):
+                        raise RuntimeError(
+                            f"the bench failed in {self.simulator}: {what}"
+                        ) from error
+                    # A loop without a register in it: the device's fault, and not the bench's.
+                    return Trace(
+                        tuple(scenarios),
+                        np.empty((0, FIELDS + len(Outputs._fields)), np.int64),
+                        np.array([0]),
+                        np.array([0.0]),
+                        np.empty((0, 2), np.int64),
+                        what,
+                    )
+
+
+def _trace(
+    scenarios: Sequence[str],
+    trace: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    seconds: NDArray[np.float64],
+    hung: NDArray[np.bool_],
+    presets: NDArray[np.int64],
+) -> Trace:
+    what = "the device hung" if hung else ""
+    return Trace(tuple(scenarios), trace, ends, seconds, presets, what)
+
+
+def prove(
+    simulator: str = "verilator",
+    *,
+    verilog: Emitter = emit,
+    seed: int = 0,
+    scenarios: Sequence[str] | None = None,
+    devices: Sequence[Device] = DEVICES,
+    on_check: Callable[[str], None] = lambda name: None,
+) -> list[Check]:
+    """Drive devices through all scenarios, and compare every clock with the model.
+
+    Parameters
+    ----------
+    verilog
+        Writes the Verilog.
+    scenarios
+        Names out of `SCENARIOS`; all by default.
+    on_check
+        Called with each device before it is built, since all scenarios run in one simulation.
+
+    Returns
+    -------
+    A check for each scenario, of the clocks compared on all devices.
+
+    Raises
+    ------
+    InputError
+        If a scenario is unknown, or a tool is missing that is not optional, or the Verilog does
+        not compile.
+    """
+    for name in scenarios or ():
+        if name not in SCENARIOS:
+            raise InputError(f"scenario {name!r} is unknown: choose out of {', '.join(SCENARIOS)}")
+    possible = {name for device in devices for name in device.scenarios}
+    names = [n for n in SCENARIOS if n in possible and (scenarios is None or n in scenarios)]
+    bench = StressBench(simulator)
+    if simulator == "icarus" and (why := bench.missing()):
+        return [Check(PART, name, Verdict.SKIPPED, 0, "clocks", 0.0, why) for name in names]
+    findings: dict[str, list[tuple[Device, Finding]]] = {name: [] for name in names}
+    with bench:
+        for device in devices:
+            on_check(str(device))
+            chosen = [name for name in names if name in device.scenarios]
+            if not chosen:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                verilog(device.programs[0], device.height, device.width, Path(folder))
+                trace = bench.trace(device, Path(folder), seed, chosen)
+            for finding in check_trace(device, trace):
+                findings[finding.scenario].append((device, finding))
+    return [_check(name, findings[name], seed) for name in names]
+
+
+def _check(name: str, findings: Sequence[tuple[Device, Finding]], seed: int) -> Check:
+    wrong = [f"{device}: {one.detail} (seed {seed})" for device, one in findings if one.detail]
+    clocks = sum(one.clocks for _, one in findings)
+    return Check(
+        part=PART,
+        name=name,
+        verdict=Verdict.FAILED if wrong or not clocks else Verdict.PASSED,
+        cases=clocks,
+        unit="clocks",
+        seconds=sum(one.seconds for _, one in findings),
+        detail=wrong[0] if wrong else f"{len(findings)} devices",
+    )
