@@ -52,12 +52,15 @@ WRITTEN = (
 #: What `frames` is set to from behind, for FRAME 65,536 times would take hours.
 FRAMES_BEFORE = 2**16 - 2
 
+#: No scenario takes as many, but on a device that goes round in circles.
+MOST_CLOCKS = 200_000
+
 #: A write to a register, and what the device answered in that clock.
 Writes = Generator[tuple[int, int] | None, Outputs, None]
 
 
 class HungError(Exception):
-    """The device did nothing for as long as any command could take."""
+    """The device did nothing for longer than any command could take, or never came to an end."""
 
 
 class Driver:
@@ -109,6 +112,7 @@ class Driver:
         self.rst = 0
         self.patience = 16 * self.step + 5000
         self.quiet = 0  # clocks in which nothing was taken
+        self.limit = len(self.trace) + MOST_CLOCKS
 
     async def clock(self) -> Outputs:
         """Do one clock.
@@ -116,7 +120,7 @@ class Driver:
         Raises
         ------
         HungError
-            If the device did nothing for long, though it was asked to.
+            If the device did nothing for long, though it was asked to, or does not come to an end.
         """
         i, plan = self._inputs(), self.plan
         sample = (i.code & ((1 << plan["sample_bits"]) - 1)) << (plan["x_bits"] + plan["y_bits"])
@@ -183,7 +187,7 @@ class Driver:
                 self.write = self.writes.send(o)
             except StopIteration:
                 self.write = self.writes = None
-        if self.quiet > self.patience and self.ready_rate > 0:
+        if self.quiet > self.patience or len(self.trace) > self.limit:
             raise HungError
 
     # For scenarios.
