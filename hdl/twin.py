@@ -117,7 +117,7 @@ class ArrayTwin:
                 Addend.UNIT: 0 if i else self.flag,
                 Addend.FLAG: self.flag,
                 Addend.WORD: self.operand[0] & self.flag,
-                Addend.SAMPLE: self._all * (sample >> i & 1),
+                Addend.SAMPLE: self._sampled(sample, i),
             }[op.addend]
             if i == 0 and op.carry is Carry.START:
                 self.carry = 0
@@ -135,6 +135,9 @@ class ArrayTwin:
             if op.shift is not Shift.HOLD and (i < last or i == op.count - 1):
                 self.operand.append(self._entering(op.shift, result))
                 del self.operand[0]
+
+    def _sampled(self, sample: int, bit: int) -> int:
+        return self._all * (sample >> bit & 1)
 
     def _entering(self, shift: Shift, result: int) -> int:
         shown, width = self.operand[0], self.width

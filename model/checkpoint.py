@@ -1,6 +1,7 @@
 """A training that was stopped: all that is needed to go on as if it had not been."""
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from .errors import InputError
-from .files import VERSION, write_rule_file
+from .files import MAX_BYTES, VERSION, file_mode, parse_description, write_rule_file
 from .video import Clip
 from .videos import Slot
 
@@ -62,7 +63,7 @@ class Checkpoint:
         InputError
             If the file is missing, damaged, no checkpoint, or of another version.
         """
-        if not path.is_file():
+        if not stat.S_ISREG(file_mode(path)):
             raise InputError(
                 f"checkpoint {path} does not exist, the training is finished or has not lasted a "
                 "minute: start it without --resume"
@@ -74,20 +75,34 @@ class Checkpoint:
                     raise InputError(
                         f"{path} is no checkpoint of this version of Scotopia: remove it"
                     )
-                fields = json.loads(metadata["description"])
-                slots = [Slot(*map(int, slot)) for slot in fields.pop("slots")]
+                text = metadata["description"]
+                if len(text) > MAX_BYTES:
+                    raise ValueError(f"its description has {len(text)} characters")
+                fields = parse_description(text)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return cls(slots=slots, tensors=tensors, **fields)
+                slots = _unpack_slots(fields.pop("slots"), fields["iteration"])
+                checkpoint = cls(slots=slots, tensors=tensors, **fields)
+                checkpoint._check()
+                return checkpoint
         except InputError:
             raise
         except (
             *(SafetensorError, OSError, KeyError, TypeError, ValueError),
-            *(AttributeError, RecursionError),  # a type that NumPy has not; JSON without end
+            AttributeError,  # a type that NumPy has not
         ) as error:
             reason = " ".join(str(error).split())
             raise InputError(
                 f"checkpoint {path} cannot be read ({reason}): remove it to start anew"
             ) from error
+
+    def _check(self) -> None:
+        """Raise ValueError unless the fields are what they have to be."""
+        for name in ("config", "options", "clips", "notes"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} is a {type(getattr(self, name)).__name__}")
+        for name, tensor in self.tensors.items():
+            if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+                raise ValueError(f"{name} holds something else than finite float32")
 
     def check_same(self, path: Path, config: dict[str, Any], options: dict[str, Any]) -> None:
         """Raise InputError, naming what differs, unless it was made so; `path` is for the text."""
@@ -134,6 +149,18 @@ def digests(clips: list[Clip]) -> dict[str, str]:
             raise InputError(f"two clips are called {clip.name}: rename one, or name it once")
         found[clip.name] = digest(clip)
     return found
+
+
+def _unpack_slots(packed: Any, iteration: Any) -> list[Slot]:
+    """Slots from JSON; ValueError, unless they can be those of so many iterations."""
+    numbers = [iteration, *(number for slot in packed for number in slot)]
+    if any(type(number) is not int for number in numbers) or iteration < 0:
+        raise ValueError("iteration and slots are not counts")
+    slots = [Slot(*slot) for slot in packed]
+    for slot in slots:
+        if slot.generation < 0 or not 0 <= slot.shot <= slot.age <= iteration - slot.generation:
+            raise ValueError(f"{slot} cannot be after {iteration} iterations")
+    return slots
 
 
 def _text(value: Any) -> str:

@@ -73,7 +73,7 @@ class RuleConfig:
             ("trace_bits", 1, 16),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or not low <= value <= high:
+            if type(value) is not int or not low <= value <= high:  # nor True, which is an int
                 raise InputError(f"{name} {value} is outside {low} to {high}: choose one inside")
         if self.kind not in ("gated", "residual"):
             raise InputError(f"kind {self.kind!r} is unknown: choose gated or residual")
@@ -83,7 +83,7 @@ class RuleConfig:
             raise InputError(
                 f"perception {self.perception!r} is unknown: choose full, depthwise or sobel"
             )
-        if not 0 < self.fire_rate <= 1:
+        if isinstance(self.fire_rate, bool) or not 0 < self.fire_rate <= 1:
             raise InputError(f"fire_rate {self.fire_rate} is outside (0, 1]: choose 1")
         object.__setattr__(self, "inputs", tuple(self.inputs))
         if self.inputs != tuple(name for name in INPUTS if name in self.inputs):

@@ -6,6 +6,7 @@ layer and differ in `kind`.
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ from .errors import InputError
 
 #: Version of both kinds of rule file; a reader refuses any other.
 VERSION = 2
+
+#: Deepest nesting in a description; what Scotopia writes has a few levels.
+MAX_DEPTH = 50
 
 #: A rule is at most a few thousand numbers: refuse files that cannot be one before reading them.
 MAX_BYTES = 10_000_000
@@ -60,6 +64,65 @@ def write_rule_file(
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
+def file_mode(path: Path) -> int:
+    """`st_mode` of what is at `path`, links followed; 0 if nothing is, or nothing can be."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):  # also a name that is too long, or holds a zero
+        return 0
+
+
+def parse_description(text: str) -> dict[str, Any]:
+    """Parse a description: a JSON object of Unicode that names no key twice and is not too deep.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key stands twice")
+        return found
+
+    try:
+        description = json.loads(text, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(description, dict):
+        raise ValueError(f"it is a {type(description).__name__}")
+    level: list[Any] = [description]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:  # Python could not copy it, compare it or print it
+        raise ValueError("it is nested too deep")
+    json.dumps(description, ensure_ascii=False).encode()  # not half a surrogate pair
+    return description
+
+
+def check_training_record(record: Any) -> dict[str, Any]:
+    """Return the record of how a rule was trained.
+
+    Raises
+    ------
+    ValueError
+        If it is no object, or its clips are no list of names.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"training is a {type(record).__name__}")
+    clips = record.get("clips", [])
+    if not isinstance(clips, list) or not all(isinstance(name, str) for name in clips):
+        raise ValueError("clips of the training are no list of names")
+    return record
+
+
 def read_rule_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Read a rule file of the given kind.
 
@@ -81,8 +144,8 @@ def read_rule_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
         raise InputError(f"{path} is a Scotopia {found}, not a Scotopia {kind}: {remedy}")
     with safe_open(path, framework="numpy") as file:
         try:
-            description = json.loads(file.metadata()["description"])
-        except (KeyError, ValueError, RecursionError) as error:
+            description = parse_description(file.metadata()["description"])
+        except (KeyError, ValueError) as error:
             raise InputError(
                 f"rule {path} has no valid description ({error!r}): write it again"
             ) from error
@@ -107,7 +170,7 @@ def rule_kind(path: Path) -> str:
     InputError
         If the file is missing, truncated, no rule, or of another version.
     """
-    if not path.is_file():
+    if not stat.S_ISREG(file_mode(path)):
         raise InputError(f"rule {path} does not exist: give the path of a .safetensors rule file")
     if path.stat().st_size > MAX_BYTES:
         raise InputError(

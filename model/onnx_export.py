@@ -22,7 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from .config import Border, RuleConfig
 from .errors import InputError
-from .files import MAX_BYTES, write_atomically
+from .files import (
+    MAX_BYTES,
+    check_training_record,
+    parse_description,
+    write_atomically,
+)
 from .rule import FilteredLayer, Rule
 
 #: Version of both kinds of model; a reader refuses any other.
@@ -88,7 +93,7 @@ def load_onnx(path: Path) -> Rule:
     model, description = read_model(path, "float rule")
     try:
         rule = Rule(RuleConfig(**description["config"]))
-        rule.training_record = dict(description["training"])
+        rule.training_record = check_training_record(description["training"])
         tensors = read_tensors(model)
         rule.load_state_dict(
             {name: torch.from_numpy(tensors[name].copy()) for name in rule.state_dict()}
@@ -382,7 +387,11 @@ def read_model(path: Path, kind: str) -> tuple[Any, dict[str, Any]]:
         raise InputError(
             f"model {path} cannot be read: it is truncated or no ONNX model; export it again"
         ) from error
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = {
+        entry.key: entry.value
+        for entry in model.metadata_props
+        if isinstance(entry.value, str)  # what is no UTF-8, comes as bytes
+    }
     found = metadata.get("scotopia")
     if found not in _READER:
         raise InputError(
@@ -402,8 +411,8 @@ def read_model(path: Path, kind: str) -> tuple[Any, dict[str, Any]]:
     if metadata.get("sha256") != _digest(model.graph, description):
         raise InputError(f"model {path} was changed after its export: export it again")
     try:
-        return model, dict(json.loads(description))
-    except (ValueError, TypeError, RecursionError) as error:
+        return model, parse_description(description)
+    except ValueError as error:
         raise InputError(
             f"model {path} has no valid description ({one_line(error)}): export it again"
         ) from error

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import FILTERS, Border, RuleConfig
 from .errors import InputError
-from .files import read_rule_file, write_rule_file
+from .files import check_training_record, read_rule_file, write_rule_file
 
 #: Identity, Sobel in x and in y, Laplacian, each scaled to a response of about one.
 _SOBEL = torch.tensor(
@@ -220,12 +221,12 @@ class Rule(nn.Module):
         ------
         InputError
             If the file is no float rule of this version, or has a weight that is missing, of the
-            wrong shape or not finite.
+            wrong shape or type, or not finite.
         """
         description, tensors = read_rule_file(path, "float rule")
         try:
             rule = cls(RuleConfig(**description["config"]))
-            rule.training_record = dict(description["training"])
+            rule.training_record = check_training_record(description["training"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"rule {path} has no valid description ({error}): write it again"
@@ -238,6 +239,10 @@ class Rule(nn.Module):
                 "write it again"
             )
         for name, tensor in tensors.items():
+            if tensor.dtype != np.float32:
+                raise InputError(
+                    f"rule {path} has a {name} of {tensor.dtype}, not float32: write it again"
+                )
             if not torch.isfinite(torch.from_numpy(tensor)).all():
                 raise InputError(f"rule {path} has a {name} that is not finite: train it again")
         rule.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})

@@ -1,8 +1,10 @@
 """Clips: gray videos as arrays, read from a file, from a folder or from the package."""
 
 import lzma
+import stat
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,16 +20,34 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import InputError
+from .files import file_mode
 
 EMBEDDED = "davis_road"
 """Name of the clip that is packaged; `model/clips/NOTICE` has its source and licence."""
 
 MAX_PIXELS = 2**29
-"""Most pixels a clip may hold, as stored and as returned (2 GiB of float32)."""
+"""Most pixels a clip may hold, an array as stored, every clip as returned (2 GiB of float32)."""
+
+MAX_FRAME_PIXELS = 2**25
+"""Most pixels of a frame as stored: 8K video has 33 million."""
+
+MAX_FRAMES = 2**17
+"""Most frames of a clip: 87 minutes at 25 a second."""
+
+FREE_BYTES = 2**26
+BYTES_PER_BYTE = 200
+"""Most bytes that a file may unpack to: so many, and so many more for each byte of the file.
+
+Videos keep far below one returned pixel, arrays below twenty bytes, for each. Only a file that is
+made to fill the memory, and a long clip of nothing, keep more.
+"""
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+
+# What those suffixes name: of other formats, Pillow hands PostScript to an interpreter.
+_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # FFmpeg draws any .txt or .bin file as a screen of characters: its formats for text art.
 _TEXT_ART = frozenset({"adf", "bin", "idf", "tty", "xbin"})
@@ -38,6 +58,7 @@ _UNREADABLE = (
     EOFError,
     ValueError,
     RuntimeError,  # zipfile: an encrypted member, an unknown compression
+    MemoryError,  # NumPy: a header that nests too deep for Python's parser
     SyntaxError,  # Pillow: a broken PNG
     TypeError,  # Pillow: a TIFF whose tags have wrong types
     tokenize.TokenError,  # NumPy: a header that does not parse
@@ -119,12 +140,13 @@ def load_clip(path: str | Path, size: int | None = 128, max_frames: int | None =
         if value is not None and value < 1:
             raise InputError(f"{option} is {value}: give 1 or more")
 
-    frames: list[NDArray[np.float32]] = []
+    frames = bytearray()  # a list of arrays would take more, and twice, for its array at the end
     shape: tuple[int, ...] | None = None
     for number, stored in enumerate(islice(_stored_frames(path), max_frames)):
         height, width = stored.shape
         if shape is None:
             shape = stored.shape
+            most = min(MAX_PIXELS, most_bytes(path))
         if stored.shape != shape:
             raise InputError(
                 f"clip {path}: frame {number} is {width} x {height} pixels, the first is "
@@ -138,14 +160,19 @@ def load_clip(path: str | Path, size: int | None = 128, max_frames: int | None =
         frame = _to_unit_range(stored, path, number)
         if size is not None:
             frame = box_average(central_square(frame), size)
-        if (number + 1) * frame.size > MAX_PIXELS:
-            raise InputError(
-                f"clip {path} has more than {MAX_PIXELS} pixels: shorten it or make it smaller"
-            )
-        frames.append(frame.astype(np.float32))
+        if (number + 1) * frame.size > most or number >= MAX_FRAMES:
+            limit = f"{MAX_FRAMES} frames" if number >= MAX_FRAMES else f"{most} pixels"
+            raise InputError(f"clip {path} has more than {limit}: shorten it or make it smaller")
+        frame = np.ascontiguousarray(frame, np.float32)
+        frames += frame.data
     if not frames:
         raise InputError(f"clip {path} holds no frames: give a clip with at least one")
-    return Clip(path.stem, np.stack(frames))
+    return Clip(path.stem, np.frombuffer(frames, np.float32).reshape(-1, *frame.shape))
+
+
+def most_bytes(path: Path) -> int:
+    """Most bytes that the clip at `path` may unpack to; a folder is as large as it looks."""
+    return MAX_PIXELS if path.is_dir() else FREE_BYTES + BYTES_PER_BYTE * path.stat().st_size
 
 
 def embedded_clip(size: int | None = 128) -> Clip:
@@ -170,7 +197,8 @@ def _to_unit_range(stored: NDArray[Any], path: Path, number: int) -> NDArray[np.
     """Convert a stored frame to values in [0, 1]; raise InputError if its floats are not."""
     if stored.dtype == np.uint8:
         return stored / 255.0
-    frame = stored.astype(np.float64)
+    with np.errstate(over="ignore"):
+        frame = stored.astype(np.float64)
     outside = ~((frame >= 0) & (frame <= 1))  # not written as "< 0 or > 1": NaN is outside, too
     if outside.any():
         row, column = np.argwhere(outside)[0]
@@ -183,12 +211,17 @@ def _to_unit_range(stored: NDArray[Any], path: Path, number: int) -> NDArray[np.
 
 def _stored_frames(path: Path) -> Iterator[NDArray[Any]]:
     """Yield the frames (H, W) as stored, uint8 or floats of unchecked range, one at a time."""
-    if not path.exists():
+    mode = file_mode(path)
+    if not mode:
         raise InputError(
             f"clip {path} does not exist: give a video, an .npz or .npy file, a folder of images, "
             f"or {EMBEDDED} for the built-in clip"
         )
-    if path.is_file() and path.stat().st_size == 0:
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would never end
+        raise InputError(
+            f"clip {path} is no file and no folder but {stat.filemode(mode)}: copy it to a file"
+        )
+    if stat.S_ISREG(mode) and path.stat().st_size == 0:
         raise InputError(f"clip {path} is empty (0 bytes): copy or record it again")
     number = 0
     try:
@@ -218,7 +251,7 @@ def _open_frames(path: Path) -> Iterator[NDArray[Any]]:
     match path.suffix.lower():
         case ".npy":
             with path.open("rb") as file:
-                return iter(_read_array(file, path))
+                return iter(_read_array(file, path.stat().st_size, path))
         case ".npz":
             with zipfile.ZipFile(path) as archive:
                 if "frames.npy" not in archive.namelist():
@@ -226,21 +259,29 @@ def _open_frames(path: Path) -> Iterator[NDArray[Any]]:
                         f"clip {path} has no key 'frames': save it with "
                         "numpy.savez_compressed(path, frames=frames)"
                     )
-                with archive.open("frames.npy") as member:
-                    return iter(_read_array(member, path))
+                entry = archive.getinfo("frames.npy")
+                # Others unpack whole, whatever is asked of them.
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise InputError(
+                        f"clip {path} is compressed by method {entry.compress_type}, not by "
+                        "deflate: save it with numpy.savez_compressed(path, frames=frames)"
+                    )
+                with archive.open(entry) as member:
+                    return iter(_read_array(member, entry.file_size, path))
         case _:
             return _video_frames(path)
 
 
-def _read_array(file: IO[bytes], path: Path) -> NDArray[Any]:
-    """Read frames (T, H, W) from a file in npy format, whose header is believed only once checked.
+def _read_array(file: IO[bytes], size: int, path: Path) -> NDArray[Any]:
+    """Read frames (T, H, W) from a file of `size` bytes in npy format.
 
-    NumPy allocates what the header claims, however short the file is.
+    NumPy allocates what the header claims: it is believed only once it has been checked.
     """
-    if npy_format.read_magic(file) == (1, 0):
-        shape, _, dtype = npy_format.read_array_header_1_0(file)
-    else:  # 2.0 has a longer header; 3.0 adds Unicode field names, which frames do not have
-        shape, _, dtype = npy_format.read_array_header_2_0(file)
+    with warnings.catch_warnings(action="ignore"):  # of a header that Python 2 wrote
+        if npy_format.read_magic(file) == (1, 0):
+            shape, _, dtype = npy_format.read_array_header_1_0(file)
+        else:  # 2.0 has a longer header; 3.0 adds Unicode field names, which frames do not have
+            shape, _, dtype = npy_format.read_array_header_2_0(file)
     if dtype.hasobject:
         raise InputError(
             f"clip {path} holds pickled objects, which are never loaded: save its frames as uint8"
@@ -256,24 +297,52 @@ def _read_array(file: IO[bytes], path: Path) -> NDArray[Any]:
         )
     if min(shape) < 1:
         raise InputError(f"clip {path} is empty, of shape {shape}: give at least one frame")
-    if shape[0] * shape[1] * shape[2] > MAX_PIXELS:
+    pixels = shape[0] * shape[1] * shape[2]
+    if pixels > MAX_PIXELS:
         raise InputError(
             f"clip {path} has shape {shape}, more than {MAX_PIXELS} pixels: shorten it or make it "
             "smaller"
         )
+    _check_frame_size(f"frames of clip {path} have", shape[2], shape[1])
+    claimed = pixels * dtype.itemsize
+    if claimed > size:
+        raise ValueError(f"{claimed} bytes of numbers in {size}")
+    if claimed > most_bytes(path):
+        raise InputError(
+            f"clip {path} unpacks to {claimed} bytes, more than {most_bytes(path)}: "
+            "save it with numpy.savez"
+        )
     file.seek(0)
-    frames: NDArray[Any] = npy_format.read_array(file, allow_pickle=False)
+    with warnings.catch_warnings(action="ignore"):
+        frames: NDArray[Any] = npy_format.read_array(file, allow_pickle=False)
     return frames
+
+
+def _check_frame_size(what: str, width: int, height: int) -> None:
+    if width * height > MAX_FRAME_PIXELS:
+        raise InputError(
+            f"{what} {width} x {height} pixels, more than {MAX_FRAME_PIXELS}: "
+            "scale to 7680 x 4320 at most"
+        )
 
 
 def _video_frames(path: Path) -> Iterator[NDArray[Any]]:
     # Given a file and not its name, FFmpeg takes no name for a URL and follows no playlist.
-    with path.open("rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
+    options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # before a decoder allocates a frame
+    with (
+        path.open("rb") as file,
+        av.open(file, "r", metadata_errors="ignore", options=options) as container,
+    ):
         if container.format.name in _TEXT_ART:
             raise InputError(_undecodable(path))
         if not container.streams.video:
             raise InputError(f"clip {path} has no video stream: give a file with pictures")
+        decoder = container.streams.video[0].codec_context
+        if decoder is None:  # FFmpeg has none for such a stream
+            raise InputError(_undecodable(path))
+        decoder.options = options
         for number, frame in enumerate(container.decode(video=0)):
+            _check_frame_size(f"frames of clip {path} have", frame.width, frame.height)
             if frame.is_corrupt:  # FFmpeg has painted over what it could not decode
                 raise InputError(_damaged(path, number))
             yield frame.to_ndarray(format="gray")
@@ -285,7 +354,13 @@ def _image_frames(folder: Path) -> Iterator[NDArray[np.uint8]]:
         raise InputError(f"clip {folder} is a folder without images: put .png or .jpg files in it")
     for file in files:
         try:
-            with Image.open(file) as image:
+            if not stat.S_ISREG(file_mode(file)):
+                raise OSError("no file")
+            with (
+                warnings.catch_warnings(action="ignore"),
+                Image.open(file, formats=_IMAGE_FORMATS) as image,
+            ):
+                _check_frame_size(f"image {file} has", image.width, image.height)
                 if image.mode.startswith(("I", "F")):  # Pillow would clip these to 255
                     raise InputError(
                         f"image {file} has more than 8 bits a channel (mode {image.mode}): "

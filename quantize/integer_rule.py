@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
-from scotopia.model.files import read_rule_file, write_rule_file
+from scotopia.model.files import check_training_record, read_rule_file, write_rule_file
 
 from .qformat import IntArray, Overflow, QFormat, Rounding, shift_right
 
@@ -462,11 +462,11 @@ class IntegerRule:
             state = _unpack_all(formats["state"])
             inputs = _unpack_all(formats["inputs"])
             hidden = _unpack_all(formats["hidden"])
-            gate = QFormat(*formats["gate"])
+            gate = unpack_format(formats["gate"])
             rule = cls(
                 config=config,
                 state_formats=state,
-                sample_format=QFormat(*formats["sample"]),
+                sample_format=unpack_format(formats["sample"]),
                 input_formats=inputs,
                 gate_format=gate,
                 perceive=_load_layer(tensors, "perceive", state + inputs, hidden),
@@ -475,7 +475,7 @@ class IntegerRule:
                 overflow=Overflow(description["overflow"]),
                 dither=description.get("dither", 0),  # older files have neither
                 noise_seed=description.get("noise_seed", 1),
-                training=dict(description["training"]),
+                training=check_training_record(description["training"]),
             )
             if description.get("proof") is None:  # older files have none
                 return rule
@@ -560,5 +560,12 @@ def _pack(format: QFormat) -> list[int | bool]:
     return [format.int_bits, format.frac_bits, format.signed]
 
 
-def _unpack_all(packed: list[list[Any]]) -> tuple[QFormat, ...]:
-    return tuple(QFormat(*fields) for fields in packed)
+def unpack_format(packed: Any) -> QFormat:
+    """Format from JSON, [int_bits, frac_bits, signed]; ValueError, if it is something else."""
+    if not isinstance(packed, list) or [type(field) for field in packed] != [int, int, bool]:
+        raise ValueError(f"{packed} is no format")
+    return QFormat(*packed)
+
+
+def _unpack_all(packed: list[Any]) -> tuple[QFormat, ...]:
+    return tuple(map(unpack_format, packed))

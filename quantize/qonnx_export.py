@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
+from scotopia.model.files import check_training_record
 from scotopia.model.onnx_export import (
     QONNX,
     STATED,
@@ -30,7 +31,7 @@ from scotopia.model.onnx_export import (
     write_model,
 )
 
-from .integer_rule import IntegerLayer, IntegerRule
+from .integer_rule import IntegerLayer, IntegerRule, unpack_format
 from .qformat import IntArray, Overflow, QFormat, Rounding, required_bits
 from .ranges import RangeProof, check
 
@@ -354,13 +355,13 @@ def _read_rule(model: Any, description: dict[str, Any]) -> IntegerRule:
         state_formats=state,
         sample_format=read_formats("old_sample")[0],
         input_formats=inputs,
-        gate_format=QFormat(*description["gate_format"]),
+        gate_format=unpack_format(description["gate_format"]),
         perceive=read_layer("perceive", state + inputs, hidden),
         update=read_layer("update", hidden, read_formats("update")),
         rounding=Rounding(description["rounding"]),
         overflow=Overflow(description["overflow"]),
         noise_seed=description["noise_seed"],
-        training=dict(description["training"]),
+        training=check_training_record(description["training"]),
     )
     if description["proof"] is None:
         return rule

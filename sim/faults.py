@@ -310,13 +310,14 @@ def verilog_faults(folder: Path) -> Iterator[Fault]:
     for path in sorted(folder.glob("*.v")):
         instance, module, resetting = "", "", False
         text = path.read_text()
+        alive = _read_names(text)
         south = dict(re.findall(r"pixel_row (\w+) \([^;]*?\.south\((.*?)\)", text))
         for number, line in enumerate(text.split("\n"), 1):
             if found := _INSTANCE.match(line):
                 module, instance = found.groups()
             changes: list[tuple[int, int, str, str]] = []
             if found := _ASSIGN.match(line):
-                if "." not in found[1]:  # a field of a layout: nothing reads it
+                if found[1] in alive:
                     changes = [(*found.span(3), *c) for c in _expressions(found[3])]
             elif found := _INSIDE.match(line):
                 changes = [(*found.span(3), *c) for c in _values(found[1], found[3])]
@@ -338,6 +339,26 @@ def verilog_faults(folder: Path) -> Iterator[Fault]:
                 )
             if line.startswith("  always") or line == "  );":
                 instance, resetting = "", False
+
+
+_NAME = re.compile(r"\\\S+|[A-Za-z_]\w*")
+
+
+def _read_names(text: str) -> set[str]:
+    """Names that something reads: a fault in any other could not matter."""
+    assigned: dict[str, set[str]] = {}
+    alive: set[str] = set()
+    for line in text.split("\n"):
+        if found := _ASSIGN.match(line):
+            assigned.setdefault(found[1], set()).update(_NAME.findall(found[3]))
+        elif not line.startswith(("  wire ", "  reg ", "  input ")):  # outputs are alive
+            alive.update(_NAME.findall(line))
+    waiting = list(alive)
+    while waiting:
+        for name in assigned.pop(waiting.pop(), set()) - alive:
+            alive.add(name)
+            waiting.append(name)
+    return alive
 
 
 def _expressions(text: str) -> Iterator[tuple[str, str]]:
