@@ -16,8 +16,9 @@ from scotopia.model import native
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.rule import Rule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
-from scotopia.quantize.integer_rule import IntArray, IntegerLayer, IntegerRule, update_formats
-from scotopia.quantize.qformat import QFormat, Rounding
+from scotopia.quantize.integer_rule import IntArray, IntegerRule
+from scotopia.quantize.qformat import Rounding
+from scotopia.sim import random_rules
 from scotopia.sim.stimulus import Stimulus
 
 # Tensors here are so small that a second thread only waits for the first.
@@ -93,53 +94,7 @@ def random_rule(float_rule: Callable[..., Rule]) -> Callable[..., IntegerRule]:
 @pytest.fixture(scope="session")
 def mixed_rule() -> Callable[..., IntegerRule]:
     """An integer rule in which every tensor has formats of its own."""
-
-    def make(
-        seed: int, config: RuleConfig, rounding: Rounding = Rounding.RND, coarse: bool = False
-    ) -> IntegerRule:
-        rng = np.random.default_rng(seed)
-        state = tuple(QFormat(1, int(f)) for f in rng.integers(2, 9, config.channels))
-        all_inputs = {
-            "sample": state[0],
-            "trace": QFormat(0, config.trace_bits, signed=False),
-            "valid": QFormat(1, int(rng.integers(0, 3)), signed=False),
-            "flicker": QFormat(int(rng.integers(0, 3)), 6),
-            "innovation": QFormat(int(rng.integers(0, 3)), 6),
-            "trust": QFormat(0, int(rng.integers(2, 9)), signed=False),
-            "recall": QFormat(int(rng.integers(0, 3)), 5),
-        }
-        inputs = tuple(all_inputs[name] for name in config.inputs)
-        hidden = tuple(
-            QFormat(int(i), int(f), signed=False)
-            for i, f in zip(*rng.integers([[-1], [3]], [[3], [8]], (2, config.hidden)), strict=True)
-        )
-        gate = QFormat(0, int(rng.integers(2, 9)), signed=False)
-
-        def layer(
-            inputs: tuple[QFormat, ...], outputs: tuple[QFormat, ...], taps: int
-        ) -> IntegerLayer:
-            count = len(outputs)
-            return IntegerLayer(
-                weight=rng.integers(-100, 101, (count, len(inputs), taps)),
-                # A coarse layer has fewer fraction bits than its outputs: shifts to the left.
-                weight_frac=rng.integers(-4, 1, count) if coarse else rng.integers(2, 10, count),
-                bias=rng.integers(-9, 10, count) if coarse else rng.integers(-5000, 5001, count),
-                inputs=inputs,
-                outputs=outputs,
-            )
-
-        return IntegerRule(
-            config=config,
-            state_formats=state,
-            sample_format=state[0],
-            input_formats=inputs,
-            gate_format=gate,
-            perceive=layer(state + inputs, hidden, 9),
-            update=layer(hidden, update_formats(config, state, gate), 1),
-            rounding=rounding,
-        )
-
-    return make
+    return random_rules.mixed_rule
 
 
 @pytest.fixture(scope="session")

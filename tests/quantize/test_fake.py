@@ -1,7 +1,5 @@
-import itertools
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,46 +12,17 @@ from scotopia.model.unroll import unroll_plainly
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import FIRE_BITS, IntegerRule, fire_threshold
-from scotopia.quantize.qformat import Overflow, QFormat, Rounding
+from scotopia.quantize.qformat import QFormat, Rounding
+from scotopia.sim.random_rules import MODES, any_rule
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
-#: Every rounding with every overflow, border and kind; the seeds vary the rest.
-MODES = list(
-    itertools.product(Rounding, Overflow, ["zero", "replicate", "wrap"], ["gated", "residual"])
-)
-
 
 def number(planes: Any) -> Any:
     """Of the bits (N, H, W), the highest first."""
     return sum(plane * 2**i for i, plane in enumerate(planes[::-1]))
-
-
-@pytest.fixture(scope="session")
-def any_rule(mixed_rule: Make, small_config: Make) -> Callable[[int], IntegerRule]:
-    """Rule number n of an endless series through all modes."""
-
-    def make(seed: int) -> IntegerRule:
-        rng = np.random.default_rng(seed)
-        rounding, overflow, border, kind = MODES[seed % len(MODES)]
-        known = [n for n in INPUTS if rng.random() < 0.6 or n == "trust"]
-        config = small_config(
-            kind=kind,
-            border=border,
-            channels=int(rng.integers(2, 4)),
-            hidden=int(rng.integers(1, 4)),
-            inputs=tuple(known),
-            fire_rate=float(rng.choice([1, 0.5])),
-            trace_bits=int(rng.integers(1, 8)),
-        )
-        rule = mixed_rule(seed, config, rounding, coarse=rng.random() < 0.2)
-        most = min(8, rule.gate_format.frac_bits) if kind == "gated" else 0
-        dither = int(rng.integers(0, most + 1)) if rng.random() < 0.3 else 0
-        return replace(rule, overflow=overflow, dither=dither)
-
-    return make
 
 
 def assert_twins_agree(rule: IntegerRule, seed: int, extreme_state: Make, steps: int) -> None:
@@ -85,18 +54,18 @@ def assert_twins_agree(rule: IntegerRule, seed: int, extreme_state: Make, steps:
             np.testing.assert_array_equal(value.numpy(), format.values(code), f"{name}, {seed}")
 
 
-def test_twins_agree_exactly_in_every_mode(any_rule: Make, extreme_state: Make) -> None:
+def test_twins_agree_exactly_in_every_mode(extreme_state: Make) -> None:
     for seed in range(2 * len(MODES)):
         assert_twins_agree(any_rule(seed), seed, extreme_state, steps=3)
 
 
 @pytest.mark.slow
-def test_twins_agree_exactly_over_ten_thousand_rules(any_rule: Make, extreme_state: Make) -> None:
+def test_twins_agree_exactly_over_ten_thousand_rules(extreme_state: Make) -> None:
     for seed in range(10_000):
         assert_twins_agree(any_rule(seed), seed, extreme_state, steps=1)
 
 
-def test_a_twin_gives_its_integer_rule_back(any_rule: Make) -> None:
+def test_a_twin_gives_its_integer_rule_back() -> None:
     for seed in range(40):
         rule = any_rule(seed)
         again = FakeQuantRule.of(rule).integer_rule()

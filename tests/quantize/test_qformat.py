@@ -444,7 +444,7 @@ def test_value_that_is_not_finite_is_refused(overflow: Overflow, value: float) -
     "text",
     [
         *("", "Q", "1.7", "Q1", "Q1.", "Q.7", "q1.7", "SQ1.7", "Q+1.7", "Q01.7", "Q-0.8", "Q1,7"),
-        *("Q1.7.1", "Q1e1.0", " Q1.7", "Q1.7\n", "Q٠.٨", "Q" + "9" * 5000 + ".1"),
+        *("Q1.7.1", "Q1e1.0", " Q1.7", "Q1.7\n", "Q٠.٨", "Q" + "9" * 500 + ".1"),
     ],
 )
 def test_text_that_names_no_format_is_refused(text: str) -> None:
