@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from xml.etree import ElementTree
 
 from scotopia.model.files import write_atomically
 from scotopia.sim.check import Check, Verdict
-from scotopia.sim.mutation import Outcome
+from scotopia.sim.mutation import Outcome, score
 from scotopia.sim.verify import Stage
 
 from .page import environment
@@ -123,7 +124,8 @@ def as_json(proof: Proof) -> dict[str, Any]:
             {
                 "area": outcome.fault.area.value,
                 "name": outcome.fault.name,
-                "caught_by": outcome.caught_by,
+                "fate": outcome.fate.value,
+                "by": outcome.by,
                 "detail": outcome.detail,
             }
             for outcome in proof.outcomes
@@ -182,6 +184,7 @@ def render_page(proof: Proof) -> str:
             parts=by_part(proof.checks),
             counted=counted,
             cell_updates=sum(s.cell_updates for s in proof.stages if not s.expect_mismatch),
-            caught=sum(bool(outcome.caught_by) for outcome in proof.outcomes),
+            fates=Counter(outcome.fate.value for outcome in proof.outcomes),
+            score=score(proof.outcomes),
         )
     )

@@ -1,17 +1,52 @@
-"""How many planted faults the verification finds."""
+"""How many planted faults the verification finds: its mutation score.
 
+Each fault meets, until one sees it, a short comparison of states, as `scotopia verify` makes it;
+then the stress of the interfaces, if it is one of the Verilog, or a long comparison of states, if
+it is one of the program. What none of them sees has to be shown to change nothing, by a solver:
+then it is no fault. Everything else is missed.
+
+Faults of the program are planted in a `specimen`, which uses every instruction that there is, and
+those of the Verilog in a device of `stress`, whose steps are so short that much happens in few
+clocks.
+"""
+
+import functools
 import multiprocessing
+import os
+import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
 
+import numpy as np
+
+from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.model.errors import InputError
+from scotopia.quantize.integer_rule import IntegerRule
 
+from . import equivalence
+from .check import Check, Verdict
 from .compare import compare
-from .faults import Fault
-from .simulators import Build
+from .faults import Area, Fault, draw, instrument, program_faults, rule_faults, verilog_faults
+from .simulators import Bench, Build
+from .specimen import specimen
 from .stimulus import Stimulus
+from .stress import DEVICES, Device, StressBench, check_trace
+
+PART = "planted faults"
+
+
+class Fate(Enum):
+    """What became of a fault."""
+
+    CAUGHT = "caught"
+    EQUIVALENT = "equivalent"  #: shown to change nothing
+    MISSED = "missed"
 
 
 @dataclass(frozen=True)
@@ -22,14 +57,17 @@ class Outcome:
     ----------
     fault
         Which.
-    caught_by
-        The check that found it; empty if none did.
+    fate
+        See `Fate`.
+    by
+        The check that found it or showed it to be none; empty if none did.
     detail
         What that found.
     """
 
     fault: Fault
-    caught_by: str
+    fate: Fate
+    by: str
     detail: str
 
 
@@ -76,3 +114,200 @@ def run_states(
             found.append(future.result())
             on_fault(fault.name)
     return found
+
+
+#: Frames of the short comparison, and the share of pixels that arrive.
+FRAMES, DENSITY = 4, 0.4
+
+#: Cells of the specimen's array: all nine neighbourhoods at a border, and more columns than rows.
+HEIGHT, WIDTH = 3, 4
+
+#: Frames and cells of the long comparison. A step takes as many clocks, so many cells see more.
+LONG_FRAMES, LONG_HEIGHT, LONG_WIDTH = 100, 16, 16
+
+_PROGRAM = (Area.RULE, Area.ROUNDING, Area.SATURATION, Area.SCHEDULE)
+
+
+def prove(
+    each: int = 36,
+    *,
+    seed: int = 0,
+    areas: Sequence[Area] = tuple(Area),
+    workers: int | None = None,
+    on_check: Callable[[str], None] = lambda name: None,
+) -> tuple[list[Check], list[Outcome]]:
+    """Plant faults, at most `each` in an area, and see that each is caught, or none.
+
+    Parameters
+    ----------
+    seed
+        Draws them.
+    workers
+        Processes; as many as cores by default.
+    on_check
+        Called with the name of each fault that was looked at.
+
+    Returns
+    -------
+    checks, outcomes
+        A check for each area, which fails if a fault was missed; and all faults.
+    """
+    workers = workers or os.cpu_count() or 1
+    start = time.perf_counter()
+    outcomes = []
+    for name, plant, chosen in (
+        ("program", _plant_in_program, [area for area in areas if area in _PROGRAM]),
+        ("Verilog", _plant_in_verilog, [area for area in areas if area not in _PROGRAM]),
+    ):
+        if chosen:
+            on_check(f"faults of the {name}")
+            outcomes += plant(each, seed, chosen, workers, on_check)
+    seconds = (time.perf_counter() - start) / max(1, len(outcomes))
+    return [_check(area, outcomes, seconds) for area in areas], outcomes
+
+
+def _check(area: Area, outcomes: Sequence[Outcome], seconds: float) -> Check:
+    here = [outcome for outcome in outcomes if outcome.fault.area is area]
+    missed = [outcome.fault.name for outcome in here if outcome.fate is Fate.MISSED]
+    by = Counter(outcome.by for outcome in here if outcome.by)
+    return Check(
+        PART,
+        area.value,
+        Verdict.FAILED if missed or not here else Verdict.PASSED,
+        len(here),
+        "faults",
+        seconds * len(here),
+        f"missed: {missed[0]}" if missed else ", ".join(f"{n} {name}" for name, n in by.items()),
+    )
+
+
+def score(outcomes: Sequence[Outcome]) -> float:
+    """Value of the mutation score: the share caught of those that change anything, 0 to 1."""
+    fates = Counter(outcome.fate for outcome in outcomes)
+    changing = len(outcomes) - fates[Fate.EQUIVALENT]
+    return fates[Fate.CAUGHT] / changing if changing else 0.0
+
+
+# Faults of the program.
+
+
+def _plant_in_program(
+    each: int,
+    seed: int,
+    areas: Sequence[Area],
+    workers: int,
+    on_check: Callable[[str], None],
+) -> list[Outcome]:
+    rule = specimen()
+    program = Program.compile(rule)
+    known = [*rule_faults(program), *program_faults(program)]
+    faults = draw([fault for fault in known if fault.area in areas], each, seed)
+    with tempfile.TemporaryDirectory(prefix="scotopia-") as name, Bench() as bench:
+        emit(program, HEIGHT, WIDTH, Path(name))
+        build = bench.build(rule, Path(name), HEIGHT, WIDTH)
+        found = run_states(
+            build,
+            faults,
+            _stimulus(rule, seed, FRAMES, HEIGHT, WIDTH),
+            workers=workers,
+            on_fault=on_check,
+        )
+        by = ["by states" if detail else "" for detail in found]
+        on_check("what random states tell of the others")
+        rest = [index for index, detail in enumerate(found) if not detail]
+        different = [i for i in rest if equivalence.differs(program, faults[i].program or program)]
+        large = Path(name) / "large"
+        large.mkdir()
+        emit(program, LONG_HEIGHT, LONG_WIDTH, large)
+        build = bench.build(rule, large, LONG_HEIGHT, LONG_WIDTH)
+        answers = run_states(
+            build,
+            [faults[index] for index in different],
+            _stimulus(rule, seed, LONG_FRAMES, LONG_HEIGHT, LONG_WIDTH),
+            workers=workers,
+            on_fault=on_check,
+        )
+        for index, detail in zip(different, answers, strict=True):
+            by[index], found[index] = "by states of many cells" if detail else "", detail
+    outcomes = []
+    for index, fault in enumerate(faults):
+        if found[index]:
+            outcomes.append(Outcome(fault, Fate.CAUGHT, by[index], found[index]))
+        else:
+            on_check(fault.name)
+            outcomes.append(_asked(program, fault, index in different))
+    return outcomes
+
+
+def _stimulus(rule: IntegerRule, seed: int, frames: int, height: int, width: int) -> Stimulus:
+    rng = np.random.default_rng(seed)
+    shape = frames, height, width
+    return Stimulus.of(rule, rng.random(shape), rng.random(shape) < DENSITY)
+
+
+def _asked(program: Program, fault: Fault, different: bool) -> Outcome:
+    """Ask the solver whether a fault changes anything."""
+    assert fault.program is not None
+    if different:
+        detail = "differs from states that no comparison came to"
+    elif why := equivalence.missing():
+        detail = why
+    elif equivalence.equivalent(program, fault.program):
+        return Outcome(fault, Fate.EQUIVALENT, "equivalent", "for all states, by the solver")
+    else:
+        detail = "the solver gave up, or knows a state that tells"
+    return Outcome(fault, Fate.MISSED, "", detail)
+
+
+# Faults of the Verilog.
+
+#: Gated, two channels, dither, three steps a frame, sides that are no powers of two.
+_DEVICE = replace(DEVICES[4], effort=6)
+
+
+def _plant_in_verilog(
+    each: int,
+    seed: int,
+    areas: Sequence[Area],
+    workers: int,
+    on_check: Callable[[str], None],
+) -> list[Outcome]:
+    program, height, width = _DEVICE.programs[0], _DEVICE.height, _DEVICE.width
+    with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
+        folder = Path(name)
+        emit(program, height, width, folder)
+        faults = draw([f for f in verilog_faults(folder) if f.area in areas], each, seed)
+        instrument(folder, faults)
+        stimulus = _stimulus(program.rule, seed, FRAMES, height, width)
+        with Bench() as bench:
+            build = bench.build(program.rule, folder, height, width)
+            found = run_states(build, faults, stimulus, workers=workers, on_fault=on_check)
+        by = ["by states" if detail else "" for detail in found]
+        with StressBench() as bench:
+            bench.build_device(folder)
+            ask = functools.partial(_stressed, bench, _DEVICE)
+            if why := ask(0)[1]:
+                raise InputError(
+                    f"the device fails before any fault is planted ({why}): mend it first"
+                )
+            rest = [index for index, detail in enumerate(found) if not detail]
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+                answers = pool.map(ask, [index + 1 for index in rest])
+                for index, answer in zip(rest, answers, strict=True):
+                    by[index], found[index] = answer
+                    on_check(faults[index].name)
+    return [
+        Outcome(fault, Fate.CAUGHT if detail else Fate.MISSED, how, detail)
+        for fault, how, detail in zip(faults, by, found, strict=True)
+    ]
+
+
+def _stressed(bench: StressBench, device: Device, number: int) -> tuple[str, str]:
+    """Drive what was built with one fault awake; the first scenario that fails, and how."""
+    # The first finds most, and the others take long.
+    for scenarios in (device.scenarios[:1], device.scenarios[1:]):
+        trace = bench.run_device(device, 0, scenarios, [f"+fault={number}"])
+        for finding in check_trace(device, trace):
+            if finding.detail:
+                return "by stress", f"{finding.scenario}: {finding.detail}"
+    return "", ""

@@ -1,9 +1,12 @@
 """Staged verification: each stage is compared with the golden model, code by code."""
 
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -132,16 +135,24 @@ class Material:
         InputError
             If the clip is too small.
         """
-        extent, density, rule = self.extent, self.density, self.rule
-        if small:
-            extent = Extent(
-                min(SMALL.height, extent.height),
-                min(SMALL.width, extent.width),
-                min(SMALL.frames, extent.frames),
-            )
-            density = SMALL_DENSITY
+        return self._small if small else self._whole
+
+    @cached_property
+    def _whole(self) -> Stimulus:  # for a whole clip, the golden model takes minutes
+        return self._show(self.extent, self.density)
+
+    @cached_property
+    def _small(self) -> Stimulus:
+        extent = Extent(
+            min(SMALL.height, self.extent.height),
+            min(SMALL.width, self.extent.width),
+            min(SMALL.frames, self.extent.frames),
+        )
+        return self._show(extent, SMALL_DENSITY)
+
+    def _show(self, extent: Extent, density: float) -> Stimulus:
         crop = central_crop(self.frames, self.clip_name, extent.height, extent.width, extent.frames)
-        return Stimulus.of(rule, crop, sample_mask(crop.shape, density, self.seed))
+        return Stimulus.of(self.rule, crop, sample_mask(crop.shape, density, self.seed))
 
     def brief(self) -> "Material":
         """Return the same with as many steps a frame as a slow stage has time for."""
@@ -245,17 +256,18 @@ def verify(
     central_crop(frames, clip_name, extent.height, extent.width, extent.frames)
     if verilog is not None:
         read_manifest(verilog)
-    with Bench(simulator) as bench, tempfile.TemporaryDirectory(prefix="scotopia-") as name:
+    with (
+        Bench(simulator) as bench,
+        tempfile.TemporaryDirectory(prefix="scotopia-") as name,
+        ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as other_core,
+    ):
         scratch = Path(name)
+        # It takes almost as long as the Verilog: both at once.
+        twin = other_core.submit(_timed_program, program, material.stimulus())
         run(
             "golden model in its proven ranges",
             material,
             lambda stimulus: (run_monitored(rule, stimulus), 0),
-        )
-        run(
-            "golden model = program",
-            material,
-            lambda stimulus: (run_program(program, stimulus), 0),
         )
         run(
             "golden model = Amaranth",
@@ -271,6 +283,9 @@ def verify(
         )
         if waveforms is not None and stages[-1].evidence:
             stages[-1] = _with_waveform(stages[-1], bench, material, folder, library, waveforms)
+        states, seconds = twin.result()
+        run("golden model = program", material, lambda _: (states, 0))
+        stages.insert(1, replace(stages.pop(), seconds=seconds))
         shape = material.stimulus(small=True).shape
         small = _emitted(program, shape, scratch / "small")
         if gates:
@@ -291,6 +306,11 @@ def verify(
                     expect_mismatch=True,
                 )
     return stages
+
+
+def _timed_program(program: Program, stimulus: Stimulus) -> tuple[IntArray, float]:
+    start = time.perf_counter()
+    return run_program(program, stimulus), time.perf_counter() - start
 
 
 def _emitted(program: Program, shape: tuple[int, int], folder: Path) -> Path:
