@@ -17,7 +17,8 @@ from scotopia.model.sampling import sample_mask
 from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.video import Clip, resolve_clip
 from scotopia.quantize.fake import FakeQuantRule
-from scotopia.quantize.formats import Formats, Precision
+from scotopia.quantize.feedback import Moments, round_weights
+from scotopia.quantize.formats import Formats, Precision, WeightFormats
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import Calibration
 from scotopia.quantize.qformat import QFormat, Rounding
@@ -51,6 +52,10 @@ class Job:
         Cells of the array, each of which has a state; see `search`.
     dither
         See `IntegerRule`.
+    scales
+        See `Formats.choose`.
+    feedback
+        Whether a float rule's weights are rounded by `round_weights`, else each to the nearest.
     """
 
     rule: str
@@ -62,6 +67,8 @@ class Job:
     max_loss: float | None = None
     cells: int = 1
     dither: int = 0
+    scales: str = "kernel"
+    feedback: bool = True
 
 
 def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str, Any]]:
@@ -94,8 +101,12 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
             calibration = Calibration.measure(source, clips, job.density)
             hidden = calibration.formats(job.precision.hidden, job.method)
         formats = replace(
-            Formats.choose(source, hidden, job.precision, job.rounding), dither=job.dither
+            Formats.choose(source, hidden, job.precision, job.rounding, scales=job.scales),
+            dither=job.dither,
         )
+        if job.feedback:
+            with console.status("rounding"):
+                source = round_weights(source, formats, Moments.measure(source, clips, job.density))
         clipped = calibration.clipped(hidden)
         console.print(_clipping_table(clipped))
         result |= {"calibration": job.method, "hidden": clipped}
@@ -185,8 +196,9 @@ def _clipping_table(clipped: Sequence[dict[str, Any]]) -> Table:
 
 
 def _width_table(formats: Formats) -> Table:
-    def bits(chosen: Sequence[QFormat]) -> str:
-        return " ".join(str(format.bits) for format in chosen)
+    def bits(chosen: Sequence[WeightFormats]) -> str:
+        first = [format if isinstance(format, QFormat) else format[0] for format in chosen]
+        return " ".join(str(format.bits) for format in first)
 
     table = Table("widths", "bits, one by one", box=SIMPLE_HEAD)
     channels = formats.config.channels

@@ -7,7 +7,7 @@ from typing import Any
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 
-from .formats import Formats
+from .formats import Formats, WeightFormats
 from .integer_rule import IntegerRule
 from .qformat import QFormat
 
@@ -123,17 +123,18 @@ def _narrower(formats: Formats) -> Iterator[Formats]:
     """Yield these formats with one width a bit less, where at least two bits are left."""
     for field in ("perceive_weights", "update_weights", "state"):
         for i, format in enumerate(getattr(formats, field)):
-            if format.bits > 2:
+            if min(f.bits for f in ((format,) if isinstance(format, QFormat) else format)) > 2:
                 yield _with(formats, field, i, _coarser(format))
 
 
-def _with(formats: Formats, field: str, i: int, format: QFormat) -> Formats:
+def _with(formats: Formats, field: str, i: int, format: WeightFormats) -> Formats:
     chosen = list(getattr(formats, field))
     chosen[i] = format
     widths: dict[str, Any] = {field: tuple(chosen)}
     changed = replace(formats, **widths)
     if field != "state" or i != 0:
         return changed
+    assert isinstance(format, QFormat)
     # The sample is what the prediction predicts: they have one format, and an input that shows the
     # sample has it, too.
     names = formats.config.inputs
@@ -155,5 +156,7 @@ def _merge(formats: Formats, changed: list[Formats]) -> Formats:
     return merged
 
 
-def _coarser(format: QFormat) -> QFormat:
+def _coarser(format: WeightFormats) -> WeightFormats:
+    if isinstance(format, tuple):
+        return tuple(QFormat(f.int_bits, f.frac_bits - 1, f.signed) for f in format)
     return QFormat(format.int_bits, format.frac_bits - 1, format.signed)
