@@ -433,6 +433,9 @@ def quantize(
         bool,
         typer.Option(help="Let each weight make up for what rounding those before it lost."),
     ] = True,
+    cost: Annotated[
+        str, typer.Option(help="What the search lowers: bits, or clocks of a step on the array.")
+    ] = "bits",
     json_file: JsonOption = None,
 ) -> None:
     """Turn a float rule into an integer rule, without retraining.
@@ -459,6 +462,7 @@ def quantize(
             dither,
             scales,
             feedback,
+            cost,
         ),
         console,
     )
