@@ -33,7 +33,7 @@ from scotopia.model.train import Trainer, choose_device, validate
 from scotopia.model.video import Clip, resolve_clip
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.feedback import Moments, round_weights
-from scotopia.quantize.formats import Formats, Precision
+from scotopia.quantize.formats import Formats, Precision, check_scales
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import Calibration
 from scotopia.quantize.qformat import Rounding
@@ -234,6 +234,7 @@ def parse_quantization(
     if rounding is not None:
         given["rounding"] = rounding
     if scales is not None:
+        check_scales(scales)
         given["scales"] = scales
     if dither is not None:
         given["dither"] = dither

@@ -117,8 +117,7 @@ class Formats:
             If a weight is not finite, `scales` is unknown, or an integer rule cannot have the
             rule's shape.
         """
-        if scales not in SCALES:
-            raise InputError(f"scales {scales!r} are unknown: choose one of {', '.join(SCALES)}")
+        check_scales(scales)
         for name, parameter in rule.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise InputError(f"{name} of the rule is not finite: train it again")
@@ -230,6 +229,12 @@ class Formats:
             noise_seed=self.noise_seed,
             training=rule.training_record,
         )
+
+
+def check_scales(scales: str) -> None:
+    """Raise InputError unless it is one of `SCALES`."""
+    if scales not in SCALES:
+        raise InputError(f"scales {scales!r} are unknown: choose one of {', '.join(SCALES)}")
 
 
 def folded_layers(rule: Rule) -> tuple[Tensor, Tensor, Tensor, Tensor]:

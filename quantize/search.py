@@ -1,4 +1,4 @@
-"""Fewest bits, or least of another cost, within a loss: widths of single channels, neurons and gates, found by trying."""
+"""Fewest bits, or least of another cost, within a loss: widths of single channels and neurons."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
