@@ -155,13 +155,14 @@ class Formats:
         def weights(layer: IntegerLayer) -> tuple[WeightFormats, ...]:
             fractions = layer.weight_frac.tolist()
             widths = [_width(codes) for codes in layer.weight]
-            shifts = _common_zeros(layer.weight)
-            widest = _width(layer.weight >> shifts[..., None])
-            if widest * len(widths) >= sum(widths):
+            zeros, kept = _common_zeros(layer.weight)
+            bits = _width(layer.weight >> zeros[..., None]) + kept
+            if bits.sum() >= sum(widths) * bits.shape[1]:
                 return tuple(QFormat(n - f, f) for n, f in zip(widths, fractions, strict=True))
+            left = layer.weight_frac[:, None] - zeros + kept
             return tuple(
-                tuple(QFormat(widest - frac + shift, frac - shift) for shift in row)
-                for frac, row in zip(fractions, shifts.tolist(), strict=True)
+                tuple(QFormat(n - f, f) for n, f in zip(*row, strict=True))
+                for row in zip(bits.tolist(), left.tolist(), strict=True)
             )
 
         return cls(
@@ -321,17 +322,19 @@ def _integer_layer(
     )
 
 
-def _common_zeros(weight: IntArray) -> IntArray:
-    """Last bits that are 0 in all codes of a kernel, (O, I) of (O, I, K); 0 if all is 0.
+def _common_zeros(weight: IntArray) -> tuple[IntArray, IntArray]:
+    """Last bits that are 0 in all codes of a kernel, (O, I) of (O, I, K), and those to keep.
 
-    Of each output one kernel, the smallest, has none left out, so that the bias keeps its scale.
+    0, if all codes are 0. Of an output's kernels one keeps what all could do without, so that the
+    bias keeps its scale.
     """
     bits = np.bitwise_or.reduce(weight, axis=2)
     zeros: IntArray = np.log2(np.maximum(bits & -bits, 1)).astype(np.int64)
-    coarse = zeros.min(1) > 0
-    smallest = np.abs(weight).max(2).argmin(1)
-    zeros[coarse, smallest[coarse]] = 0
-    return zeros
+    kept = np.zeros_like(zeros)
+    rows = np.arange(len(zeros))
+    finest = zeros.argmin(1)
+    kept[rows, finest] = zeros[rows, finest]
+    return zeros, kept
 
 
 def _width(codes: IntArray) -> int:
