@@ -192,6 +192,12 @@ def train(
         int | None, quantization("Bits of a hidden neuron, 2 to 16; default 8.")
     ] = None,
     gate_bits: Annotated[int | None, quantization("Bits of a gate, 2 to 16; default 8.")] = None,
+    scales: Annotated[
+        str | None, quantization("Of weights: one an output, or a kernel; default kernel.")
+    ] = None,
+    dither: Annotated[
+        int | None, quantization("Random bits of the update's rounding, 0 to 8; default 0.")
+    ] = None,
     rounding: Annotated[
         str | None, quantization("RND, TRN or another of ap_fixed's; default RND.")
     ] = None,
@@ -238,6 +244,8 @@ def train(
         },
         rounding,
         given_shape,
+        scales,
+        dither,
     )
     if source is not None:
         config = source.rule.config
@@ -416,6 +424,19 @@ def quantize(
     dither: Annotated[
         int, typer.Option(help="Random bits of the update's rounding, 0 to 8; 0 rounds it.")
     ] = 0,
+    scales: Annotated[
+        str,
+        typer.Option(
+            help="Weights that share a power of two: all of an output, or those of each kernel."
+        ),
+    ] = "kernel",
+    feedback: Annotated[
+        bool,
+        typer.Option(help="Let each weight make up for what rounding those before it lost."),
+    ] = True,
+    cost: Annotated[
+        str, typer.Option(help="What the search lowers: bits, or clocks of a step on the array.")
+    ] = "bits",
     json_file: JsonOption = None,
 ) -> None:
     """Turn a float rule into an integer rule, without retraining.
@@ -440,6 +461,9 @@ def quantize(
             max_loss,
             cells,
             dither,
+            scales,
+            feedback,
+            cost,
         ),
         console,
     )

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from scotopia.hdl.program import Program
 from scotopia.model import score
 from scotopia.model.errors import InputError
 from scotopia.model.files import rule_kind
@@ -17,16 +18,23 @@ from scotopia.model.sampling import sample_mask
 from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.video import Clip, resolve_clip
 from scotopia.quantize.fake import FakeQuantRule
-from scotopia.quantize.formats import Formats, Precision
+from scotopia.quantize.feedback import Moments, round_weights
+from scotopia.quantize.formats import Formats, Precision, WeightFormats
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import Calibration
 from scotopia.quantize.qformat import QFormat, Rounding
 from scotopia.quantize.ranges import with_proof
-from scotopia.quantize.search import Found, Score, cost_of, search
+from scotopia.quantize.search import Build, Cost, Found, Score, cost_of, search
 from scotopia.quantize.task import reconstruct
 
 from .evaluate import clip_names
 from .rules import rule_path
+
+#: What a search can lower: bits of weights and state, or clocks of a step on the array.
+COSTS = ("bits", "clocks")
+
+#: Cells of a row, for what the random bits of a step take.
+ROW = 64
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,12 @@ class Job:
         Cells of the array, each of which has a state; see `search`.
     dither
         See `IntegerRule`.
+    scales
+        See `Formats.choose`.
+    feedback
+        Whether a float rule's weights are rounded by `round_weights`, else each to the nearest.
+    cost
+        What a search lowers, one of `COSTS`.
     """
 
     rule: str
@@ -62,6 +76,9 @@ class Job:
     max_loss: float | None = None
     cells: int = 1
     dither: int = 0
+    scales: str = "kernel"
+    feedback: bool = True
+    cost: str = "bits"
 
 
 def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str, Any]]:
@@ -81,8 +98,11 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
             "a search for fewer bits needs clips like those that the rule is to see: "
             "give --calibrate CLIP"
         )
+    if job.cost not in COSTS:
+        raise InputError(f"cost {job.cost!r} is unknown: choose one of {', '.join(COSTS)}")
     path = rule_path(job.rule)
     source: Rule
+    build: Build | None = None
     clips = calibration_clips(job.clips)
     result: dict[str, Any] = {"calibration_clips": [clip.name for clip in clips]}
     if job.max_loss is not None and rule_kind(path) == "integer rule":
@@ -94,14 +114,18 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
             calibration = Calibration.measure(source, clips, job.density)
             hidden = calibration.formats(job.precision.hidden, job.method)
         formats = replace(
-            Formats.choose(source, hidden, job.precision, job.rounding), dither=job.dither
+            Formats.choose(source, hidden, job.precision, job.rounding, scales=job.scales),
+            dither=job.dither,
         )
+        if job.feedback:
+            with console.status("rounding"):
+                build = _rounded_by_feedback(source, Moments.measure(source, clips, job.density))
         clipped = calibration.clipped(hidden)
         console.print(_clipping_table(clipped))
         result |= {"calibration": job.method, "hidden": clipped}
     if job.max_loss is not None:
-        formats = _search(job, source, formats, clips, console, result)
-    integer = with_proof(formats.integer_rule(source))
+        formats = _search(job, source, build, formats, clips, console, result)
+    integer = with_proof(build(formats) if build else formats.integer_rule(source))
     proof = integer.proof
     assert proof is not None
     widest = proof.widest_accumulator
@@ -114,6 +138,16 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         "weight_bits": formats.weight_bits,
         "state_bits_per_cell": integer.state_bits,
     }
+
+
+def _rounded_by_feedback(rule: Rule, moments: Moments) -> Build:
+    return lambda formats: formats.integer_rule(round_weights(rule, formats, moments))
+
+
+def _cost(job: Job) -> Cost:
+    if job.cost == "clocks":
+        return lambda _formats, rule: Program.compile(rule).cycles("step", ROW)
+    return lambda formats, _rule: cost_of(formats, job.cells)
 
 
 def calibration_clips(names: Sequence[str]) -> list[Clip]:
@@ -143,6 +177,7 @@ def score_on(clips: Sequence[Clip], density: float) -> Score:
 def _search(
     job: Job,
     source: Rule,
+    build: Build | None,
     formats: Formats,
     clips: Sequence[Clip],
     console: Console,
@@ -152,14 +187,23 @@ def _search(
     for clip in clips:
         score.check_scorable(clip.frames)
     mean_psnr = score_on(clips, job.density)
-    before = {"bits": cost_of(formats, job.cells), "psnr": mean_psnr(formats.integer_rule(source))}
+    cost = _cost(job)
+    start = build(formats) if build else formats.integer_rule(source)
+    before = {job.cost: cost(formats, start), "psnr": mean_psnr(start)}
     with console.status("searching") as status:
         found = search(
-            source, formats, mean_psnr, job.max_loss, job.cells, _progress(status.update)
+            source,
+            formats,
+            mean_psnr,
+            job.max_loss,
+            job.cells,
+            _progress(status.update, job.cost),
+            cost=cost,
+            build=build,
         )
-    after = {"bits": found.cost, "psnr": found.score}
+    after = {job.cost: found.cost, "psnr": found.score}
     console.print(
-        f"{before['bits']} bits at {before['psnr']:.2f} dB, now {after['bits']} at "
+        f"{before[job.cost]} {job.cost} at {before['psnr']:.2f} dB, now {found.cost} at "
         f"{after['psnr']:.2f} dB; {found.tried} rules tried"
     )
     console.print(_width_table(found.formats))
@@ -167,9 +211,9 @@ def _search(
     return found.formats
 
 
-def _progress(show: Callable[[str], None]) -> Callable[[Found], None]:
+def _progress(show: Callable[[str], None], unit: str) -> Callable[[Found], None]:
     def on_round(found: Found) -> None:
-        show(f"searching: {found.cost} bits at {found.score:.2f} dB, {found.tried} rules tried")
+        show(f"searching: {found.cost} {unit} at {found.score:.2f} dB, {found.tried} rules tried")
 
     return on_round
 
@@ -185,8 +229,9 @@ def _clipping_table(clipped: Sequence[dict[str, Any]]) -> Table:
 
 
 def _width_table(formats: Formats) -> Table:
-    def bits(chosen: Sequence[QFormat]) -> str:
-        return " ".join(str(format.bits) for format in chosen)
+    def bits(chosen: Sequence[WeightFormats]) -> str:
+        first = [format if isinstance(format, QFormat) else format[0] for format in chosen]
+        return " ".join(str(format.bits) for format in first)
 
     table = Table("widths", "bits, one by one", box=SIMPLE_HEAD)
     channels = formats.config.channels

@@ -32,7 +32,8 @@ from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.train import Trainer, choose_device, validate
 from scotopia.model.video import Clip, resolve_clip
 from scotopia.quantize.fake import FakeQuantRule
-from scotopia.quantize.formats import Formats, Precision
+from scotopia.quantize.feedback import Moments, round_weights
+from scotopia.quantize.formats import Formats, Precision, check_scales
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import Calibration
 from scotopia.quantize.qformat import Rounding
@@ -120,12 +121,18 @@ class Quantization:
         formats.
     precision, rounding
         Of a float rule, see `Formats.choose`. Ranges are measured on the clips that are trained on.
+    scales
+        Of a float rule, see `Formats.choose`.
+    dither
+        Of a float rule, see `IntegerRule`.
     """
 
     name: str
     rule: Rule | IntegerRule
     precision: Precision
     rounding: Rounding
+    scales: str = "kernel"
+    dither: int = 0
 
     def __str__(self) -> str:
         bits = ", ".join(f"{bits}-bit {name}" for name, bits in vars(self.precision).items())
@@ -134,7 +141,8 @@ class Quantization:
         found = hashlib.sha256()
         for tensor in layers:
             found.update(tensor.detach().numpy().tobytes())
-        return f"{self.name} ({found.hexdigest()[:16]}), {bits}, {self.rounding}"
+        rest = f"{self.rounding}, scales by {self.scales}, dither {self.dither}"
+        return f"{self.name} ({found.hexdigest()[:16]}), {bits}, {rest}"
 
     def new_rule(self, clips: Sequence[Clip], density: float) -> FakeQuantRule:
         """Choose the formats, by what the first frames of some of the clips need."""
@@ -144,8 +152,15 @@ class Quantization:
         chosen = clips[:: -(-len(clips) // CALIBRATION_CLIPS)]
         shown = [Clip(clip.name, clip.frames[:CALIBRATION_FRAMES]) for clip in chosen]
         hidden = Calibration.measure(self.rule, shown, density).formats(self.precision.hidden)
-        formats = Formats.choose(self.rule, hidden, self.precision, self.rounding)
-        return FakeQuantRule(self.rule, formats)
+        formats = replace(
+            Formats.choose(self.rule, hidden, self.precision, self.rounding, scales=self.scales),
+            dither=self.dither,
+        )
+        # On the grid from the start: what is left to learn is what rounding the state costs.
+        moments = Moments.measure(self.rule, shown, density)
+        twin = FakeQuantRule(round_weights(self.rule, formats, moments), formats)
+        twin.integer_rule()  # refused now, if it is
+        return twin
 
 
 @dataclass
@@ -195,6 +210,8 @@ def parse_quantization(
     bits: dict[str, int | None],
     rounding: str | None,
     shape: dict[str, Any],
+    scales: str | None = None,
+    dither: int | None = None,
 ) -> Quantization | None:
     """Read the float rule that quantization-aware training starts from; None without a name.
 
@@ -204,6 +221,8 @@ def parse_quantization(
         Fields of `Precision`; None is one that was not given.
     shape
         Fields of `RuleConfig`, of which none may be given beside a rule.
+    scales, dither
+        Of `Quantization`; None is one that was not given.
 
     Raises
     ------
@@ -214,6 +233,11 @@ def parse_quantization(
     given: dict[str, Any] = {f"{part}_bits": width for part, width in widths.items()}
     if rounding is not None:
         given["rounding"] = rounding
+    if scales is not None:
+        check_scales(scales)
+        given["scales"] = scales
+    if dither is not None:
+        given["dither"] = dither
     for option, value in given.items():
         if name is None:
             raise InputError(
@@ -228,18 +252,20 @@ def parse_quantization(
             )
     path = rule_path(name)
     rule = Rule.load(path) if rule_kind(path) != "integer rule" else IntegerRule.load(path)
-    if isinstance(rule, IntegerRule) and rule.dither:
-        raise InputError(
-            f"integer rule {name} has dither {rule.dither}, which training has not: "
-            "quantize it without --dither"
-        )
     for option, value in given.items():
         if isinstance(rule, IntegerRule):
             raise InputError(
                 f"{option} {value} is given beside integer rule {name}, which has formats: "
                 "leave it out"
             )
-    return Quantization(name, rule, Precision(**widths), parse_rounding(rounding or "RND"))
+    return Quantization(
+        name,
+        rule,
+        Precision(**widths),
+        parse_rounding(rounding or "RND"),
+        scales or "kernel",
+        dither or 0,
+    )
 
 
 def preset_table() -> Table:

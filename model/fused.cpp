@@ -70,8 +70,9 @@ constexpr int AT_STATE = AT_UPDATES + UPDATES;
 struct Grids {
     const Grid* at;
     float half;  // of a last bit, added before the bits below it are dropped
-    float snap(int i, float x) const {
-        return std::floor(x * at[i].scale + half) * at[i].unit;
+    float snap(int i, float x) const { return snap(i, x, half); }
+    float snap(int i, float x, float below) const {
+        return std::floor(x * at[i].scale + below) * at[i].unit;
     }
     float settle(int i, float x) const { return clamp(snap(i, x), at[i].low, at[i].high); }
     bool inside(int i, float x) const { return (x > at[i].low) & (x < at[i].high); }
@@ -356,7 +357,7 @@ struct Video {
     }
 
     void step(const float* state, const float* sample, const float* valid, const float* fired,
-              float* hidden, float* next) {
+              const float* dither, float* hidden, float* next) {
         look(state, sample, valid, next);
         for (int y = 0; y < height; y++) {
             think(y, hidden);
@@ -367,11 +368,19 @@ struct Video {
                 const float* fire = fired ? fired + y * width : nullptr;
                 float* out = next + at(STATE, c, y);
 #if GATED
+                [[maybe_unused]] const float* below = dither ? dither + y * width : nullptr;
                 const float* gate = updates.at(CHANNELS + c, y);
-                EACH_CELL {
-                    const float way = opening(c, gate[x]) * (candidate(c, u[x]) - old[x]);
-                    out[x] = old[x] + (QUANTIZED ? grids.snap(AT_STATE + c, way) : way);
-                }
+                const auto way = [&](int x) {
+                    return opening(c, gate[x]) * (candidate(c, u[x]) - old[x]);
+                };
+#if QUANTIZED
+                if (below)
+                    EACH_CELL out[x] = old[x] + grids.snap(AT_STATE + c, way(x), below[x]);
+                else
+                    EACH_CELL out[x] = old[x] + grids.snap(AT_STATE + c, way(x));
+#else
+                EACH_CELL out[x] = old[x] + way(x);
+#endif
 #else
                 EACH_CELL out[x] = SETTLE(AT_STATE + c, old[x] + residual(c, u[x]), -1, 1);
 #endif
@@ -599,13 +608,15 @@ struct Gradient {
 //   grids, half           as Grids; null and 0 unless QUANTIZED
 //   samples, valids       (frames, PIXELS, height, width)
 //   fired                 (frames * steps, height, width), or null: every cell, every step
+//   dither                the same shape, in [0, 1): added below the last bit of a gated update, in
+//                         place of a half; or null. The gradient is the same with and without.
 //   states                (frames * steps + 1, height, STATE, row); the first is given
 //   hiddens               (frames * steps, height, HIDDEN, row), or null: not kept
 extern "C" int padded_width(int width) { return (width + TILE - 1) / TILE * TILE; }
 
 extern "C" void forward(int frames, int steps, int height, int width, const float* parameters,
-                        const Grid* grids, float half, const float* samples, const float* valids, const float* fired,
-                        float* states, float* hiddens) {
+                        const Grid* grids, float half, const float* samples, const float* valids,
+                        const float* fired, const float* dither, float* states, float* hiddens) {
     const Parameters p(parameters);
     Video video(height, width, p, {grids, half});
     std::vector<float> scratch(hiddens ? 0 : video.hidden_size());
@@ -613,6 +624,7 @@ extern "C" void forward(int frames, int steps, int height, int width, const floa
         const size_t frame = size_t(i / steps) * PIXELS * height * width;
         video.step(states + i * video.state_size(), samples + frame, valids + frame,
                    fired ? fired + size_t(i) * height * width : nullptr,
+                   dither ? dither + size_t(i) * height * width : nullptr,
                    hiddens ? hiddens + i * video.hidden_size() : scratch.data(),
                    states + (i + 1) * video.state_size());
     }

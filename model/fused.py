@@ -21,12 +21,18 @@ from .rule import Grids, Rule
 
 
 def unroll(
-    rule: Rule, state: Tensor, samples: Tensor, valids: Tensor, fired: Tensor | None
+    rule: Rule,
+    state: Tensor,
+    samples: Tensor,
+    valids: Tensor,
+    fired: Tensor | None,
+    dither: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `scotopia.model.unroll.unroll_plainly`, for tensors of a CPU."""
     parameters = torch.cat([part.reshape(-1) for part in rule.layers()])
+    noise = fired, dither
     predictions, last = _Unroll.apply(  # type: ignore[no-untyped-call]
-        parameters, rule.config, rule.grids, state, samples.contiguous(), valids.contiguous(), fired
+        parameters, rule.config, rule.grids, state, samples.contiguous(), valids.contiguous(), noise
     )
     return predictions, last.detach()
 
@@ -41,7 +47,7 @@ class _Unroll(torch.autograd.Function):
         state: Tensor,
         samples: Tensor,
         valids: Tensor,
-        fired: Tensor | None,
+        noise: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Tensor]:
         library = native.compile_library(config, grids is not None)
         if library is None:
@@ -59,7 +65,7 @@ class _Unroll(torch.autograd.Function):
             hiddens = _take(videos, frames * steps, height, config.hidden, row)
 
         def run(video: int) -> None:
-            arrays = (samples, valids, fired, states, hiddens)
+            arrays = (samples, valids, *noise, states, hiddens)
             library.forward(
                 *(frames, steps, height, width, *map(_at, numbers), half),
                 *(_at(None if array is None else array[video]) for array in arrays),
@@ -67,7 +73,8 @@ class _Unroll(torch.autograd.Function):
 
         _for_each_video(run, videos)
         ctx.config, ctx.library, ctx.half = config, library, half
-        ctx.arrays = (samples, valids, fired, states, hiddens)
+        # Rounded by chance or not, an update passes its gradient on.
+        ctx.arrays = (samples, valids, noise[0], states, hiddens)
         ctx.numbers = numbers
         frame_ends = states[:, steps::steps, :, : config.pixels, :width]
         results = (

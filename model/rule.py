@@ -122,6 +122,13 @@ class Rule(nn.Module):
     #: Whether `fused` can run it.
     fusible = True
 
+    #: Random bits that round its update; only numbers on a grid need any.
+    dither = 0
+
+    def sense(self, samples: Tensor) -> Tensor:
+        """Return samples, any shape, as the input register can hold them."""
+        return samples
+
     def layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Weights and biases that a step uses: (hidden, perceived, 3, 3), of the update 1 x 1."""
         perceive_bias, update_bias = self.perceive.bias, self.update.bias

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from .blocks import to_cells, to_pixels
 from .rule import Rule, to_pixel, to_state
-from .unroll import draw_fired, unroll
+from .unroll import draw_dither, draw_fired, unroll
 
 #: Frames that `reconstruct` unrolls at once: enough to keep the loop out of Python, few enough to
 #: keep their states in the cache.
 CHUNK = 8
 
-#: Seed of which cells fire, where a rule's `fire_rate` is below 1.
+#: Seed of which cells fire, where a rule's `fire_rate` is below 1, and of a dither.
 FIRE_SEED = 0
 
 
@@ -35,11 +35,14 @@ def run(rule: Rule, frames: NDArray[np.float32], mask: NDArray[np.bool_]) -> Ite
     samples, valids = shown(rule, frames, mask)
     state = rule.initial_state(1, *samples.shape[-2:])
     generator = torch.Generator().manual_seed(FIRE_SEED)
+    samples = rule.sense(samples)
     for t in range(len(frames)):
         fired = draw_fired(rule, samples[:, t : t + 1], generator)
+        dither = draw_dither(rule, samples[:, t : t + 1], generator)
         for step in range(rule.config.steps_per_frame):
             mask_now = None if fired is None else fired[:, step]
-            state = rule(state, samples[:, t], valids[:, t], mask_now)
+            noise = () if dither is None else (dither[:, step],)
+            state = rule(state, samples[:, t], valids[:, t], mask_now, *noise)
         yield state[0]
 
 

@@ -26,7 +26,7 @@ def unroll(
     samples, valids
         (B, T, P, H, W), as `Rule.forward` reads them frame by frame.
     generator
-        Draws which cells fire, if the rule's `fire_rate` is below 1.
+        Draws which cells fire, if the rule's `fire_rate` is below 1, and its dither.
 
     Returns
     -------
@@ -35,10 +35,12 @@ def unroll(
     state
         (B, C, H, W) after the chunk, without gradient.
     """
+    samples = rule.sense(samples)
     fired = draw_fired(rule, samples, generator)
+    dither = draw_dither(rule, samples, generator)
     if samples.device.type == "cpu" and rule.fusible and native.available():
-        return fused.unroll(rule, state, samples, valids, fired)
-    return unroll_plainly(rule, state.detach(), samples, valids, fired)
+        return fused.unroll(rule, state, samples, valids, fired, dither)
+    return unroll_plainly(rule, state.detach(), samples, valids, fired, dither)
 
 
 def draw_fired(rule: Rule, samples: Tensor, generator: torch.Generator | None) -> Tensor | None:
@@ -51,8 +53,24 @@ def draw_fired(rule: Rule, samples: Tensor, generator: torch.Generator | None) -
     return (chance < rule.config.fire_rate).float().to(samples.device)
 
 
+def draw_dither(rule: Rule, samples: Tensor, generator: torch.Generator | None) -> Tensor | None:
+    """Draw what is added below last bits, (B, T * steps, 1, H, W) in [0, 1); None if nothing."""
+    if rule.dither == 0:
+        return None
+    videos, frames, _, height, width = samples.shape
+    shape = (videos, frames * rule.config.steps_per_frame, 1, height, width)
+    levels = 1 << rule.dither
+    drawn = torch.randint(levels, shape, generator=generator, dtype=torch.uint8)
+    return drawn.to(samples) / levels
+
+
 def unroll_plainly(
-    rule: Rule, state: Tensor, samples: Tensor, valids: Tensor, fired: Tensor | None = None
+    rule: Rule,
+    state: Tensor,
+    samples: Tensor,
+    valids: Tensor,
+    fired: Tensor | None = None,
+    dither: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Do it as one would write it down: the reference that `fused` is compared with."""
     predictions = []
@@ -60,6 +78,7 @@ def unroll_plainly(
         for step in range(rule.config.steps_per_frame):
             i = t * rule.config.steps_per_frame + step
             mask = None if fired is None else fired[:, i]
-            state = rule(state, samples[:, t], valids[:, t], mask)
+            noise = () if dither is None else (dither[:, i],)
+            state = rule(state, samples[:, t], valids[:, t], mask, *noise)
         predictions.append(state[:, : rule.config.pixels])
     return torch.stack(predictions, 1), state.detach()

@@ -21,7 +21,6 @@ def supports(rule: IntegerRule) -> bool:
         type(rule) is IntegerRule  # none that watches its own steps
         and rule.overflow is Overflow.SAT
         and rule.rounding in (Rounding.RND, Rounding.TRN)
-        and rule.dither == 0
         and _largest(rule) < EXACT
         and native.available()
     )
@@ -60,7 +59,11 @@ class Engine:
         return self._codes(self._last)
 
     def advance(
-        self, samples: IntArray, valids: NDArray[np.bool_], fired: NDArray[np.bool_] | None = None
+        self,
+        samples: IntArray,
+        valids: NDArray[np.bool_],
+        fired: NDArray[np.bool_] | None = None,
+        dither: NDArray[np.float32] | None = None,
     ) -> IntArray:
         """Run through T frames.
 
@@ -70,6 +73,9 @@ class Engine:
             (T, H, W) codes, and where they arrive.
         fired
             (T * steps, H, W) where a cell updates; None if all do.
+        dither
+            (T * steps, H, W) in [0, 1), multiples of 2**-rule.dither: what is added below the last
+            bit of an update; None for a rule that rounds it.
 
         Returns
         -------
@@ -84,6 +90,7 @@ class Engine:
             *(_at(self._parameters), _at(self._grids), self._half),
             *(_at(np.ascontiguousarray(shown)), _at(valids.astype(np.float32))),
             _at(None if fired is None else fired.astype(np.float32)),
+            _at(dither),
             *(_at(states), _at(None)),
         )
         self._last = states[-1].copy()

@@ -8,7 +8,7 @@ an end of its format has none. So it is what quantization-aware training trains.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scotopia.model.rule import PAD_MODE, Grids, Rule, recency
 
-from .formats import Formats, bias_format, folded_layers
+from .formats import Formats, bias_format, by_input, folded_layers
 from .integer_rule import IntegerRule
 from .qformat import Overflow, QFormat, Rounding, round_up
 
@@ -26,13 +26,14 @@ class FakeQuantRule(Rule):
     """A float rule seen through formats.
 
     Its parameters are the float rule's, not rounded, so that small steps of training add up. All
-    tensors have the shapes and the meaning of `Rule`'s; samples and states must sit on the grids of
-    their formats.
+    tensors have the shapes and the meaning of `Rule`'s; states must sit on the grids of their
+    formats, samples too, where `sense` has put them.
     """
 
     def __init__(self, rule: Rule, formats: Formats) -> None:
         super().__init__(formats.config)
         self.formats = formats
+        self.dither = formats.dither
         self.training_record = rule.training_record
         layers = Rule.layers(rule)
         self.to(layers[0].dtype)
@@ -69,6 +70,12 @@ class FakeQuantRule(Rule):
         rule.training_record = integer.training
         return cls(rule, Formats.of(integer))
 
+    def sense(self, samples: Tensor) -> Tensor:
+        """Put samples on the grid of their format, as `IntegerRule.sample_codes`."""
+        format = self.formats.sample
+        eight_bit = torch.round((samples + 1) * 128) - 128
+        return torch.floor(eight_bit * 2.0 ** (format.frac_bits - 7)) * 2.0**-format.frac_bits
+
     def integer_rule(self) -> IntegerRule:
         """Return the integer rule that this one is the twin of."""
         return self.formats.integer_rule(self)
@@ -79,10 +86,12 @@ class FakeQuantRule(Rule):
         weight, bias, update_weight, update_bias = folded_layers(self)
         seen = formats.state + formats.inputs
         return (
-            _round(weight, formats.perceive_weights),
-            _round(bias, [bias_format(f, seen) for f in formats.perceive_weights]),
-            _round(update_weight, formats.update_weights),
-            _round(update_bias, [bias_format(f, formats.hidden) for f in formats.update_weights]),
+            _round(weight, by_input(formats.perceive_weights, weight.shape[1])),
+            _round(bias, [(bias_format(f, seen),) for f in formats.perceive_weights]),
+            _round(update_weight, by_input(formats.update_weights, update_weight.shape[1])),
+            _round(
+                update_bias, [(bias_format(f, formats.hidden),) for f in formats.update_weights]
+            ),
         )
 
     def forward(
@@ -218,17 +227,18 @@ class _Nearest(torch.autograd.Function):
         return gradients[0] * inside, None, None, None
 
 
-def _round(values: Tensor, formats: Sequence[QFormat]) -> Tensor:
-    """Round weights (O, ...) to the formats of their outputs."""
-    shape = (-1, *[1] * (values.ndim - 1))
+def _round(values: Tensor, formats: Sequence[Sequence[QFormat]]) -> Tensor:
+    """Round weights (O, I, ...) to the formats with which outputs see inputs; or biases (O,)."""
+    shape = (len(values), -1, *[1] * (values.ndim - 2)) if values.ndim > 1 else (-1,)
 
-    def column(numbers: list[float]) -> Tensor:
+    def column(number: Callable[[QFormat], float]) -> Tensor:
+        numbers = [[number(format) for format in row] for row in formats]
         return torch.tensor(numbers, dtype=values.dtype, device=values.device).reshape(shape)
 
     rounded: Tensor = _Nearest.apply(  # type: ignore[no-untyped-call]
         values,
-        column([math.ldexp(1, format.frac_bits) for format in formats]),
-        column([format.lowest for format in formats]),
-        column([format.highest for format in formats]),
+        column(lambda format: math.ldexp(1, format.frac_bits)),
+        column(lambda format: format.lowest),
+        column(lambda format: format.highest),
     )
     return rounded

@@ -1,6 +1,6 @@
 """A format for every tensor of a rule: what lies between a float rule and an integer rule."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,10 +13,17 @@ from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 
 from .integer_rule import IntegerLayer, IntegerRule, check_supported, update_formats
-from .qformat import Overflow, QFormat, Rounding, required_bits
+from .qformat import IntArray, Overflow, QFormat, Rounding, required_bits
 
 #: Most fraction bits of a weight or a hidden neuron: finer ones are as good as zero.
 FINEST = 15
+
+#: How many weights have a scale in common: those of an output, or those with which it sees one of
+#: its inputs, a kernel of nine in the first layer and a single weight in the second.
+SCALES = ("output", "kernel")
+
+#: Formats of the weights of an output: one for all, or one for each of its inputs.
+WeightFormats = QFormat | tuple[QFormat, ...]
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,8 @@ class Formats:
     hidden
         By neuron.
     perceive_weights, update_weights
-        Of the weights of each output of the two layers. Those of a gate hold the hard sigmoid's
-        1/4. A bias has as many bits as it needs.
+        Of the weights of each output of the two layers: one format for all of them, or one for each
+        input. Those of a gate hold the hard sigmoid's 1/4. A bias has as many bits as it needs.
     rounding, overflow
         Of every result in the integer rule; weights are rounded to nearest.
     dither, noise_seed
@@ -78,8 +85,8 @@ class Formats:
     inputs: tuple[QFormat, ...]
     hidden: tuple[QFormat, ...]
     gate: QFormat
-    perceive_weights: tuple[QFormat, ...]
-    update_weights: tuple[QFormat, ...]
+    perceive_weights: tuple[WeightFormats, ...]
+    update_weights: tuple[WeightFormats, ...]
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
     dither: int = 0
@@ -93,16 +100,24 @@ class Formats:
         precision: Precision,
         rounding: Rounding = Rounding.RND,
         overflow: Overflow = Overflow.SAT,
+        scales: str = "output",
     ) -> "Formats":
         """Give all tensors of a kind the same width, and weights the finest scale they fit.
 
-        Scales are powers of two, one for each output of a layer.
+        Scales are powers of two, one for each output of a layer or each of its kernels.
+
+        Parameters
+        ----------
+        scales
+            One of `SCALES`.
 
         Raises
         ------
         InputError
-            If a weight is not finite, or an integer rule cannot have the rule's shape.
+            If a weight is not finite, `scales` is unknown, or an integer rule cannot have the
+            rule's shape.
         """
+        check_scales(scales)
         for name, parameter in rule.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise InputError(f"{name} of the rule is not finite: train it again")
@@ -123,20 +138,32 @@ class Formats:
             inputs=tuple(inputs.get(name, state) for name in config.inputs),
             hidden=tuple(hidden),
             gate=QFormat(0, precision.gate, signed=False),
-            perceive_weights=weight_formats(perceive, precision.weight),
-            update_weights=weight_formats(update, precision.weight),
+            perceive_weights=weight_formats(perceive, precision.weight, scales),
+            update_weights=weight_formats(update, precision.weight, scales),
             rounding=rounding,
             overflow=overflow,
         )
 
     @classmethod
     def of(cls, rule: IntegerRule) -> "Formats":
-        """Return the formats of a rule; its weights are as wide as their codes need."""
+        """Return the formats of a rule; its weights are as wide as their codes need.
 
-        def weights(layer: IntegerLayer) -> tuple[QFormat, ...]:
-            bits = [max(2, required_bits(int(row.min()), int(row.max()))) for row in layer.weight]
+        A layer's scales are by kernel where that takes fewer bits: a kernel's scale then leaves out
+        what last bits are 0 in all its weights, and all kernels are as wide as the widest.
+        """
+
+        def weights(layer: IntegerLayer) -> tuple[WeightFormats, ...]:
             fractions = layer.weight_frac.tolist()
-            return tuple(QFormat(n - frac, frac) for n, frac in zip(bits, fractions, strict=True))
+            widths = [_width(codes) for codes in layer.weight]
+            zeros, kept = _common_zeros(layer.weight)
+            bits = _width(layer.weight >> zeros[..., None]) + kept
+            if bits.sum() >= sum(widths) * bits.shape[1]:
+                return tuple(QFormat(n - f, f) for n, f in zip(widths, fractions, strict=True))
+            left = layer.weight_frac[:, None] - zeros + kept
+            return tuple(
+                tuple(QFormat(n - f, f) for n, f in zip(*row, strict=True))
+                for row in zip(bits.tolist(), left.tolist(), strict=True)
+            )
 
         return cls(
             config=rule.config,
@@ -160,10 +187,12 @@ class Formats:
 
     @property
     def weight_bits(self) -> int:
-        """Bits of all weights together, biases not counted."""
+        """Bits of all weights together; biases and scales are not counted."""
         config = self.config
-        perceive = 9 * config.perceived * sum(f.bits for f in self.perceive_weights)
-        return perceive + config.hidden * sum(f.bits for f in self.update_weights)
+        rows = by_input(self.perceive_weights, config.perceived)
+        perceive = 9 * sum(format.bits for row in rows for format in row)
+        rows = by_input(self.update_weights, config.hidden)
+        return perceive + sum(format.bits for row in rows for format in row)
 
     def integer_rule(self, rule: Rule) -> IntegerRule:
         """Round a float rule's weights to their formats.
@@ -203,6 +232,12 @@ class Formats:
         )
 
 
+def check_scales(scales: str) -> None:
+    """Raise InputError unless it is one of `SCALES`."""
+    if scales not in SCALES:
+        raise InputError(f"scales {scales!r} are unknown: choose one of {', '.join(SCALES)}")
+
+
 def folded_layers(rule: Rule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weights and biases as `Rule.layers` has them, the hard sigmoid 1/2 + x/4 in the gates'."""
     perceive, perceive_bias, update, update_bias = Rule.layers(rule)
@@ -218,11 +253,28 @@ def folded_layers(rule: Rule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def weight_formats(weight: NDArray[np.float64], bits: int) -> tuple[QFormat, ...]:
-    """Return the finest format of `bits` bits for each output's weights, (O, ...)."""
-    largest = np.abs(weight).reshape(len(weight), -1).max(1)
-    fractions = [finest(value, 2 ** (bits - 1) - 1) for value in largest]
-    return tuple(QFormat(bits - frac, frac) for frac in fractions)
+def weight_formats(
+    weight: NDArray[np.float64], bits: int, scales: str = "output"
+) -> tuple[WeightFormats, ...]:
+    """Return the finest format of `bits` bits for each output's, or kernel's, weights."""
+
+    def finest_of(weights: NDArray[np.float64]) -> QFormat:
+        frac = finest(float(np.abs(weights).max()), 2 ** (bits - 1) - 1)
+        return QFormat(bits - frac, frac)
+
+    if scales == "output":
+        return tuple(map(finest_of, weight))
+    return tuple(tuple(map(finest_of, row)) for row in weight)
+
+
+def by_input(formats: Sequence[WeightFormats], inputs: int) -> tuple[tuple[QFormat, ...], ...]:
+    """Return the format with which each output sees each input."""
+    return tuple((f,) * inputs if isinstance(f, QFormat) else f for f in formats)
+
+
+def finest_frac(formats: WeightFormats) -> int:
+    """Fraction bits of an output's accumulator, behind those of its inputs."""
+    return max(f.frac_bits for f in ((formats,) if isinstance(formats, QFormat) else formats))
 
 
 def unsigned_format(largest: float, bits: int) -> QFormat:
@@ -239,27 +291,54 @@ def finest(largest: float, highest_code: int) -> int:
     return frac
 
 
-def bias_format(weights: QFormat, inputs: Iterable[QFormat]) -> QFormat:
+def bias_format(weights: WeightFormats, inputs: Iterable[QFormat]) -> QFormat:
     """Format of a bias: the accumulator's own scale, and all the bits there are."""
-    frac = weights.frac_bits + max(format.frac_bits for format in inputs)
+    frac = finest_frac(weights) + max(format.frac_bits for format in inputs)
     return QFormat(32 - frac, frac)
 
 
 def _integer_layer(
     weight: NDArray[np.float64],
     bias: NDArray[np.float64],
-    formats: tuple[QFormat, ...],
+    formats: tuple[WeightFormats, ...],
     inputs: tuple[QFormat, ...],
     outputs: tuple[QFormat, ...],
 ) -> IntegerLayer:
     biases = [bias_format(format, inputs) for format in formats]
+    fractions = [finest_frac(format) for format in formats]
+    rows = by_input(formats, len(inputs))
     return IntegerLayer(
-        weight=np.stack([f.quantize(w) for f, w in zip(formats, weight, strict=True)]),
-        weight_frac=np.array([format.frac_bits for format in formats]),
+        weight=np.array(
+            [
+                # A coarser weight is a code of the output's scale that ends in zeros.
+                [f.quantize(w) << (frac - f.frac_bits) for f, w in zip(row, kernels, strict=True)]
+                for row, kernels, frac in zip(rows, weight, fractions, strict=True)
+            ]
+        ),
+        weight_frac=np.array(fractions),
         bias=np.array([int(f.quantize(np.array(b))) for f, b in zip(biases, bias, strict=True)]),
         inputs=inputs,
         outputs=outputs,
     )
+
+
+def _common_zeros(weight: IntArray) -> tuple[IntArray, IntArray]:
+    """Last bits that are 0 in all codes of a kernel, (O, I) of (O, I, K), and those to keep.
+
+    0, if all codes are 0. Of an output's kernels one keeps what all could do without, so that the
+    bias keeps its scale.
+    """
+    bits = np.bitwise_or.reduce(weight, axis=2)
+    zeros: IntArray = np.log2(np.maximum(bits & -bits, 1)).astype(np.int64)
+    kept = np.zeros_like(zeros)
+    rows = np.arange(len(zeros))
+    finest = zeros.argmin(1)
+    kept[rows, finest] = zeros[rows, finest]
+    return zeros, kept
+
+
+def _width(codes: IntArray) -> int:
+    return max(2, required_bits(int(codes.min()), int(codes.max())))
 
 
 def _array(tensor: Tensor) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Fewest bits within a loss: widths of single channels, neurons and gates, found by trying."""
+"""Fewest bits, or least of another cost, within a loss: widths of single channels and neurons."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -7,12 +7,18 @@ from typing import Any
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 
-from .formats import Formats
+from .formats import Formats, WeightFormats
 from .integer_rule import IntegerRule
 from .qformat import QFormat
 
 #: Score of an integer rule, in dB.
 Score = Callable[[IntegerRule], float]
+
+#: Cost of formats and of the integer rule in them, above 0, in any unit.
+Cost = Callable[[Formats, IntegerRule], int]
+
+#: Makes the integer rule in some formats.
+Build = Callable[[Formats], IntegerRule]
 
 #: Share of the loss that is left that one round may take, because losses do not quite add up.
 ROUND_SHARE = 0.5
@@ -30,7 +36,7 @@ class Found:
     formats, rule
         The formats, and the integer rule in them.
     cost, score
-        Bits, as `cost_of`; dB.
+        Bits, as `cost_of`, or what else was asked for; dB.
     tried
         Integer rules scored on the way.
     """
@@ -55,6 +61,9 @@ def search(
     max_loss: float,
     cells: int = 1,
     on_round: Callable[[Found], None] = lambda found: None,
+    *,
+    cost: Cost | None = None,
+    build: Build | None = None,
 ) -> Found:
     """Take bits away, cheapest first, while the score falls by no more than `max_loss`.
 
@@ -75,6 +84,10 @@ def search(
         Cells of the array that is to be built: their state counts `cells` times, weights once.
     on_round
         Called after each round with what has been found so far.
+    cost
+        What to lower in place of bits, for instance the clocks of an array's program.
+    build
+        How to round the rule to formats; by default each weight to the nearest.
 
     Raises
     ------
@@ -83,18 +96,23 @@ def search(
     """
     if not max_loss > 0:
         raise InputError(f"max_loss {max_loss:g} is not above 0: choose 0.1, for instance")
-    best = formats.integer_rule(rule)
+    make = build or (lambda chosen: chosen.integer_rule(rule))
+    price = cost or (lambda chosen, _integer: cost_of(chosen, cells))
+    best = make(formats)
     start = score(best)
-    found = Found(formats, best, cost_of(formats, cells), start, 1)
+    found = Found(formats, best, price(formats, best), start, 1)
     tried = 1
     while True:
         left = max_loss - (start - found.score)
         moves = []
         for narrower in _narrower(found.formats):
+            integer = make(narrower)
+            saved = found.cost - price(narrower, integer)
+            if saved <= 0:  # what costs nothing wins nothing
+                continue
             tried += 1
-            loss = found.score - score(narrower.integer_rule(rule))
+            loss = found.score - score(integer)
             if loss <= left:
-                saved = found.cost - cost_of(narrower, cells)
                 moves.append((max(loss, FREE) / saved, loss, narrower))
         moves.sort(key=lambda move: move[0])
         # Half of the budget; then, if they lose more together than one by one, half of these.
@@ -107,15 +125,16 @@ def search(
             spent += max(loss, 0)
         while taken:
             together = _merge(found.formats, taken)
-            candidate = together.integer_rule(rule)
+            candidate = make(together)
             reached = score(candidate)
+            spent_less = price(together, candidate) < found.cost
             tried += 1
-            if start - reached <= max_loss:
+            if start - reached <= max_loss and spent_less:
                 break
             taken = taken[: len(taken) // 2]
         if not taken:
             return replace(found, tried=tried)
-        found = Found(together, candidate, cost_of(together, cells), reached, tried)
+        found = Found(together, candidate, price(together, candidate), reached, tried)
         on_round(found)
 
 
@@ -123,17 +142,18 @@ def _narrower(formats: Formats) -> Iterator[Formats]:
     """Yield these formats with one width a bit less, where at least two bits are left."""
     for field in ("perceive_weights", "update_weights", "state"):
         for i, format in enumerate(getattr(formats, field)):
-            if format.bits > 2:
+            if min(f.bits for f in ((format,) if isinstance(format, QFormat) else format)) > 2:
                 yield _with(formats, field, i, _coarser(format))
 
 
-def _with(formats: Formats, field: str, i: int, format: QFormat) -> Formats:
+def _with(formats: Formats, field: str, i: int, format: WeightFormats) -> Formats:
     chosen = list(getattr(formats, field))
     chosen[i] = format
     widths: dict[str, Any] = {field: tuple(chosen)}
     changed = replace(formats, **widths)
     if field != "state" or i != 0:
         return changed
+    assert isinstance(format, QFormat)
     # The sample is what the prediction predicts: they have one format, and an input that shows the
     # sample has it, too.
     names = formats.config.inputs
@@ -155,5 +175,7 @@ def _merge(formats: Formats, changed: list[Formats]) -> Formats:
     return merged
 
 
-def _coarser(format: QFormat) -> QFormat:
+def _coarser(format: WeightFormats) -> WeightFormats:
+    if isinstance(format, tuple):
+        return tuple(QFormat(f.int_bits, f.frac_bits - 1, f.signed) for f in format)
     return QFormat(format.int_bits, format.frac_bits - 1, format.signed)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import Engine, supports
-from .integer_rule import IntegerRule
+from .integer_rule import IntegerRule, plane_number
 from .lfsr import RowRegisters
 from .qformat import IntArray
 
@@ -32,7 +32,7 @@ def run(
         engine = Engine(rule, height, width)
         for t in range(0, len(frames), CHUNK):
             shown, valid = samples[t : t + CHUNK], mask[t : t + CHUNK]
-            yield from engine.advance(shown, valid, _fired(rule, registers, len(shown)))
+            yield from engine.advance(shown, valid, *_noise(rule, registers, len(shown)))
         return
     state = rule.initial_state(height, width)
     for sample, valid in zip(samples, mask, strict=True):
@@ -41,12 +41,23 @@ def run(
         yield state
 
 
-def _fired(rule: IntegerRule, registers: RowRegisters, frames: int) -> NDArray[np.bool_] | None:
-    """Where cells fire in the steps of the next frames, (T * steps, H, W); None if all do."""
-    if rule.config.fire_rate == 1:
-        return None
-    steps = frames * rule.config.steps_per_frame
-    return np.concatenate([rule.fires(registers.planes(rule.noise_planes)) for _ in range(steps)])
+def _noise(
+    rule: IntegerRule, registers: RowRegisters, frames: int
+) -> tuple[NDArray[np.bool_] | None, NDArray[np.float32] | None]:
+    """Where cells fire in the steps of the next frames, and their dither, as `Engine.advance`."""
+    fired, dither = [], []
+    if rule.noise_planes:
+        for _ in range(frames * rule.config.steps_per_frame):
+            noise = registers.planes(rule.noise_planes)
+            if rule.config.fire_rate < 1:
+                fired.append(rule.fires(noise))
+            if rule.dither:
+                below = plane_number(noise[-rule.dither :])
+                dither.append(np.ldexp(below.astype(np.float32), -rule.dither))
+    return (
+        np.concatenate(fired) if fired else None,
+        np.concatenate(dither) if dither else None,
+    )
 
 
 def reconstruct(

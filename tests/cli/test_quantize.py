@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scotopia.hdl.program import Program
 from scotopia.model.rule import Rule
 from scotopia.quantize.integer_rule import IntegerRule
 
@@ -42,6 +43,31 @@ def test_the_report_tells_what_would_clip(run: Run, rule: Path, moving: Path) ->
     formats = [row["format"] for row in report["hidden"]]
     assert formats == [str(format) for format in IntegerRule.load(out).perceive.outputs]
     assert all(format in printed for format in formats)
+
+
+def test_a_search_lowers_the_clocks_of_a_step(run: Run, rule: Path, moving: Path) -> None:
+    out, target = rule.with_name("fast.st"), rule.with_name("report.json")
+    search = ("--max-loss", 0.5, "--cost", "clocks", "--calibrate", moving, "--json", target)
+    assert run("quantize", rule, "--out", out, "--weight-bits", 3, *search)[0] == 0
+    found = json.loads(target.read_text())["search"]
+    clocks = Program.compile(IntegerRule.load(out)).cycles("step", 64)
+    assert found["after"]["clocks"] == clocks < found["before"]["clocks"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [("scales", "weight", "output, kernel"), ("cost", "gold", "bits, clocks")],
+)
+def test_unknown_ways_are_refused(
+    option: str, value: str, choices: str, run: Run, rule: Path, moving: Path
+) -> None:
+    status, _, error = run(
+        *("quantize", rule, "--out", rule.with_name("x.st"), "--calibrate", moving),
+        *(f"--{option}", value),
+    )
+    assert status == 2
+    verb = "are" if option == "scales" else "is"
+    assert f"{option} '{value}' {verb} unknown: choose one of {choices}" in " ".join(error.split())
 
 
 def test_a_search_takes_bits_and_tells_what_they_cost(run: Run, rule: Path, moving: Path) -> None:

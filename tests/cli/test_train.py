@@ -395,7 +395,7 @@ def retrain(run: Run, train: Run, clip: Path, held_out: Path, tmp_path: Path) ->
 def test_quantization_aware_training_writes_the_integer_rule_that_was_trained(
     retrain: Run, held_out: Path, tmp_path: Path
 ) -> None:
-    status, _, _ = retrain("--weight-bits", 5, "--state-bits", 6, "--seed", 1)
+    status, _, _ = retrain("--weight-bits", 5, "--state-bits", 6, "--scales", "output")
     assert status == 0
     rule = IntegerRule.load(tmp_path / "int.safetensors")
     assert {format.bits for format in rule.state_formats} == {6}
@@ -406,8 +406,18 @@ def test_quantization_aware_training_writes_the_integer_rule_that_was_trained(
     psnr = score.psnr(clip.frames, integer_task.reconstruct(rule, clip.frames, mask))
     assert rule.training["validation_psnr"] == pytest.approx(psnr, abs=1e-3)
     assert rule.training["start"].endswith(
-        "5-bit weight, 6-bit state, 8-bit hidden, 8-bit gate, RND"
+        "5-bit weight, 6-bit state, 8-bit hidden, 8-bit gate, RND, scales by output, dither 0"
     )
+
+
+def test_a_rule_is_trained_with_the_dither_that_it_gets(retrain: Run, tmp_path: Path) -> None:
+    assert retrain("--dither", 3)[0] == 0
+    rule = IntegerRule.load(tmp_path / "int.safetensors")
+    assert rule.dither == 3
+    assert rule.training["start"].endswith("scales by kernel, dither 3")
+    status, _, error = retrain("--dither", 9)
+    assert status == 2
+    assert error.endswith("scotopia: dither 9 is outside 0 to 8: choose one inside\n")
 
 
 def test_an_integer_rule_is_trained_in_its_own_formats(
@@ -455,6 +465,14 @@ def test_quantization_aware_training_that_was_stopped_goes_on(
         (
             ("--quantize", "retina-int", "--rounding", "TRN"),
             "rounding TRN is given beside integer rule retina-int, which has formats: leave it out",
+        ),
+        (
+            ("--quantize", "retina-int", "--dither", 2),
+            "dither 2 is given beside integer rule retina-int, which has formats: leave it out",
+        ),
+        (
+            ("--quantize", "retina", "--scales", "weight"),
+            "scales 'weight' are unknown: choose one of output, kernel",
         ),
         (
             ("--quantize", "retina", "--weight-bits", 1),

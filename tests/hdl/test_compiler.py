@@ -16,7 +16,7 @@ from scotopia.hdl.sequencer import InstructionLayout
 from scotopia.hdl.twin import ArrayTwin
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.errors import InputError
-from scotopia.quantize.formats import Precision
+from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import Overflow, Rounding
 
@@ -112,6 +112,23 @@ def test_cells_fire_as_the_rule_says(
 ) -> None:
     rule = random_rule(6, small_config(kind=kind, fire_rate=fire_rate))
     assert_program_is_the_rule(rule, extreme_state, 7, shape=(6, 7))
+
+
+def test_program_knows_scales_by_kernel(
+    small_config: Make, float_rule: Make, extreme_state: Make
+) -> None:
+    made = float_rule(0, small_config())
+    for output, kernels in enumerate(made.perceive.weight.data):
+        for i, kernel in enumerate(kernels):
+            kernel *= 2.0 ** -((3 * output + 2 * i) % 7)
+    hidden = [unsigned_format(2.0, 8)] * 3
+    formats = Formats.choose(made, hidden, Precision(weight=4), scales="kernel")
+    rule = formats.integer_rule(made)
+    assert np.abs(rule.perceive.weight).max() > 64  # four bits, far apart
+    assert_program_is_the_rule(rule, extreme_state, 9)
+    # A scale costs no addition: they are as many as the four bits have digits.
+    digits = [len(list(signed_digits(int(code)))) for code in rule.perceive.weight.ravel()]
+    assert max(digits) <= 2
 
 
 @pytest.mark.parametrize("dither", [1, 5, 8])

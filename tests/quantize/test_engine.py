@@ -35,6 +35,26 @@ def by_steps(rule: IntegerRule, codes: Any, samples: Any, valids: Any) -> Any:
         yield codes
 
 
+@pytest.mark.parametrize("dither", [1, 3, 8])
+@pytest.mark.parametrize("fire_rate", [1.0, 0.4])
+def test_updates_are_rounded_by_the_same_chances(
+    dither: int,
+    fire_rate: float,
+    small_config: Make,
+    random_rule: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rule = random_rule(5, small_config(fire_rate=fire_rate), Precision(8, 6, 8, 8))
+    rule = replace(rule, dither=dither, noise_seed=3)
+    rng = np.random.default_rng(1)
+    frames = rng.random((9, 5, 19)).astype(np.float32)
+    mask = rng.random(frames.shape) < 0.2
+    assert supports(rule)
+    fast = list(run(rule, frames, mask))
+    monkeypatch.setattr("scotopia.quantize.task.supports", lambda rule: False)
+    np.testing.assert_array_equal(fast, list(run(rule, frames, mask)))
+
+
 @pytest.mark.parametrize("fields", FIELDS, ids=str)
 @pytest.mark.parametrize("rounding", [Rounding.RND, Rounding.TRN])
 def test_frames_are_what_the_steps_give(
@@ -72,7 +92,6 @@ def test_rules_that_floats_cannot_hold_are_left_to_the_steps(
     assert supports(rule)
     assert not supports(replace(rule, overflow=Overflow.SAT_SYM))
     assert not supports(replace(rule, rounding=Rounding.RND_CONV))
-    assert not supports(replace(rule, dither=2))
 
 
 @pytest.mark.parametrize("fire_rate", [1.0, 0.4])

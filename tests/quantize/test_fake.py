@@ -8,11 +8,14 @@ import torch
 
 from scotopia.model import fused
 from scotopia.model.config import INPUTS
-from scotopia.model.unroll import unroll_plainly
+from scotopia.model.rule import to_state
+from scotopia.model.task import reconstruct
+from scotopia.model.unroll import draw_dither, unroll_plainly
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import FIRE_BITS, IntegerRule, fire_threshold
 from scotopia.quantize.qformat import QFormat, Rounding
+from scotopia.quantize.task import reconstruct as reconstruct_by_codes
 from scotopia.sim.random_rules import MODES, any_rule
 
 Make = Callable[..., Any]  # a fixture of conftest.py
@@ -77,9 +80,16 @@ def test_a_twin_gives_its_integer_rule_back() -> None:
             np.testing.assert_array_equal(ours.weight_frac, given.weight_frac)
 
 
-def trained_for(rule: Any, bits: int = 8, rounding: Rounding = Rounding.RND) -> FakeQuantRule:
+def trained_for(
+    rule: Any,
+    bits: int = 8,
+    rounding: Rounding = Rounding.RND,
+    scales: str = "output",
+    state: int = 8,
+) -> FakeQuantRule:
     hidden = [unsigned_format(2.0, bits)] * rule.config.hidden
-    return FakeQuantRule(rule, Formats.choose(rule, hidden, Precision(bits, 8, bits), rounding))
+    precision = Precision(bits, state, bits)
+    return FakeQuantRule(rule, Formats.choose(rule, hidden, precision, rounding, scales=scales))
 
 
 def test_the_twin_of_a_float_rule_becomes_the_integer_rule_that_post_training_makes(
@@ -103,6 +113,31 @@ def test_rounding_has_the_gradient_one_and_clipping_none(
     assert values.grad is not None and values.grad.tolist() == [1, 0, 0, 1, 0]
 
 
+def test_samples_are_seen_as_the_integer_rule_takes_them(
+    float_rule: Make, small_config: Make
+) -> None:
+    pixels = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    for bits in (4, 6, 8, 10):
+        rule = float_rule(0, small_config(inputs=()))
+        formats = Formats.choose(rule, [unsigned_format(2.0, 8)] * 3, Precision(state=bits))
+        twin = FakeQuantRule(rule, formats)
+        integer = twin.integer_rule()
+        expected = integer.sample_format.values(integer.sample_codes(pixels.numpy()))
+        np.testing.assert_array_equal(twin.sense(to_state(pixels)).numpy(), expected)
+
+
+def test_a_clip_is_reconstructed_as_by_the_integer_rule(
+    float_rule: Make, small_config: Make
+) -> None:
+    twin = trained_for(float_rule(2, small_config()), state=5)
+    frames = np.random.default_rng(0).random((9, 6, 11)).astype(np.float32)
+    mask = np.random.default_rng(1).random(frames.shape) < 0.3
+    found = reconstruct(twin, frames, mask)
+    np.testing.assert_allclose(
+        found, reconstruct_by_codes(twin.integer_rule(), frames, mask), atol=1e-6
+    )
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     "fields",
@@ -114,11 +149,24 @@ def test_rounding_has_the_gradient_one_and_clipping_none(
     ],
     ids=str,
 )
-@pytest.mark.parametrize("rounding", [Rounding.RND, Rounding.TRN])
+@pytest.mark.parametrize(
+    ("rounding", "scales", "dither"),
+    [(Rounding.RND, "output", 0), (Rounding.TRN, "kernel", 0), (Rounding.RND, "kernel", 5)],
+)
 def test_the_compiled_loop_trains_the_same_twin(
-    fields: dict[str, Any], rounding: Rounding, float_rule: Make, small_config: Make
+    fields: dict[str, Any],
+    rounding: Rounding,
+    scales: str,
+    dither: int,
+    float_rule: Make,
+    small_config: Make,
 ) -> None:
-    twin = trained_for(float_rule(1, small_config(**fields)), 6, rounding)
+    twin = trained_for(float_rule(1, small_config(**fields)), 6, rounding, scales)
+    chances = None
+    if twin.config.kind == "gated":
+        twin.dither = dither
+        chances = draw_dither(twin, torch.zeros(2, 3, 1, 5, 19), torch.Generator().manual_seed(2))
+        assert (chances is None) == (dither == 0)
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, 1, 5, 19)  # videos, frames, pixels, rows, columns
     samples = torch.randint(-128, 128, shape, generator=generator) / 128
@@ -134,8 +182,8 @@ def test_the_compiled_loop_trains_the_same_twin(
             torch.autograd.grad((predictions - target).square().mean(), list(twin.parameters()))
         )
 
-    expected, expected_state = unroll_plainly(twin, state, samples, valids, fired)
-    found, found_state = fused.unroll(twin, state, samples, valids, fired)
+    expected, expected_state = unroll_plainly(twin, state, samples, valids, fired, chances)
+    found, found_state = fused.unroll(twin, state, samples, valids, fired, chances)
     assert torch.equal(found, expected) and torch.equal(found_state, expected_state)
     for ours, theirs in zip(gradients(found), gradients(expected), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())

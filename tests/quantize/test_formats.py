@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,15 @@ import torch
 
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule, hard_sigmoid
-from scotopia.quantize.formats import Formats, Precision, unsigned_format, weight_formats
+from scotopia.quantize.fake import FakeQuantRule
+from scotopia.quantize.formats import (
+    SCALES,
+    Formats,
+    Precision,
+    by_input,
+    unsigned_format,
+    weight_formats,
+)
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import QFormat
 
@@ -30,6 +39,75 @@ def test_weights_fit_their_bits_at_the_finest_scale(bits: int) -> None:
         assert np.rint(np.ldexp(largest, format.frac_bits)) <= highest
         finer = np.rint(np.ldexp(largest, format.frac_bits + 1))
         assert finer > highest or format.frac_bits == 15
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_each_kernel_has_the_finest_scale_that_it_fits(bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    weight = rng.normal(0, 1, (5, 4, 9)) * np.exp2(rng.integers(-6, 6, (5, 4, 1)))
+    for row, formats in zip(weight, weight_formats(weight, bits, "kernel"), strict=True):
+        assert formats == weight_formats(row, bits)  # as if each kernel were an output's
+
+
+def test_a_rule_with_a_scale_by_kernel_is_the_integer_rule_it_says(
+    float_rule: Make, small_config: Make
+) -> None:
+    rule = float_rule(0, small_config())
+    with torch.no_grad():
+        rule.perceive.weight[:, 1] /= 64  # a channel that is seen by small weights
+        rule.perceive.weight[1, 2] = 0
+    hidden = [unsigned_format(1.0, 8)] * 3
+    coarse, fine = (
+        Formats.choose(rule, hidden, Precision(weight=4), scales=scales)
+        for scales in ("output", "kernel")
+    )
+    layer = fine.integer_rule(rule).perceive
+    assert not coarse.integer_rule(rule).perceive.weight[:, 1].any() and layer.weight[:, 1].any()
+    values = np.ldexp(layer.weight.astype(float), -layer.weight_frac[:, None, None])
+    formats = by_input(fine.perceive_weights, layer.weight.shape[1])
+    kernels = rule.perceive.weight.detach().numpy().reshape(values.shape)
+    for i, j in np.ndindex(values.shape[:2]):
+        format = formats[i][j]
+        assert format.bits == 4
+        np.testing.assert_array_equal(values[i, j], format.values(format.quantize(kernels[i, j])))
+
+
+def test_formats_by_kernel_are_found_again(float_rule: Make, small_config: Make) -> None:
+    rule = float_rule(0, small_config(hidden=12, channels=6))
+    with torch.no_grad():
+        rule.perceive.weight[:, 1] /= 64
+    hidden = [unsigned_format(1.0, 8)] * 12
+    for scales in SCALES:
+        formats = Formats.choose(rule, hidden, Precision(weight=4), scales=scales)
+        integer = formats.integer_rule(rule)
+        again = Formats.of(integer)
+        assert again.weight_bits <= 1.05 * formats.weight_bits  # what keeps a bias exact
+        assert isinstance(again.perceive_weights[0], QFormat) == (scales == "output")
+        twin = FakeQuantRule.of(integer)
+        np.testing.assert_array_equal(twin.integer_rule().perceive.weight, integer.perceive.weight)
+
+
+def test_a_bias_keeps_its_scale_where_all_weights_are_even(
+    float_rule: Make, small_config: Make
+) -> None:
+    rule = float_rule(0, small_config(hidden=12, channels=6))
+    with torch.no_grad():
+        rule.perceive.weight[:, 1] /= 64
+    formats = Formats.choose(
+        rule, [unsigned_format(1.0, 8)] * 12, Precision(weight=4), scales="kernel"
+    )
+    integer = formats.integer_rule(rule)
+    layer = integer.perceive
+    # The first output's weights are as they were, on a scale that is a bit finer; its bias is not.
+    weight, frac, bias = layer.weight.copy(), layer.weight_frac.copy(), layer.bias.copy()
+    weight[0], frac[0], bias[0] = 2 * weight[0], frac[0] + 1, 2 * bias[0] + 1
+    finer = replace(layer, weight=weight, weight_frac=frac, bias=bias)
+    twin = FakeQuantRule.of(replace(integer, perceive=finer))
+    again = twin.integer_rule().perceive
+    np.testing.assert_array_equal(again.bias, bias)
+    np.testing.assert_array_equal(again.weight, weight)
+    # One kernel is a bit wider, not all.
+    assert twin.formats.weight_bits <= 1.05 * formats.weight_bits
 
 
 def test_scale_is_chosen_after_rounding() -> None:

@@ -84,6 +84,40 @@ def test_moves_that_lose_more_together_than_alone_are_not_all_taken(
     assert sum(format.bits for format in found.formats.perceive_weights) == 3 * 8 - 1
 
 
+def test_another_cost_takes_other_bits(start: tuple[Rule, Formats]) -> None:
+    rule, formats = start
+
+    def neuron(chosen: Formats, _integer: IntegerRule) -> int:  # all else is free
+        return chosen.perceive_weights[1].bits  # type: ignore[union-attr]
+
+    found = search(rule, formats, lambda integer: 0.0, 0.1, cost=neuron)
+    assert found.cost == 2
+    assert [format.bits for format in found.formats.perceive_weights] == [8, 2, 8]
+    assert found.formats.state == formats.state
+
+
+def test_the_rule_is_rounded_as_one_says(start: tuple[Rule, Formats]) -> None:
+    rule, formats = start
+    built = []
+
+    def build(chosen: Formats) -> IntegerRule:
+        built.append(chosen)
+        return chosen.integer_rule(rule)
+
+    found = search(rule, formats, weight_error(rule, formats), 0.1, build=build)
+    assert len(built) >= found.tried and found.formats in built
+
+
+def test_all_kernels_of_a_neuron_lose_a_bit_together(float_rule: Make, small_config: Make) -> None:
+    rule = float_rule(0, small_config(inputs=("sample", "trust")))
+    hidden = [unsigned_format(2.0, 8)] * rule.config.hidden
+    formats = Formats.choose(rule, hidden, Precision(3), scales="kernel")
+    found = search(rule, formats, lambda integer: 0.0, 0.1).formats
+    for before, after in zip(formats.perceive_weights, found.perceive_weights, strict=True):
+        assert [f.frac_bits - 1 for f in before] == [f.frac_bits for f in after]
+        assert {f.bits for f in after} == {2}
+
+
 @pytest.mark.parametrize("loss", [0.0, -1.0, float("nan")])
 def test_a_loss_that_allows_nothing_is_refused(start: tuple[Rule, Formats], loss: float) -> None:
     with pytest.raises(InputError) as caught:
