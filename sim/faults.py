@@ -413,8 +413,18 @@ def _area(file: str, line: str, instance: str, resetting: bool) -> Area:
     return Area.SEQUENCER
 
 
-def instrument(folder: Path, faults: Iterable[Fault]) -> None:
-    """Write all edits into a folder of Verilog; fault N, from 1, is awake with `+fault=N`."""
+#: How a module knows which fault is awake: `+fault=N` tells the simulator.
+AWAKE = '  integer fault = 0;\n  initial if (!$value$plusargs("fault=%d", fault)) fault = 0;'
+
+
+def instrument(folder: Path, faults: Iterable[Fault], declaration: str = AWAKE) -> None:
+    """Write all edits into a folder of Verilog; fault N, from 1, is awake if `fault` is N.
+
+    Parameters
+    ----------
+    declaration
+        Of `fault`, in each module.
+    """
     edits: dict[str, dict[int, list[tuple[int, Edit]]]] = {}
     for number, fault in enumerate(faults, 1):
         if edit := fault.edit:
@@ -427,8 +437,5 @@ def instrument(folder: Path, faults: Iterable[Fault]) -> None:
             choices = "".join(f"fault == {number} ? ({edit.after} ) : " for number, edit in here)
             lines[line - 1] = f"{text[:start]}({choices}({text[start:end]} )){text[end:]}"
         top = next(i for i, text in enumerate(lines) if text.endswith(");"))  # of the port list
-        lines.insert(
-            top + 1,
-            '  integer fault = 0;\n  initial if (!$value$plusargs("fault=%d", fault)) fault = 0;',
-        )
+        lines.insert(top + 1, declaration)
         (folder / file).write_text("\n".join(lines))
