@@ -178,7 +178,9 @@ def prove_overflow(mode: Overflow, timeout: float) -> Proof:
 
     defined(mode, formats)
     bugs = [
-        must_fail(lambda other=other: defined(other, [QFormat(1, 7)]), f"defined as {other}", "in Q1.7")  # type: ignore[misc]
+        must_fail(
+            lambda other=other: defined(other, [QFormat(1, 7)]), f"defined as {other}", "in Q1.7"
+        )  # type: ignore[misc]
         for other in Overflow
         if other is not mode
     ]

@@ -282,11 +282,12 @@ class Machine:
         address = [*graph.symbols("address", 2), FALSE]
         first = {**inputs, "registers__address": address, **offer}
         for clock in range(limit + 1):
-            outputs, after = self.device.clock(state, first if clock == 0 else inputs)
+            outputs = self.device.settle(state, first if clock == 0 else inputs)
             if outputs["busy"][0] > TRUE or outputs["pixels__valid"][0] > TRUE:
                 raise Refuted(f"{name}: what is done after {clock} clocks depends on data")
             if clock and (until(state) if until else outputs["busy"] == [FALSE]):
                 return clock, state
+            after = self.device.advance(state)
             watch(state, outputs)
             state = after
         raise Refuted(f"{name}: busy for more than the stated {limit} clocks")

@@ -8,11 +8,11 @@ from typing import Any
 from scotopia.model.errors import InputError
 
 
-class Refuted(Exception):  # noqa: N818
+class Refuted(Exception):
     """A claim does not hold."""
 
 
-class Undecided(Exception):  # noqa: N818
+class Undecided(Exception):
     """The solver found no answer in its time."""
 
 

@@ -289,7 +289,11 @@ class Device:
     def clock(
         self, state: State, inputs: Mapping[str, Sequence[int]]
     ) -> tuple[dict[str, list[int]], State]:
-        """Return all outputs in a clock, and the state after it.
+        """Return all outputs in a clock, and the state after it: see `settle` and `advance`."""
+        return self.settle(state, inputs), self.advance(state)
+
+    def settle(self, state: State, inputs: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+        """Return all outputs in a clock.
 
         Inputs that are not given are symbols; reset is low.
         """
@@ -327,12 +331,15 @@ class Device:
             else:
                 kind, wires, output = item
                 put(output, _GATES[kind](self.graph, *(values[net] for net in wires)))
-        outputs = {name: [values[net] for net in nets] for name, nets in self.outputs.items()}
+        return {name: [values[net] for net in nets] for name, nets in self.outputs.items()}
+
+    def advance(self, state: State) -> State:
+        """Return the state after the clock that has just settled from `state`."""
         memories = {
             memory.name: self._write(memory, state.memories[memory.name])
             for memory in self._memories
         }
-        return outputs, State({q: values[d] for q, d in self.flops}, memories)
+        return State({q: self._values[d] for q, d in self.flops}, memories)
 
     def _is(self, address: Sequence[int], number: int) -> int:
         same = TRUE
@@ -373,8 +380,9 @@ class Device:
 
 def _define(netlist: Any) -> list[int]:
     """Give every undefined input of a gate a net of its own; return these."""
-    last = max(bit for wire in netlist["netnames"].values() for bit in wire["bits"]
-               if isinstance(bit, int))
+    last = max(
+        bit for wire in netlist["netnames"].values() for bit in wire["bits"] if isinstance(bit, int)
+    )
     made: list[int] = []
     for cell in netlist["cells"].values():
         for bits in cell["connections"].values():
