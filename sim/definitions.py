@@ -139,6 +139,7 @@ _SHIFTS = range(64)
 
 
 def prove_rounding(mode: Rounding, timeout: float) -> Proof:
+    """Prove that `shift_right` rounds as defined: any 64-bit code, by any number of bits."""
     import z3
 
     code = z3.BitVec("code", 64)
@@ -155,7 +156,7 @@ def prove_rounding(mode: Rounding, timeout: float) -> Proof:
 
     defined(mode, _SHIFTS)
     bugs = [
-        must_fail(lambda other=other: defined(other, [5]), f"defined as {other}", ">> 5")  # type: ignore[misc]
+        must_fail(partial(defined, other, [5]), f"defined as {other}", ">> 5")
         for other in Rounding
         if other is not mode
     ]
@@ -163,6 +164,7 @@ def prove_rounding(mode: Rounding, timeout: float) -> Proof:
 
 
 def prove_overflow(mode: Overflow, timeout: float) -> Proof:
+    """Prove that `QFormat.fit` limits any 64-bit code as defined, to all widths up to 32 bits."""
     import z3
 
     code = z3.BitVec("code", 64)
@@ -178,9 +180,7 @@ def prove_overflow(mode: Overflow, timeout: float) -> Proof:
 
     defined(mode, formats)
     bugs = [
-        must_fail(
-            lambda other=other: defined(other, [QFormat(1, 7)]), f"defined as {other}", "in Q1.7"
-        )  # type: ignore[misc]
+        must_fail(partial(defined, other, [QFormat(1, 7)]), f"defined as {other}", "in Q1.7")
         for other in Overflow
         if other is not mode
     ]
@@ -264,8 +264,11 @@ def prove_step(kind: str, rounding: Rounding, overflow: Overflow, timeout: float
     bugs = []
     for other in (*Rounding, *Overflow):
         if other not in (rounding, overflow):
-            wrong = (other, overflow) if isinstance(other, Rounding) else (rounding, other)
-            claim = partial(found.check, *wrong, timeout)
+            claim = (
+                partial(found.check, other, overflow, timeout)
+                if isinstance(other, Rounding)
+                else partial(found.check, rounding, other, timeout)
+            )
             bugs.append(must_fail(claim, f"defined as {other}", "by definition"))
     for bug in _BUGS:
         claim = partial(_Step.simulate(program, bug).check, rounding, overflow, timeout)

@@ -1,8 +1,9 @@
 """Every way that a small device can go: by any command or sample, from any state that it idles in.
 
-The states between commands are found as a fixed point: first the one after reset, then a symbol
-for every bit in which any command, sample or step leaves another. What holds from there, holds
-after any number of them, in any order.
+The states between commands are found as a fixed point: first that after reset, but with a symbol
+in every bit of the cells and of what only counts or tells; then also in every other bit in which
+any command, sample or step leaves another. What holds from there, holds after any number of them,
+in any order.
 
 In every clock, all inputs may be anything, with three exceptions: reset is low; while the device
 is idle, its program is not written; and the receiver takes every pixel at once. The last two lose
@@ -30,6 +31,9 @@ AROUND = 1 + 2 + LATENCY + 1
 #: what is written there.
 TELLING = ("registers__read_data", "dropped", "error", "sequencer.low", "sequencer.writing__addr")
 
+#: Looks at a journey that was made, and counts what it found there; `Refuted` if that is wrong.
+Look = Callable[["Machine", "Passage"], int]
+
 
 @dataclass(frozen=True)
 class Journey:
@@ -49,6 +53,8 @@ class Journey:
         Of a command; "run" has the bits of its steps as an argument.
     place
         Column and row of a sample inside.
+    channel
+        What is sent.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Journey:
     op: Op | None = None
     argument: Sequence[int] = ()
     place: tuple[int, int] | None = None
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
@@ -166,9 +173,9 @@ class Machine:
             clocks: int,
             op: Op | None = None,
             place: tuple[int, int] | None = None,
-            argument: Sequence[int] = (),
+            channel: int | None = None,
         ) -> Journey:
-            return Journey(name, "idle", "idle", offer, clocks, op, argument, place)
+            return Journey(name, "idle", "idle", offer, clocks, op, (), place, channel)
 
         yield Journey("reset", "reset", "idle", {}, clocks("clear"))
         yield idle("nothing", {"samples__valid": [FALSE], "commands__valid": [FALSE]}, 1)
@@ -183,12 +190,14 @@ class Machine:
         yield idle("FORGET", self.command(Op.FORGET, 0), 1 + clocks("forget"), Op.FORGET)
         sending = height * (clocks("move") + 2 * width - 1)
         channels = len(program.rule.config.channel_names)
-        for channel in range(256):
-            offer = self.command(Op.READ, channel)
-            due = 1 + clocks("read") + sending if channel < channels else 2
-            yield idle(f"READ {channel}", offer, due, Op.READ, argument=[channel])
+        for channel in range(channels):
+            offer, due = self.command(Op.READ, channel), 1 + clocks("read") + sending
+            yield idle(f"READ {channel}", offer, due, Op.READ, channel=channel)
+        for channel in range(channels, 256):
+            yield idle(f"READ {channel}, absent", self.command(Op.READ, channel), 2, Op.READ)
         offer = self.command(Op.FRAME, graph.symbols("argument", 8))
-        yield idle("FRAME", offer, cycles_per_frame(program, height, width), Op.FRAME)
+        due = cycles_per_frame(program, height, width)
+        yield idle("FRAME", offer, due, Op.FRAME, channel=0)
         # RUN n: a clock that takes the command, n times a step, and a clock in which none is left.
         argument = graph.symbols("argument", 8)
         yield Journey("RUN", "idle", "run", self.command(Op.RUN, argument), 1, Op.RUN, argument)
@@ -200,8 +209,14 @@ class Machine:
 
     # Where it can be.
 
-    def explore(self) -> "Machine":
+    def explore(self, look: Look = lambda *_: 0) -> "Machine":
         """Find the states that it can be in, and make all journeys from there; return itself.
+
+        Parameters
+        ----------
+        look
+            Called with every journey as soon as it was made: what is wrong from states known so
+            far, is wrong from all.
 
         Raises
         ------
@@ -209,17 +224,23 @@ class Machine:
             If a journey does not take the stated clocks, or that depends on what is in the cells or
             on what else is offered.
         """
-        journeys = list(self.journeys())
         self._hubs = {"reset": self.after_reset()}
+        # Those that are much like another come last: they hardly ever lead somewhere else.
+        alike = re.compile(r"READ \d+, absent|RUN, a step of (?!1 )")
+        journeys = list(self.journeys())
+        last = [journey for journey in journeys if alike.match(journey.name)]
+        first = [journey for journey in journeys if journey not in last]
         grown = True
         while grown:
             grown, self.passages = False, []
-            for journey in journeys:
-                if journey.start in self._hubs:
-                    passage = self.travel(journey)
-                    self.passages.append(passage)
-                    grown |= self._join(journey.end, passage.end)
-        assert len(self.passages) == len(journeys)
+            for journeys in (first, last):
+                for journey in journeys:
+                    if not grown or journeys is first:
+                        passage = self.travel(journey)
+                        look(self, passage)
+                        self.passages.append(passage)
+                        grown |= self._join(journey.end, passage.end)
+        assert len(self.passages) == len(first) + len(last)
         return self
 
     def after_reset(self) -> State:
@@ -294,30 +315,32 @@ class Machine:
 
     def _join(self, hub: str, end: State) -> bool:
         """Make symbols of all bits that may be another at this hub; say whether there were any."""
-        symbol = self.device.graph.symbol
-        known = self._hubs.get(hub)
+        known, grown = self._hubs.get(hub), False
         if known is None:
-            known = self._hubs[hub] = end.copy()
+            known, grown = end.copy(), True
+            self._hubs[hub] = known
+            # Any state of the cells, and of what only counts: a counter would grow bit by bit.
+            telling = {net for name in (*TELLING, "frames") for net in self.nets(name)}
+            anything = telling | self.registers.keys()
             for net, literal in known.registers.items():
-                if literal > TRUE:
-                    known.registers[net] = symbol(f"register {net}")
+                if literal > TRUE or net in anything:
+                    known.registers[net] = self._symbol(net)
             for name in self.rows:
-                for plane, word in enumerate(known.memories[name]):
-                    word[:] = [
-                        symbol(f"{name}[{plane}][{x}]") if literal > TRUE else literal
-                        for x, literal in enumerate(word)
-                    ]
-            return True
-        grown = False
+                known.memories[name] = [
+                    self.device.graph.symbols(f"{name}[{plane}]", self.width)
+                    for plane in range(self.program.planes)
+                ]
         for net, literal in known.registers.items():
             if literal <= TRUE and end.registers[net] != literal:
-                known.registers[net], grown = symbol(f"register {net}"), True
-        for name in self.rows:
-            for plane, word in enumerate(known.memories[name]):
-                for x, literal in enumerate(word):
-                    if literal <= TRUE and end.memories[name][plane][x] != literal:
-                        word[x], grown = symbol(f"{name}[{plane}][{x}]"), True
+                known.registers[net], grown = self._symbol(net), True
         return grown
+
+    def nets(self, name: str) -> list[int]:
+        """Nets of a port, or of what has this name inside."""
+        return self.device.outputs.get(name) or self.device.nets[name]
+
+    def _symbol(self, net: int) -> int:
+        return self.device.graph.symbol(f"register {self.registers.get(net, net)}")
 
     def _learn_run(self, state: State, argument: Sequence[int]) -> None:
         """Find where the steps that are left are counted, and how this state is called."""

@@ -27,7 +27,7 @@ from scotopia.quantize.qformat import Overflow, Rounding
 
 from .check import Check, Verdict
 from .definitions import prove_overflow, prove_rounding, prove_step
-from .exploration import TELLING, Machine, bits_of
+from .exploration import TELLING, Look, Machine, Passage, bits_of
 from .proof import Bug, Proof, Refuted, Undecided, must_fail, satisfiable
 from .stress import Device as Shape
 from .symbolic import FALSE, TRUE, State
@@ -165,42 +165,39 @@ def _refute(machine: Machine, wrong: Any, timeout: float, what: str) -> None:
         raise Refuted(what)
 
 
-def _all_fail(
-    check: Callable[[Machine], object], bugs: Sequence[Bug], *, explored: bool
-) -> tuple[str, ...]:
+def _all_fail(check: Callable[[Machine], object], bugs: Sequence[Bug]) -> tuple[str, ...]:
     """Return the names of bugs, after a check has refuted the device with each of them."""
 
     def try_on(bug: Bug) -> None:
-        machine = _machine(bug)
-        check(machine.explore() if explored else machine)
+        check(_machine(bug))
 
     return tuple(must_fail(partial(try_on, bug), bug.name, bug.symptom) for bug in bugs)
+
+
+def _over_journeys(look: Look, unit: str, bugs: Sequence[Bug]) -> Proof:
+    """Look at all journeys; and with each bug, at one after the other until it shows."""
+    machine = _explored()
+    cases = sum(look(machine, passage) for passage in machine.passages)
+    return Proof(cases, unit, _all_fail(lambda faulty: faulty.explore(look), bugs))
 
 
 # From all states in which it can be idle.
 
 
 def _prove_clocks(timeout: float) -> Proof:
-    def check(machine: Machine) -> None:
-        telling = {
-            net
-            for name in TELLING
-            for net in (machine.device.outputs.get(name) or machine.device.nets[name])
-        }
-        for passage in machine.passages:
-            journey = passage.journey
-            for pixel in passage.pixels:
-                for net, literal in pixel.waited.registers.items():
-                    if net not in telling and literal != pixel.state.registers[net]:
-                        raise Refuted(f"{journey.name}: a stall does more than to wait")
-            if journey.start == journey.end == "run":
-                number = machine.device.graph.number
-                left = number(machine.steps_left(passage.end), 8)
-                due = number(journey.argument, 8) - 1
-                _refute(machine, left != due, timeout, f"{journey.name}: not one step fewer")
+    def look(machine: Machine, passage: Passage) -> int:
+        telling = {net for name in TELLING for net in machine.nets(name)}
+        journey = passage.journey
+        for pixel in passage.pixels:
+            for net, literal in pixel.waited.registers.items():
+                if net not in telling and literal != pixel.state.registers[net]:
+                    raise Refuted(f"{journey.name}: a stall does more than to wait")
+        if journey.start == journey.end == "run":
+            number = machine.device.graph.number
+            left, due = number(machine.steps_left(passage.end), 8), number(journey.argument, 8) - 1
+            _refute(machine, left != due, timeout, f"{journey.name}: not one step fewer")
+        return 1
 
-    machine = _explored()
-    check(machine)
     bugs = (
         Bug(
             "a routine ends a clock too early",
@@ -231,59 +228,53 @@ def _prove_clocks(timeout: float) -> Proof:
             "not one step fewer|as stated|more than",
         ),
     )
-    return Proof(
-        len(machine.passages),
-        "journeys from any idle state",
-        _all_fail(check, bugs, explored=True),
-    )
+    return _over_journeys(look, "journeys from any idle state", bugs)
 
 
 def _prove_isolation(timeout: float) -> Proof:
-    def check(machine: Machine) -> None:
+    def look(machine: Machine, passage: Passage) -> int:
         graph = machine.device.graph
-        for passage in machine.passages:
-            journey, start, end = passage.journey, passage.start, passage.end
-            if journey.start == "reset":
-                if any(b for row in machine.rows for word in end.memories[row] for b in word):
-                    raise Refuted("reset does not clear the cells")
+        journey, start, end = passage.journey, passage.start, passage.end
+        if journey.start == "reset":
+            if any(b for row in machine.rows for word in end.memories[row] for b in word):
+                raise Refuted("reset does not clear the cells")
+            return 1
+        owned = {
+            (y, x): [word[x] for word in start.memories[row]]
+            for y, row in enumerate(machine.rows)
+            for x in range(machine.width)
+        }
+        for (y, x), before in owned.items():
+            after = [word[x] for word in end.memories[machine.rows[y]]]
+            if journey.op is Op.RUN and journey.start == "run" and any(journey.argument):
+                near = [
+                    bit
+                    for (v, u), bits in owned.items()
+                    if abs(u - x) <= 1 and abs(v - y) <= 1
+                    for bit in bits
+                ]
+            elif journey.op in (Op.FRAME, Op.FORGET):
+                near = [bit for bits in owned.values() for bit in bits]
+            elif journey.place == (x, y):
+                words = machine.program.words
+                due = list(before)
+                arrival, valid = words["arrival"], words["valid"]
+                code = journey.offer["samples__payload"][-arrival.bits :]
+                due[arrival.plane : arrival.plane + arrival.bits] = code
+                due[valid.plane] = TRUE
+                if after != due:
+                    raise Refuted(f"{journey.name} is not what its cell takes")
                 continue
-            owned = {
-                (y, x): [word[x] for word in start.memories[row]]
-                for y, row in enumerate(machine.rows)
-                for x in range(machine.width)
-            }
-            for (y, x), before in owned.items():
-                after = [word[x] for word in end.memories[machine.rows[y]]]
-                if journey.op is Op.RUN and journey.start == "run" and any(journey.argument):
-                    near = [
-                        bit
-                        for (v, u), bits in owned.items()
-                        if abs(u - x) <= 1 and abs(v - y) <= 1
-                        for bit in bits
-                    ]
-                elif journey.op in (Op.FRAME, Op.FORGET):
-                    near = [bit for bits in owned.values() for bit in bits]
-                elif journey.place == (x, y):
-                    words = machine.program.words
-                    due = list(before)
-                    arrival, valid = words["arrival"], words["valid"]
-                    code = journey.offer["samples__payload"][-arrival.bits :]
-                    due[arrival.plane : arrival.plane + arrival.bits] = code
-                    due[valid.plane] = TRUE
-                    if after != due:
-                        raise Refuted(f"{journey.name} is not what its cell takes")
-                    continue
-                else:
-                    if after != before:
-                        raise Refuted(f"{journey.name} changes cell ({x}, {y})")
-                    continue
-                foreign = graph.support(after) - graph.support(near)
-                if foreign:
-                    names = sorted({graph.names[node] for node in foreign})
-                    raise Refuted(f"{journey.name}: cell ({x}, {y}) depends on {names[0]}")
+            else:
+                if after != before:
+                    raise Refuted(f"{journey.name} changes cell ({x}, {y})")
+                continue
+            foreign = graph.support(after) - graph.support(near)
+            if foreign:
+                names = sorted({graph.names[node] for node in foreign})
+                raise Refuted(f"{journey.name}: cell ({x}, {y}) depends on {names[0]}")
+        return 1
 
-    machine = _explored()
-    check(machine)
     bugs = (
         Bug(
             "a sample that waits moves the one that is taken",
@@ -321,22 +312,17 @@ def _prove_isolation(timeout: float) -> Proof:
             "depends on register|changes cell|is not what",
         ),
     )
-    return Proof(
-        len(machine.passages),
-        "journeys from any idle state",
-        _all_fail(check, bugs, explored=True),
-    )
+    return _over_journeys(look, "journeys from any idle state", bugs)
 
 
 def _prove_waiting(timeout: float) -> Proof:
-    def check(machine: Machine) -> int:
-        pixels = [pixel for passage in machine.passages for pixel in passage.pixels]
-        for pixel in pixels:
+    def look(_machine: Machine, passage: Passage) -> int:
+        for pixel in passage.pixels:
             for outputs in (pixel.waiting, pixel.later):
                 for name in ("pixels__valid", "pixels__payload"):
                     if outputs[name] != pixel.outputs[name]:
                         raise Refuted(f"a pixel that is not taken: {name} is another")
-        return len(pixels)
+        return len(passage.pixels)
 
     bugs = (
         Bug(
@@ -354,38 +340,33 @@ def _prove_waiting(timeout: float) -> Proof:
             "a pixel that is not taken: pixels__valid",
         ),
     )
-    return Proof(check(_explored()), "pixels offered", _all_fail(check, bugs, explored=True))
+    return _over_journeys(look, "pixels offered", bugs)
 
 
 def _prove_raster(timeout: float) -> Proof:
-    def check(machine: Machine) -> int:
-        height, width, count = machine.height, machine.width, 0
+    def look(machine: Machine, passage: Passage) -> int:
+        height, width = machine.height, machine.width
         names = machine.program.rule.config.channel_names
-        for passage in machine.passages:
-            journey, pixels = passage.journey, passage.pixels
-            channel = (
-                0 if journey.op is Op.FRAME else journey.argument[0] if journey.argument else 0
-            )
-            sends = journey.op is Op.FRAME or (journey.op is Op.READ and channel < len(names))
-            if len(pixels) != (height * width if sends else 0):
-                raise Refuted(f"{journey.name} sends {len(pixels)} pixels")
-            for index, pixel in enumerate(pixels):
-                y, x = divmod(index, width)
-                word: Word = machine.program.words[names[channel]]
-                planes = pixel.state.memories[machine.rows[y]][word.plane :][: word.bits]
-                code = [plane[x] for plane in planes]
-                above = code[-1] if word.signed else FALSE
-                code += [above] * (machine.program.operand_bits - word.bits)
-                sent = pixel.outputs["pixels__payload"]
-                for what, found, due in (
-                    ("code", sent[:-2], code),
-                    ("tuser", sent[-2], int(index == 0)),
-                    ("tlast", sent[-1], int(x == width - 1)),
-                ):
-                    if found != due:
-                        raise Refuted(f"{journey.name}: {what} of pixel ({x}, {y}) is wrong")
-            count += len(pixels)
-        return count
+        journey, pixels, channel = passage.journey, passage.pixels, passage.journey.channel
+        if len(pixels) != (0 if channel is None else height * width):
+            raise Refuted(f"{journey.name} sends {len(pixels)} pixels")
+        for index, pixel in enumerate(pixels):
+            assert channel is not None
+            y, x = divmod(index, width)
+            word: Word = machine.program.words[names[channel]]
+            planes = pixel.state.memories[machine.rows[y]][word.plane :][: word.bits]
+            code = [plane[x] for plane in planes]
+            above = code[-1] if word.signed else FALSE
+            code += [above] * (machine.program.operand_bits - word.bits)
+            sent = pixel.outputs["pixels__payload"]
+            for what, found, due in (
+                ("code", sent[:-2], code),
+                ("tuser", sent[-2], int(index == 0)),
+                ("tlast", sent[-1], int(x == width - 1)),
+            ):
+                if found != due:
+                    raise Refuted(f"{journey.name}: {what} of pixel ({x}, {y}) is wrong")
+        return len(pixels)
 
     bugs = (
         Bug(
@@ -417,25 +398,22 @@ def _prove_raster(timeout: float) -> Proof:
             "code of pixel",
         ),
     )
-    return Proof(check(_explored()), "pixels", _all_fail(check, bugs, explored=True))
+    return _over_journeys(look, "pixels", bugs)
 
 
 def _prove_frames(timeout: float) -> Proof:
-    def check(machine: Machine) -> None:
-        graph = machine.device.graph
-        nets = machine.device.outputs["frames"]
-        for passage in machine.passages:
-            before, after = (
-                graph.number([state.registers[net] for net in nets], 16)
-                for state in (passage.start, passage.end)
-            )
-            due = before + 1 if passage.journey.op is Op.FRAME else before
-            if passage.journey.start == "reset":
-                due = graph.number([FALSE] * 16, 16)
-            _refute(machine, after != due, timeout, f"{passage.journey.name} miscounts")
+    def look(machine: Machine, passage: Passage) -> int:
+        graph, nets = machine.device.graph, machine.nets("frames")
+        before, after = (
+            graph.number([state.registers[net] for net in nets], 16)
+            for state in (passage.start, passage.end)
+        )
+        due = before + 1 if passage.journey.op is Op.FRAME else before
+        if passage.journey.start == "reset":
+            due = graph.number([FALSE] * 16, 16)
+        _refute(machine, after != due, timeout, f"{passage.journey.name} miscounts")
+        return 1
 
-    machine = _explored()
-    check(machine)
     bugs = (
         Bug("FRAME counts for two", "sequencer", r"frames \+ 1'h1", "frames + 2'h2", "^FRAME mis"),
         Bug(
@@ -446,11 +424,7 @@ def _prove_frames(timeout: float) -> Proof:
             "^FORGET mis",
         ),
     )
-    return Proof(
-        len(machine.passages),
-        "journeys from any idle state",
-        _all_fail(check, bugs, explored=True),
-    )
+    return _over_journeys(look, "journeys from any idle state", bugs)
 
 
 # One clock from any state.
@@ -504,7 +478,7 @@ def _prove_priority(timeout: float) -> Proof:
             "taken while busy",
         ),
     )
-    return Proof(1, "clock from any state", _all_fail(check, bugs, explored=False))
+    return Proof(1, "clock from any state", _all_fail(check, bugs))
 
 
 def _prove_dropped(timeout: float) -> Proof:
@@ -576,7 +550,7 @@ def _prove_dropped(timeout: float) -> Proof:
             "DROPPED miscounts",
         ),
     )
-    return Proof(1, "clock from any state", _all_fail(check, bugs, explored=False))
+    return Proof(1, "clock from any state", _all_fail(check, bugs))
 
 
 def _prove_registers(timeout: float) -> Proof:
@@ -618,7 +592,7 @@ def _prove_registers(timeout: float) -> Proof:
             "register 2 reads",
         ),
     )
-    return Proof(8, "addresses in any state", _all_fail(check, bugs, explored=False))
+    return Proof(8, "addresses in any state", _all_fail(check, bugs))
 
 
 def _prove_program_kept(timeout: float) -> Proof:
@@ -656,7 +630,7 @@ def _prove_program_kept(timeout: float) -> Proof:
         ),
     )
     busy = check(_machine())
-    return Proof(busy, "busy states of the sequencer", _all_fail(check, bugs, explored=False))
+    return Proof(busy, "busy states of the sequencer", _all_fail(check, bugs))
 
 
 def _check_writing(machine: Machine, state: State) -> None:
