@@ -28,7 +28,7 @@ def test_a_missing_tool_skips_visibly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bug_that_shows_nothing_refutes_the_proof() -> None:
-    with pytest.raises(Refuted, match="^the planted bug was not found: none$"):
+    with pytest.raises(Refuted, match=r"^the planted bug was not found: none$"):
         must_fail(lambda: None, "none", "")
 
 

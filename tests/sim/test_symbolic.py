@@ -41,7 +41,8 @@ def test_device_on_constants_equals_amaranths_simulation() -> None:
     given = []
     for _ in range(1500):
         drawn = {n: int(rng.integers(1 << len(device.inputs[n]))) for n in INPUTS}
-        drawn["samples__valid"] &= int(rng.random() < 0.5)
+        drawn["samples__valid"] &= int(rng.random() < 0.1)
+        drawn["commands__payload"] &= 0b1111  # few steps, and channels that are there
         given.append(drawn)
     state, found = device.power_up(), []
     state.registers = {q: bit if bit <= 1 else 0 for q, bit in state.registers.items()}
