@@ -116,9 +116,17 @@ class Machine:
         All journeys from the states that it can be in; after `explore`.
     """
 
-    def __init__(self, program: Program, height: int, width: int, bug: Bug | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        height: int,
+        width: int,
+        bug: Bug | None = None,
+        modules: Mapping[str, str] | None = None,
+    ) -> None:
         self.program, self.height, self.width = program, height, width
-        modules = verilog_modules(program, height, width)
+        if modules is None:
+            modules = verilog_modules(program, height, width)
         self.device = device = Device(bug.plant(modules) if bug else modules)
         names: dict[int, list[str]] = {}
         for name, nets in device.nets.items():

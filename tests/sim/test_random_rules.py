@@ -61,7 +61,7 @@ def test_rules_agree_on_a_shared_device() -> None:
     findings = run_device(1, 3)
     assert [finding.detail for finding in findings] == [""] * 3
     assert len({finding.seed for finding in findings}) == 3
-    assert all(finding.cell_updates > 0 for finding in findings)
+    assert all(finding.states > 0 for finding in findings)
 
 
 def test_stage_that_is_wrong_is_named_with_its_rule() -> None:
