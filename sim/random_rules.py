@@ -164,6 +164,7 @@ class Device:
     def draw(cls, number: int) -> "Device":
         """Draw a device; all borders take turns."""
         rng = np.random.default_rng([number, 1])
+        # Amaranth's simulator takes a second for some thousand clocks: rules are many, not large.
         height, width = (int(side) for side in rng.integers(1, 5, 2))
         channels = int(rng.integers(1, 4))
         example = RuleConfig(
@@ -171,7 +172,7 @@ class Device:
             channels=channels,
             hidden=1,
             inputs=(),
-            steps_per_frame=int(rng.integers(1, 4)),
+            steps_per_frame=int(rng.integers(1, 3)),
             trace_bits=int(rng.integers(1, 8)),
         )
         state = tuple(QFormat(1, int(f)) for f in rng.integers(2, 9, channels))
@@ -184,6 +185,7 @@ class Device:
             inputs = tuple(name for name in inputs if name not in ("trust", "recall"))
         return replace(
             config,
+            hidden=min(config.hidden, 2),
             border=self.example.border,
             channels=self.example.channels,
             inputs=inputs,
