@@ -197,7 +197,7 @@ def _to_unit_range(stored: NDArray[Any], path: Path, number: int) -> NDArray[np.
     """Convert a stored frame to values in [0, 1]; raise InputError if its floats are not."""
     if stored.dtype == np.uint8:
         return stored / 255.0
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # of NaN that signals, too
         frame = stored.astype(np.float64)
     outside = ~((frame >= 0) & (frame <= 1))  # not written as "< 0 or > 1": NaN is outside, too
     if outside.any():

@@ -34,6 +34,9 @@ TELLING = ("registers__read_data", "dropped", "error", "sequencer.low", "sequenc
 #: Looks at a journey that was made, and counts what it found there; `Refuted` if that is wrong.
 Look = Callable[["Machine", "Passage"], int]
 
+#: Journeys that are much like another: they hardly ever lead somewhere else, and are made last.
+ALIKE = re.compile(r"READ \d+, absent|RUN, a step of (?!1 )")
+
 
 @dataclass(frozen=True)
 class Journey:
@@ -112,6 +115,8 @@ class Machine:
         Names of the cells' memories, row by row.
     registers
         Nets of all flip-flops in the cells, by their names.
+    steps
+        Nets of the registers that count the steps which RUN has yet to do; after `explore`.
     passages
         All journeys from the states that it can be in; after `explore`.
     """
@@ -233,10 +238,8 @@ class Machine:
             on what else is offered.
         """
         self._hubs = {"reset": self.after_reset()}
-        # Those that are much like another come last: they hardly ever lead somewhere else.
-        alike = re.compile(r"READ \d+, absent|RUN, a step of (?!1 )")
         journeys = list(self.journeys())
-        last = [journey for journey in journeys if alike.match(journey.name)]
+        last = [journey for journey in journeys if ALIKE.match(journey.name)]
         first = [journey for journey in journeys if journey not in last]
         grown = True
         while grown:
@@ -269,7 +272,7 @@ class Machine:
         """Make a journey from the states known so far."""
         start = self._hubs[journey.start].copy()
         if journey.start == "run":
-            start.registers |= zip(self._steps, journey.argument, strict=True)
+            start.registers |= zip(self.steps, journey.argument, strict=True)
         pixels: list[Offered] = []
 
         def watch(state: State, outputs: dict[str, list[int]]) -> None:
@@ -354,7 +357,7 @@ class Machine:
         """Find where the steps that are left are counted, and how this state is called."""
         channel = self.device.nets["sequencer.channel"]
         where = {literal: q for q, literal in state.registers.items() if q not in channel}
-        self._steps = [where[literal] for literal in argument]
+        self.steps = [where[literal] for literal in argument]
         self._run = [state.registers[net] for net in self.device.nets["sequencer.fsm_state"]]
 
     def _is_run(self, state: State) -> bool:
@@ -364,7 +367,7 @@ class Machine:
 
     def steps_left(self, state: State) -> list[int]:
         """Literals of the steps that RUN has yet to do."""
-        return [state.registers[net] for net in self._steps]
+        return [state.registers[net] for net in self.steps]
 
 
 def bits_of(number: int, bits: int) -> list[int]:

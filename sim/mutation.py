@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -29,14 +29,15 @@ from scotopia.hdl.program import Program
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 
-from . import equivalence
+from . import equivalence, formal
 from .check import Check, Verdict
 from .compare import compare
 from .faults import Area, Fault, draw, instrument, program_faults, rule_faults, verilog_faults
 from .simulators import Bench, Build
 from .specimen import specimen
 from .stimulus import Stimulus
-from .stress import DEVICES, Device, StressBench, check_trace
+from .stress import Device, StressBench, check_trace
+from .unchanged import REGISTER, Comparison
 
 PART = "planted faults"
 
@@ -261,8 +262,15 @@ def _asked(program: Program, fault: Fault, different: bool) -> Outcome:
 
 # Faults of the Verilog.
 
-#: Gated, two channels, dither, three steps a frame, sides that are no powers of two.
-_DEVICE = replace(DEVICES[4], effort=6)
+#: Cells of every place in an array, which fire at random. All gates have something to do, and steps
+#: are short enough for symbolic simulation.
+_DEVICE = Device(
+    *(3, 3, "residual", "replicate", (143, 181)),
+    channels=2,
+    steps_per_frame=2,
+    fire_rate=0.5,
+    effort=6,
+)
 
 
 def _plant_in_verilog(
@@ -296,10 +304,41 @@ def _plant_in_verilog(
                 for index, answer in zip(rest, answers, strict=True):
                     by[index], found[index] = answer
                     on_check(faults[index].name)
-    return [
-        Outcome(fault, Fate.CAUGHT if detail else Fate.MISSED, how, detail)
-        for fault, how, detail in zip(faults, by, found, strict=True)
-    ]
+    outcomes = [Outcome(f, Fate.CAUGHT, *how) for f, *how in zip(faults, by, found, strict=True)]
+    rest = [index for index, detail in enumerate(found) if not detail]
+    for index, outcome in zip(rest, _simulated([faults[i] for i in rest], on_check), strict=True):
+        outcomes[index] = outcome
+    return outcomes
+
+
+def _simulated(faults: Sequence[Fault], on_check: Callable[[str], None]) -> list[Outcome]:
+    """Ask symbolic simulation whether faults change anything."""
+    if not faults:
+        return []
+    if why := formal.missing():
+        return [Outcome(fault, Fate.MISSED, "", why) for fault in faults]
+    on_check("what the right device does")
+    comparison = _compared(faults)
+    outcomes = []
+    for number, fault in enumerate(faults, 1):
+        on_check(fault.name)
+        if where := comparison.difference(number):
+            outcomes.append(Outcome(fault, Fate.MISSED, "", f"could show: {where}"))
+        else:
+            detail = "on all journeys, by symbolic simulation"
+            outcomes.append(Outcome(fault, Fate.EQUIVALENT, "equivalent", detail))
+    return outcomes
+
+
+def _compared(faults: Sequence[Fault]) -> Comparison:
+    """Return the device with faults that are told apart by a register."""
+    program, height, width = _DEVICE.programs[0], _DEVICE.height, _DEVICE.width
+    with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
+        folder = Path(name)
+        emit(program, height, width, folder)
+        instrument(folder, faults, REGISTER)
+        modules = {path.stem: path.read_text() for path in folder.glob("*.v")}
+    return Comparison(program, height, width, modules)
 
 
 def _stressed(bench: StressBench, device: Device, number: int) -> tuple[str, str]:

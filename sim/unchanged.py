@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from scotopia.hdl.program import Program
 
 from .equivalence import word_planes
-from .exploration import Journey, Machine, Passage
+from .exploration import ALIKE, Journey, Machine, Passage
 from .symbolic import FALSE, TRUE, State
 
 #: How a module knows which fault is awake, in place of `faults.AWAKE`, which only simulators take.
@@ -36,7 +36,7 @@ class _Device(Machine):
         for nets in self._switches:
             for net in nets:
                 self.registers.pop(net, None)
-        self._unknown = self.device.anything()
+        self.unknown = self.device.anything()
         self._inputs: dict[int, dict[str, list[int]]] = {}
 
     def wake(self, state: State, number: int) -> State:
@@ -45,9 +45,10 @@ class _Device(Machine):
             state.registers |= {net: number >> bit & 1 for bit, net in enumerate(nets)}
         return state
 
-    def after_reset(self, number: int = 0) -> State:
-        state = self.wake(self._unknown.copy(), number)
-        _, state = self.device.clock(state, {**self.inputs(0), "rst": [TRUE]})
+    def after_reset(self, before: State | None = None) -> State:
+        """State of the clock after reset, with the program there."""
+        before = before or self.wake(self.unknown.copy(), 0)
+        _, state = self.device.clock(before, {**self.inputs(0), "rst": [TRUE]})
         self.load(state, self.program)
         return state
 
@@ -109,16 +110,27 @@ class Comparison:
     ) -> None:
         self._device = device = _Device(program, height, width, modules)
         device.explore()
-        self._passages: list[Passage] = device.passages
+        self._passages: list[Passage] = sorted(
+            device.passages, key=lambda p: ALIKE.match(p.journey.name) is not None
+        )
         self._right = {p.journey.name: device.trace(p.journey, p.start) for p in device.passages}
         self._words = set(word_planes(program))
+        self._steps = device.steps
         answers = [self._answer(end) for _, end in self._right.values()]
         literals = [bit for answer in answers for bit in answer]
         literals += [
             bit for seen, _ in self._right.values() for now in seen for bits in now for bit in bits
         ]
-        #: Nodes of all that what is seen and kept depends on.
-        self._used = device.device.graph.support(literals)
+        #: Nodes of all that what is seen depends on, now or later.
+        self._used: set[int] = set()
+        while more := device.device.graph.support(literals) - self._used:
+            self._used |= more
+            literals = [
+                self._right[passage.journey.name][1].registers[net]
+                for passage in self._passages
+                for net, literal in passage.start.registers.items()
+                if literal >> 1 in more
+            ]
 
     def _answer(self, state: State) -> list[int]:
         """Literals of all words."""
@@ -139,8 +151,10 @@ class Comparison:
             grown = False
             for passage in self._passages:
                 journey = passage.journey
+                if grown and ALIKE.match(journey.name):
+                    continue
                 if journey.start == "reset":
-                    start = device.after_reset(number)
+                    start = device.after_reset(self._apart(device.unknown, number))
                 else:
                     start = self._apart(passage.start, number)
                     start.registers |= others.get(journey.start, {})
@@ -159,19 +173,20 @@ class Comparison:
     def _apart(self, right: State, number: int) -> State:
         """Return a state with other things between the words, and in the cells' registers."""
         device, graph = self._device, self._device.device.graph
-        state = device.wake(right.copy(), number)
+        state = right.copy()
         for net, literal in right.registers.items():
-            if self._is_idle_talk(literal):
+            if self._is_idle_talk(net, literal):
                 state.registers[net] = graph.symbol("apart")
         for row in device.rows:
             for plane, word in enumerate(state.memories[row]):
                 if plane not in self._words:
                     word[:] = graph.symbols("apart", len(word))
-        return state
+        return device.wake(state, number)
 
-    def _is_idle_talk(self, literal: int) -> bool:
+    def _is_idle_talk(self, net: int, literal: int) -> bool:
         """Whether a register may hold anything, and nothing that is seen depends on it."""
-        return literal > TRUE and literal >> 1 not in self._used
+        # The steps that are left decide which journey comes next.
+        return literal > TRUE and literal >> 1 not in self._used and net not in self._steps
 
     def _join(
         self, hub: str, right: State, wrong: State, others: dict[str, dict[int, int]]
@@ -182,11 +197,13 @@ class Comparison:
         switches = {net for nets in device._switches for net in nets}
         here, grown = others.setdefault(hub, {}), False
         for net, literal in wrong.registers.items():
-            if self._is_idle_talk(known.registers[net]) or net in here or net in switches:
+            if self._is_idle_talk(net, known.registers[net]) or net in here or net in switches:
                 continue
             if literal == right.registers[net]:
                 continue
-            if known.registers[net] > TRUE:  # it may be anything, and both have to have the same
+            if known.registers[net] > TRUE or (
+                hub == "run" and net in self._steps
+            ):  # it may be anything, and both have to have the same
                 others[""] = {net: literal}
             here[net], grown = device.device.graph.symbol("apart"), True
         return grown
