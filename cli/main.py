@@ -770,6 +770,8 @@ def prove(
     skipped without); planted faults, each of which must be caught or change nothing. Exit status 1
     if anything fails.
     """
+    from scotopia.sim.check import Verdict
+
     from .prove import prove as run_proof
 
     with console.status("prove") as status:
@@ -782,7 +784,7 @@ def prove(
             report=report,
             on_check=lambda name: status.update(name),
         )
-    view = Table("part", "claim", "checked", "seconds", "", "found")
+    view = Table("part", "claim", "checked", "seconds", "")
     colours = {"passed": "[green]", "failed": "[red]", "skipped": "[yellow]"}
     for check in proof.checks:
         verdict = check.verdict.value
@@ -792,9 +794,11 @@ def prove(
             f"{check.cases:,} {check.unit}",
             f"{check.seconds:.1f}",
             colours[verdict] + verdict,
-            escape(check.detail),
         )
     console.print(view)
+    for check in proof.checks:
+        if check.verdict is not Verdict.PASSED:
+            console.print(f"{check.verdict.value}: {check.name}: {escape(check.detail)}")
     console.print(f"{report}: proof.html, proof.json, junit.xml")
     if not proof.passed:
         raise typer.Exit(1)

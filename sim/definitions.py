@@ -6,6 +6,7 @@ against them: the arithmetic of `quantize.qformat`, run on bit vectors in place 
 the gates of a cell, run on symbols for a whole step.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -277,9 +278,14 @@ def prove_step(kind: str, rounding: Rounding, overflow: Overflow, timeout: float
 
 
 @cache
+def _read_cell(kind: str, bug: Bug | None) -> Machine:
+    return Machine(Program.compile(tiny_rule(kind)), 1, 1, bug)
+
+
 def _cell(kind: str, bug: Bug | None) -> Machine:
     """A single cell. Its gates are those of all programs of one shape."""
-    return Machine(Program.compile(tiny_rule(kind)), 1, 1, bug)
+    # A copy: the formulas of one program, hundreds of megabytes, should not outlive it.
+    return copy.deepcopy(_read_cell(kind, bug))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """How many planted faults the verification finds: its mutation score.
 
 Each fault meets, until one sees it, a short comparison of states, as `scotopia verify` makes it;
-then the stress of the interfaces, if it is one of the Verilog, or a long comparison of states, if
-it is one of the program. What none of them sees has to be shown to change nothing, by a solver:
-then it is no fault. Everything else is missed.
+then, if it is one of the Verilog, the stress of the interfaces; or, if it is one of the program, a
+long comparison of states, and single steps of the twin from states that are drawn. What none of
+them sees a solver has to show to change nothing: then it is no fault; or to change the step from a
+state that it finds. Everything else is missed.
 
 Faults of the program are planted in a `specimen`, which uses every instruction that there is, and
 those of the Verilog in a device of `stress`, whose steps are so short that much happens in few
@@ -30,6 +31,7 @@ from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 
 from . import equivalence, formal
+from .anywhere import compare_steps, moments
 from .check import Check, Verdict
 from .compare import compare
 from .faults import Area, Fault, draw, instrument, program_faults, rule_faults, verilog_faults
@@ -216,7 +218,8 @@ def _plant_in_program(
         by = ["by states" if detail else "" for detail in found]
         on_check("what random states tell of the others")
         rest = [index for index, detail in enumerate(found) if not detail]
-        different = [i for i in rest if equivalence.differs(program, faults[i].program or program)]
+        anywhere = {index: _from_anywhere(program, faults[index]) for index in rest}
+        different = [index for index in rest if anywhere[index]]
         large = Path(name) / "large"
         large.mkdir()
         emit(program, LONG_HEIGHT, LONG_WIDTH, large)
@@ -229,14 +232,15 @@ def _plant_in_program(
             on_fault=on_check,
         )
         for index, detail in zip(different, answers, strict=True):
-            by[index], found[index] = "by states of many cells" if detail else "", detail
+            by[index] = "by states of many cells" if detail else "by a step from any state"
+            found[index] = detail or anywhere[index]
     outcomes = []
     for index, fault in enumerate(faults):
         if found[index]:
             outcomes.append(Outcome(fault, Fate.CAUGHT, by[index], found[index]))
         else:
             on_check(fault.name)
-            outcomes.append(_asked(program, fault, index in different))
+            outcomes.append(_asked(program, fault))
     return outcomes
 
 
@@ -246,18 +250,27 @@ def _stimulus(rule: IntegerRule, seed: int, frames: int, height: int, width: int
     return Stimulus.of(rule, rng.random(shape), rng.random(shape) < DENSITY)
 
 
-def _asked(program: Program, fault: Fault, different: bool) -> Outcome:
+def _from_anywhere(program: Program, fault: Fault) -> str:
+    """Say which code is another after a step of the program's twin, if one is."""
+    assert fault.program is not None
+    rule = program.rule
+    first = compare_steps(rule, fault.program, moments(rule)).first
+    return f"of state {first}" if first else ""
+
+
+def _asked(program: Program, fault: Fault) -> Outcome:
     """Ask the solver whether a fault changes anything."""
     assert fault.program is not None
-    if different:
-        detail = "differs from states that no comparison came to"
-    elif why := equivalence.missing():
-        detail = why
-    elif equivalence.equivalent(program, fault.program):
-        return Outcome(fault, Fate.EQUIVALENT, "equivalent", "for all states, by the solver")
-    else:
-        detail = "the solver gave up, or knows a state that tells"
-    return Outcome(fault, Fate.MISSED, "", detail)
+    if why := equivalence.missing():
+        return Outcome(fault, Fate.MISSED, "", why)
+    match equivalence.equivalent(program, fault.program):
+        case True:
+            return Outcome(fault, Fate.EQUIVALENT, "equivalent", "for all states, by the solver")
+        case False:
+            by = "by a step from a state that the solver found"
+            return Outcome(fault, Fate.CAUGHT, by, "the twin's step is not the golden model's")
+        case None:
+            return Outcome(fault, Fate.MISSED, "", "the solver gave up")
 
 
 # Faults of the Verilog.

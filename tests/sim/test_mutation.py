@@ -54,10 +54,20 @@ def test_missing_solver_leaves_a_fault_missed(monkeypatch: pytest.MonkeyPatch) -
     program = Program.compile(specimen())
     fault = next(iter(program_faults(program)))
     monkeypatch.setattr(mutation.equivalence, "missing", lambda: "z3 is not installed")
-    found = mutation._asked(program, fault, different=False)
+    found = mutation._asked(program, fault)
     assert (found.fate, found.detail) == (Fate.MISSED, "z3 is not installed")
-    found = mutation._asked(program, fault, different=True)
-    assert found.fate is Fate.MISSED
+
+
+@pytest.mark.parametrize(
+    ("answer", "fate"), [(True, Fate.EQUIVALENT), (False, Fate.CAUGHT), (None, Fate.MISSED)]
+)
+def test_solver_decides_what_nothing_else_sees(
+    monkeypatch: pytest.MonkeyPatch, answer: bool | None, fate: Fate
+) -> None:
+    program = Program.compile(specimen())
+    monkeypatch.setattr(mutation.equivalence, "missing", lambda: "")
+    monkeypatch.setattr(mutation.equivalence, "equivalent", lambda *_: answer)
+    assert mutation._asked(program, next(iter(program_faults(program)))).fate is fate
 
 
 @pytest.mark.slow
@@ -72,6 +82,7 @@ def test_every_planted_fault_is_caught_or_changes_nothing() -> None:
 def test_fault_that_nothing_looks_at_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     # A comparison that sees nothing, and a solver that knows nothing.
     monkeypatch.setattr(mutation, "run_states", lambda _, faults, *__, **___: [""] * len(faults))
+    monkeypatch.setattr(mutation, "_from_anywhere", lambda *_: "")
     monkeypatch.setattr(mutation.equivalence, "equivalent", lambda *_: None)
     checks, outcomes = prove(2, areas=[Area.SCHEDULE])
     assert [check.verdict for check in checks] == [Verdict.FAILED]

@@ -13,6 +13,7 @@ from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.ranges import Interval, RangeProof, prove
 from scotopia.sim import verify as verification
+from scotopia.sim.anywhere import COUNT, SIDE
 from scotopia.sim.faults import drop_rounding, flip_weight_digit
 from scotopia.sim.stimulus import Stimulus
 from scotopia.sim.verify import Extent, Stage, run_program, verify
@@ -38,12 +39,15 @@ def test_every_stage_agrees_and_every_fault_is_found(
     names: list[str] = []
     stages = verify(rule, frames, Extent(4, 5, 2), density=0.3, faults=True, on_stage=names.append)
     assert sorted(stage.name for stage in stages) == sorted(names)
-    assert stages[1].name == "golden model = program"
-    assert [stage.expect_mismatch for stage in stages] == [False] * 4 + [True] * 3
+    assert [stage.name.removeprefix("golden model = ") for stage in stages[1:5]] == [
+        *("program", "program, from any state", "Amaranth", "Verilog (Verilator)")
+    ]
+    assert [stage.expect_mismatch for stage in stages] == [False] * 5 + [True] * 3
     assert all(stage.passed for stage in stages)
-    assert stages[3].cell_updates == 4 * 5 * 2 * rule.config.steps_per_frame
-    assert stages[3].cycles > 0
-    assert all("first at step" in stage.detail for stage in stages[4:])
+    assert stages[2].cell_updates == COUNT * SIDE**2
+    assert stages[4].cell_updates == 4 * 5 * 2 * rule.config.steps_per_frame
+    assert stages[4].cycles > 0
+    assert all("first at step" in stage.detail for stage in stages[5:])
 
 
 def test_verilog_on_disk_is_what_is_checked(
