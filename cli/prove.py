@@ -68,7 +68,7 @@ def prove(
                     faults, seed=seed, workers=workers, on_check=on_check
                 )
                 checks += found
-    title = f"the array, whatever the rule: {', '.join(parts)}"
+    title = f"The array, whatever the rule: {', '.join(parts)}"
     proof = Proof(title, command(), [], checks, outcomes)
     if report is not None:
         write_proof(proof, report)

@@ -274,7 +274,7 @@ def prove_step(kind: str, rounding: Rounding, overflow: Overflow, timeout: float
     for bug in _BUGS:
         claim = partial(_Step.simulate(program, bug).check, rounding, overflow, timeout)
         bugs.append(must_fail(claim, bug.name, bug.symptom))
-    return Proof(1 << found.free, f"states of {found.free} bits", tuple(bugs))
+    return Proof(1, f"step from any of 2**{found.free} states", tuple(bugs))
 
 
 @cache

@@ -228,7 +228,7 @@ def _prove_clocks(timeout: float) -> Proof:
             "not one step fewer|as stated|more than",
         ),
     )
-    return _over_journeys(look, "journeys from any idle state", bugs)
+    return _over_journeys(look, "journeys of 3 x 3 cells from any idle state", bugs)
 
 
 def _prove_isolation(timeout: float) -> Proof:
@@ -312,7 +312,7 @@ def _prove_isolation(timeout: float) -> Proof:
             "^reset does not clear the cells$",  # for a carry from before the reset stays
         ),
     )
-    return _over_journeys(look, "journeys from any idle state", bugs)
+    return _over_journeys(look, "journeys of 3 x 3 cells from any idle state", bugs)
 
 
 def _prove_waiting(timeout: float) -> Proof:
@@ -340,7 +340,7 @@ def _prove_waiting(timeout: float) -> Proof:
             "a pixel that is not taken: pixels__valid",
         ),
     )
-    return _over_journeys(look, "pixels offered", bugs)
+    return _over_journeys(look, "pixels offered by 3 x 3 cells", bugs)
 
 
 def _prove_raster(timeout: float) -> Proof:
@@ -424,7 +424,7 @@ def _prove_frames(timeout: float) -> Proof:
             "^FORGET mis",
         ),
     )
-    return _over_journeys(look, "journeys from any idle state", bugs)
+    return _over_journeys(look, "journeys of 3 x 3 cells from any idle state", bugs)
 
 
 # One clock from any state.
@@ -478,7 +478,7 @@ def _prove_priority(timeout: float) -> Proof:
             "taken while busy",
         ),
     )
-    return Proof(1, "clock from any state", _all_fail(check, bugs))
+    return Proof(1, "clock of 3 x 3 cells from any state", _all_fail(check, bugs))
 
 
 def _prove_dropped(timeout: float) -> Proof:
@@ -550,7 +550,7 @@ def _prove_dropped(timeout: float) -> Proof:
             "DROPPED miscounts",
         ),
     )
-    return Proof(1, "clock from any state", _all_fail(check, bugs))
+    return Proof(1, "clock of 3 x 3 cells from any state", _all_fail(check, bugs))
 
 
 def _prove_registers(timeout: float) -> Proof:
