@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scotopia.model.rule import PAD_MODE, Grids, Rule, recency
 
-from .formats import Formats, bias_format, by_input, folded_layers
+from .formats import Formats, bias_format, by_weight, folded_layers
 from .integer_rule import IntegerRule
 from .qformat import Overflow, QFormat, Rounding, round_up
 
@@ -86,9 +86,9 @@ class FakeQuantRule(Rule):
         weight, bias, update_weight, update_bias = folded_layers(self)
         seen = formats.state + formats.inputs
         return (
-            _round(weight, by_input(formats.perceive_weights, weight.shape[1])),
+            _round(weight, by_weight(formats.perceive_weights, weight.shape[1], 9)),
             _round(bias, [(bias_format(f, seen),) for f in formats.perceive_weights]),
-            _round(update_weight, by_input(formats.update_weights, update_weight.shape[1])),
+            _round(update_weight, by_weight(formats.update_weights, update_weight.shape[1], 1)),
             _round(
                 update_bias, [(bias_format(f, formats.hidden),) for f in formats.update_weights]
             ),
@@ -228,12 +228,11 @@ class _Nearest(torch.autograd.Function):
 
 
 def _round(values: Tensor, formats: Sequence[Sequence[QFormat]]) -> Tensor:
-    """Round weights (O, I, ...) to the formats with which outputs see inputs; or biases (O,)."""
-    shape = (len(values), -1, *[1] * (values.ndim - 2)) if values.ndim > 1 else (-1,)
+    """Round weights (O, ...) or biases (O,), each to its format."""
 
     def column(number: Callable[[QFormat], float]) -> Tensor:
         numbers = [[number(format) for format in row] for row in formats]
-        return torch.tensor(numbers, dtype=values.dtype, device=values.device).reshape(shape)
+        return torch.tensor(numbers, dtype=values.dtype, device=values.device).reshape(values.shape)
 
     rounded: Tensor = _Nearest.apply(  # type: ignore[no-untyped-call]
         values,

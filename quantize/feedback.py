@@ -9,6 +9,7 @@ Pruning: Optimal Brain Surgeon" (1992), eq. 5. It needs one run over some clips,
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from scotopia.model.sampling import sample_mask
 from scotopia.model.task import run
 from scotopia.model.video import Clip
 
-from .formats import Formats, WeightFormats, by_input, folded_layers
+from .formats import Formats, WeightFormats, by_weight, folded_layers
 
 #: One step in so many is kept, a number that has no factor in common with the steps of a frame.
 _STEPS = 5
@@ -127,17 +128,16 @@ def _rounder(
     formats: tuple[WeightFormats, ...], shape: tuple[int, ...]
 ) -> Callable[[Array, int], Array]:
     """Return what rounds the weights of all outputs, (O,), for one of their inputs' taps."""
-    inputs, taps = shape[0], int(np.prod(shape[1:]))
-    rows = by_input(formats, inputs)
+    rows = by_weight(formats, shape[0], math.prod(shape[1:]))
     frac, lowest, highest = (
         np.array([[getattr(format, name) for format in row] for row in rows])
         for name in ("frac_bits", "lowest", "highest")
     )
 
     def to_grid(weights: Array, place: int) -> Array:
-        i = place // taps
-        codes = np.floor(np.ldexp(weights, frac[:, i]) + 0.5)
-        values: Array = np.ldexp(np.clip(codes, lowest[:, i], highest[:, i]), -frac[:, i])
+        at = np.s_[:, place]
+        codes = np.floor(np.ldexp(weights, frac[at]) + 0.5)
+        values: Array = np.ldexp(np.clip(codes, lowest[at], highest[at]), -frac[at])
         return values
 
     return to_grid

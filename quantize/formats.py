@@ -18,11 +18,15 @@ from .qformat import IntArray, Overflow, QFormat, Rounding, required_bits
 #: Most fraction bits of a weight or a hidden neuron: finer ones are as good as zero.
 FINEST = 15
 
-#: How many weights have a scale in common: those of an output, or those with which it sees one of
-#: its inputs, a kernel of nine in the first layer and a single weight in the second.
-SCALES = ("output", "kernel")
+#: How many weights have a scale in common: those of an output; those with which it sees one of its
+#: inputs, a kernel of nine in the first layer and a single weight in the second; or none.
+SCALES = ("output", "kernel", "weight")
 
-#: Formats of the weights of an output: one for all, or one for each of its inputs.
+#: How much finer than the finest of its output's, at 8 bits, a weight's own scale may be. What is
+#: smaller becomes zero, or accumulators would be as wide as their smallest weight wants.
+_OWN = 1
+
+#: Formats of the weights of an output: one for all, one for each of its inputs, or one for each.
 WeightFormats = QFormat | tuple[QFormat, ...]
 
 
@@ -71,8 +75,9 @@ class Formats:
     hidden
         By neuron.
     perceive_weights, update_weights
-        Of the weights of each output of the two layers: one format for all of them, or one for each
-        input. Those of a gate hold the hard sigmoid's 1/4. A bias has as many bits as it needs.
+        Of the weights of each output of the two layers: one format for all of them, one for each
+        input, or one for each weight, see `by_weight`. Those of a gate hold the hard sigmoid's 1/4.
+        A bias has as many bits as it needs.
     rounding, overflow
         Of every result in the integer rule; weights are rounded to nearest.
     dither, noise_seed
@@ -104,7 +109,8 @@ class Formats:
     ) -> "Formats":
         """Give all tensors of a kind the same width, and weights the finest scale they fit.
 
-        Scales are powers of two, one for each output of a layer or each of its kernels.
+        Scales are powers of two, one for each output of a layer, each of its kernels, or each
+        weight: with one of its own, a weight of 2 bits is a power of two or zero.
 
         Parameters
         ----------
@@ -148,22 +154,31 @@ class Formats:
     def of(cls, rule: IntegerRule) -> "Formats":
         """Return the formats of a rule; its weights are as wide as their codes need.
 
-        A layer's scales are by kernel where that takes fewer bits: a kernel's scale then leaves out
-        what last bits are 0 in all its weights, and all kernels are as wide as the widest.
+        A layer's scales are by kernel or by weight where that takes fewer bits: a scale then leaves
+        out what last bits are 0 in all of its weights, and all are as wide as the widest.
         """
 
         def weights(layer: IntegerLayer) -> tuple[WeightFormats, ...]:
-            fractions = layer.weight_frac.tolist()
+            outputs, inputs, taps = layer.weight.shape
             widths = [_width(codes) for codes in layer.weight]
-            zeros, kept = _common_zeros(layer.weight)
-            bits = _width(layer.weight >> zeros[..., None]) + kept
-            if bits.sum() >= sum(widths) * bits.shape[1]:
-                return tuple(QFormat(n - f, f) for n, f in zip(widths, fractions, strict=True))
-            left = layer.weight_frac[:, None] - zeros + kept
-            return tuple(
-                tuple(QFormat(n - f, f) for n, f in zip(*row, strict=True))
-                for row in zip(bits.tolist(), left.tolist(), strict=True)
+            fractions = layer.weight_frac.tolist()
+            found: tuple[WeightFormats, ...] = tuple(
+                QFormat(n - f, f) for n, f in zip(widths, fractions, strict=True)
             )
+            least = sum(widths) * inputs * taps
+            for size in (taps, 1):
+                groups = layer.weight.reshape(outputs, -1, size)
+                zeros, kept = _common_zeros(groups)
+                width = _width(groups >> zeros[..., None])
+                if width * layer.weight.size >= least:
+                    continue
+                least = width * layer.weight.size
+                left = layer.weight_frac[:, None] - zeros + kept
+                found = tuple(
+                    tuple(QFormat(n - f, f) for n, f in zip(*row, strict=True))
+                    for row in zip((width + kept).tolist(), left.tolist(), strict=True)
+                )
+            return found
 
         return cls(
             config=rule.config,
@@ -189,10 +204,9 @@ class Formats:
     def weight_bits(self) -> int:
         """Bits of all weights together; biases and scales are not counted."""
         config = self.config
-        rows = by_input(self.perceive_weights, config.perceived)
-        perceive = 9 * sum(format.bits for row in rows for format in row)
-        rows = by_input(self.update_weights, config.hidden)
-        return perceive + sum(format.bits for row in rows for format in row)
+        perceive = by_weight(self.perceive_weights, config.perceived, 9)
+        update = by_weight(self.update_weights, config.hidden, 1)
+        return sum(format.bits for row in (*perceive, *update) for format in row)
 
     def integer_rule(self, rule: Rule) -> IntegerRule:
         """Round a float rule's weights to their formats.
@@ -256,20 +270,35 @@ def folded_layers(rule: Rule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def weight_formats(
     weight: NDArray[np.float64], bits: int, scales: str = "output"
 ) -> tuple[WeightFormats, ...]:
-    """Return the finest format of `bits` bits for each output's, or kernel's, weights."""
+    """Return the finest formats of `bits` bits for weights (O, I, ...) with such scales."""
 
-    def finest_of(weights: NDArray[np.float64]) -> QFormat:
-        frac = finest(float(np.abs(weights).max()), 2 ** (bits - 1) - 1)
+    def finest_of(weights: NDArray[np.float64], most: int = FINEST) -> QFormat:
+        frac = min(most, finest(float(np.abs(weights).max()), 2 ** (bits - 1) - 1))
         return QFormat(bits - frac, frac)
 
     if scales == "output":
         return tuple(map(finest_of, weight))
-    return tuple(tuple(map(finest_of, row)) for row in weight)
+    if scales == "kernel":
+        return tuple(tuple(map(finest_of, row)) for row in weight)
+    most = [min(FINEST, finest(float(np.abs(row).max()), 127) + _OWN) for row in weight]
+    return tuple(
+        tuple(finest_of(one, frac) for one in row.ravel())
+        for row, frac in zip(weight, most, strict=True)
+    )
 
 
-def by_input(formats: Sequence[WeightFormats], inputs: int) -> tuple[tuple[QFormat, ...], ...]:
-    """Return the format with which each output sees each input."""
-    return tuple((f,) * inputs if isinstance(f, QFormat) else f for f in formats)
+def by_weight(
+    formats: Sequence[WeightFormats], inputs: int, taps: int
+) -> tuple[tuple[QFormat, ...], ...]:
+    """Return the format of each weight of each output, an input's taps beside one another."""
+
+    def spread(given: WeightFormats) -> tuple[QFormat, ...]:
+        if isinstance(given, QFormat):
+            return (given,) * (inputs * taps)
+        each = inputs * taps // len(given)
+        return tuple(format for format in given for _ in range(each))
+
+    return tuple(map(spread, formats))
 
 
 def finest_frac(formats: WeightFormats) -> int:
@@ -306,15 +335,18 @@ def _integer_layer(
 ) -> IntegerLayer:
     biases = [bias_format(format, inputs) for format in formats]
     fractions = [finest_frac(format) for format in formats]
-    rows = by_input(formats, len(inputs))
+    rows = by_weight(formats, *weight.shape[1:])
     return IntegerLayer(
         weight=np.array(
             [
                 # A coarser weight is a code of the output's scale that ends in zeros.
-                [f.quantize(w) << (frac - f.frac_bits) for f, w in zip(row, kernels, strict=True)]
-                for row, kernels, frac in zip(rows, weight, fractions, strict=True)
+                [
+                    int(format.quantize(one)) << (frac - format.frac_bits)
+                    for format, one in zip(row, of_output.ravel(), strict=True)
+                ]
+                for row, of_output, frac in zip(rows, weight, fractions, strict=True)
             ]
-        ),
+        ).reshape(weight.shape),
         weight_frac=np.array(fractions),
         bias=np.array([int(f.quantize(np.array(b))) for f, b in zip(biases, bias, strict=True)]),
         inputs=inputs,
@@ -323,9 +355,9 @@ def _integer_layer(
 
 
 def _common_zeros(weight: IntArray) -> tuple[IntArray, IntArray]:
-    """Last bits that are 0 in all codes of a kernel, (O, I) of (O, I, K), and those to keep.
+    """Last bits that are 0 in all codes of a group, (O, G) of (O, G, K), and those to keep.
 
-    0, if all codes are 0. Of an output's kernels one keeps what all could do without, so that the
+    0, if all codes are 0. Of an output's groups one keeps what all could do without, so that the
     bias keeps its scale.
     """
     bits = np.bitwise_or.reduce(weight, axis=2)

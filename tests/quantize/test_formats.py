@@ -13,7 +13,7 @@ from scotopia.quantize.formats import (
     SCALES,
     Formats,
     Precision,
-    by_input,
+    by_weight,
     unsigned_format,
     weight_formats,
 )
@@ -49,6 +49,24 @@ def test_each_kernel_has_the_finest_scale_that_it_fits(bits: int) -> None:
         assert formats == weight_formats(row, bits)  # as if each kernel were an output's
 
 
+def test_a_weight_of_two_bits_and_its_own_scale_is_a_power_of_two() -> None:
+    rng = np.random.default_rng(2)
+    weight = rng.normal(0, 1, (5, 4, 9)) * np.exp2(rng.integers(-6, 6, (5, 1, 1)))
+    rows = by_weight(weight_formats(weight, 2, "weight"), 4, 9)
+    for values, formats in zip(weight.reshape(5, 36), rows, strict=True):
+        rounded = np.array([f.values(f.quantize(v)) for f, v in zip(formats, values, strict=True)])
+        assert set(np.abs(np.frexp(rounded)[0])) <= {0.0, 0.5}
+        small = np.abs(values).max() / 2**8  # it may become zero
+        assert (np.abs(rounded - values) <= np.maximum(np.abs(values) / 3, small) + 1e-9).all()
+
+
+@pytest.mark.parametrize("each", [1, 4, 36])
+def test_formats_are_spread_over_the_weights_that_have_them_in_common(each: int) -> None:
+    given = tuple(QFormat(8 - frac, frac) for frac in range(each))
+    (spread,) = by_weight((given if each > 1 else given[0],), 4, 9)
+    assert [format.frac_bits for format in spread] == [i * each // 36 for i in range(36)]
+
+
 def test_a_rule_with_a_scale_by_kernel_is_the_integer_rule_it_says(
     float_rule: Make, small_config: Make
 ) -> None:
@@ -64,15 +82,15 @@ def test_a_rule_with_a_scale_by_kernel_is_the_integer_rule_it_says(
     layer = fine.integer_rule(rule).perceive
     assert not coarse.integer_rule(rule).perceive.weight[:, 1].any() and layer.weight[:, 1].any()
     values = np.ldexp(layer.weight.astype(float), -layer.weight_frac[:, None, None])
-    formats = by_input(fine.perceive_weights, layer.weight.shape[1])
+    formats = by_weight(fine.perceive_weights, *layer.weight.shape[1:])
     kernels = rule.perceive.weight.detach().numpy().reshape(values.shape)
     for i, j in np.ndindex(values.shape[:2]):
-        format = formats[i][j]
+        format = formats[i][9 * j]
         assert format.bits == 4
         np.testing.assert_array_equal(values[i, j], format.values(format.quantize(kernels[i, j])))
 
 
-def test_formats_by_kernel_are_found_again(float_rule: Make, small_config: Make) -> None:
+def test_formats_are_found_again(float_rule: Make, small_config: Make) -> None:
     rule = float_rule(0, small_config(hidden=12, channels=6))
     with torch.no_grad():
         rule.perceive.weight[:, 1] /= 64
