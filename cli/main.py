@@ -193,7 +193,7 @@ def train(
     ] = None,
     gate_bits: Annotated[int | None, quantization("Bits of a gate, 2 to 16; default 8.")] = None,
     scales: Annotated[
-        str | None, quantization("Of weights: one an output, or a kernel; default kernel.")
+        str | None, quantization("Of weights: one by output, kernel or weight; default kernel.")
     ] = None,
     dither: Annotated[
         int | None, quantization("Random bits of the update's rounding, 0 to 8; default 0.")
@@ -427,7 +427,7 @@ def quantize(
     scales: Annotated[
         str,
         typer.Option(
-            help="Weights that share a power of two: all of an output, or those of each kernel."
+            help="Weights that share a power of two: those of an output, of a kernel; or weight: none."
         ),
     ] = "kernel",
     feedback: Annotated[
