@@ -427,7 +427,7 @@ def quantize(
     scales: Annotated[
         str,
         typer.Option(
-            help="Weights that share a power of two: those of an output, of a kernel; or weight: none."
+            help="Weights with one power of two: all of an output, a kernel, or a weight alone."
         ),
     ] = "kernel",
     feedback: Annotated[
