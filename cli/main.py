@@ -36,7 +36,10 @@ app = typer.Typer(
 console = Console()
 
 RuleArgument = Annotated[
-    str, typer.Argument(help="Rule file, or a shipped rule: retina (float), retina-int (integer).")
+    str,
+    typer.Argument(
+        help="Rule file, or a shipped one: retina (float), retina-int, retina-shift (integer)."
+    ),
 ]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Also write the result to this file, for machines.")

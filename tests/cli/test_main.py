@@ -46,14 +46,24 @@ def test_shipped_rules_are_small_and_agree_on_their_training() -> None:
     from scotopia.quantize.integer_rule import IntegerRule
 
     rule = Rule.load(rule_path("retina"))
-    integer = IntegerRule.load(rule_path("retina-int"))
     assert rule.parameter_count <= 2500
-    assert integer.config == rule.config
-    assert integer.training["clips"] == rule.training_record["clips"]
-    assert integer.training["start"].endswith("RND")  # trained on the grid
-    assert integer.proof is not None
     assert "davis_road" not in rule.training_record["clips"]
+    for name in ("retina-int", "retina-shift"):
+        integer = IntegerRule.load(rule_path(name))
+        assert integer.config == rule.config
+        assert integer.training["clips"] == rule.training_record["clips"]
+        assert "-bit weight" in integer.training["start"]  # trained on the grid
+        assert integer.proof is not None
     assert all(Path(str(path)).stat().st_size < 100_000 for path in SHIPPED.values())
+
+
+def test_weights_of_retina_shift_are_powers_of_two() -> None:
+    from scotopia.quantize.integer_rule import IntegerRule
+
+    rule = IntegerRule.load(rule_path("retina-shift"))
+    for layer in (rule.perceive, rule.update):
+        size = np.abs(layer.weight)
+        assert not (size & (size - 1)).any()
 
 
 def test_shipped_rule_beats_last_seen_by_5_db_and_the_oracle_on_a_clip_it_never_saw(
