@@ -125,3 +125,9 @@ def test_a_crop_larger_than_the_clip_is_refused_before_anything_is_built(
         "clip noise has 6 x 6 pixels, the array 3 x 7 cells: "
         "choose a larger clip or a smaller array"
     )
+
+
+def test_wrong_program_fails_from_states_that_no_clip_leads_to(rule: IntegerRule) -> None:
+    stage = verification._steps_from_anywhere(flip_weight_digit(Program.compile(rule)))
+    assert not stage.passed
+    assert stage.detail.startswith("of state step 0, cell")
