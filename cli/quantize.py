@@ -118,8 +118,7 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
             dither=job.dither,
         )
         if job.feedback:
-            with console.status("rounding"):
-                build = _rounded_by_feedback(source, Moments.measure(source, clips, job.density))
+            build = _rounded_by_feedback(source, calibration.moments)
         clipped = calibration.clipped(hidden)
         console.print(_clipping_table(clipped))
         result |= {"calibration": job.method, "hidden": clipped}

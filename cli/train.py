@@ -32,7 +32,7 @@ from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.train import Trainer, choose_device, validate
 from scotopia.model.video import Clip, resolve_clip
 from scotopia.quantize.fake import FakeQuantRule
-from scotopia.quantize.feedback import Moments, round_weights
+from scotopia.quantize.feedback import round_weights
 from scotopia.quantize.formats import Formats, Precision, check_scales
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import Calibration
@@ -151,14 +151,14 @@ class Quantization:
             return FakeQuantRule(twin.float(), twin.formats)
         chosen = clips[:: -(-len(clips) // CALIBRATION_CLIPS)]
         shown = [Clip(clip.name, clip.frames[:CALIBRATION_FRAMES]) for clip in chosen]
-        hidden = Calibration.measure(self.rule, shown, density).formats(self.precision.hidden)
+        calibration = Calibration.measure(self.rule, shown, density)
+        hidden = calibration.formats(self.precision.hidden)
         formats = replace(
             Formats.choose(self.rule, hidden, self.precision, self.rounding, scales=self.scales),
             dither=self.dither,
         )
         # On the grid from the start: what is left to learn is what rounding the state costs.
-        moments = Moments.measure(self.rule, shown, density)
-        twin = FakeQuantRule(round_weights(self.rule, formats, moments), formats)
+        twin = FakeQuantRule(round_weights(self.rule, formats, calibration.moments), formats)
         twin.integer_rule()  # refused now, if it is
         return twin
 

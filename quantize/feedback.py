@@ -10,7 +10,7 @@ Pruning: Optimal Brain Surgeon" (1992), eq. 5. It needs one run over some clips,
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scotopia.model.errors import InputError
+from scotopia.model.config import RuleConfig
 from scotopia.model.rule import Rule
-from scotopia.model.sampling import sample_mask
-from scotopia.model.task import run
-from scotopia.model.video import Clip
 
 from .formats import Formats, WeightFormats, by_weight, folded_layers
 
@@ -54,45 +51,29 @@ class Moments:
     perceive: Array
     update: Array
 
-    @classmethod
-    def measure(
-        cls, rule: Rule, clips: Sequence[Clip], density: float = 0.01, seed: int = 0
-    ) -> "Moments":
-        """Run the float rule over clips.
 
-        Raises
-        ------
-        InputError
-            If there is no clip, or what a layer sees is not finite.
-        """
-        if not clips:
-            raise InputError("the calibration set is empty: give at least one clip")
-        sizes = 9 * rule.config.perceived + 1, rule.config.hidden + 1
-        sums = [np.zeros((size, size)) for size in sizes]
-        steps = 0
+class Sums:
+    """Products of what the layers of a rule see, summed up step by step."""
 
-        def keep(_module: object, seen: tuple[Tensor, ...], out: Tensor) -> None:
-            nonlocal steps
-            steps += 1
-            if steps % _STEPS == 0:
-                found = F.unfold(seen[0], 3)[0], out.clamp(min=0)[0].flatten(1)
-                for total, numbers in zip(sums, found, strict=True):
-                    taken = numbers[:, ::_CELLS].double().numpy()
-                    taken = np.vstack([taken, np.ones(taken.shape[1])])
-                    total += taken @ taken.T
+    def __init__(self, config: RuleConfig) -> None:
+        sizes = 9 * config.perceived + 1, config.hidden + 1
+        self._sums = [np.zeros((size, size)) for size in sizes]
+        self._steps = 0
 
-        hook = rule.perceive.register_forward_hook(keep)
-        try:
-            for clip in clips:
-                mask = sample_mask(clip.frames.shape, density, seed)
-                for _ in run(rule, clip.frames, mask):
-                    pass
-        finally:
-            hook.remove()
-        if not all(np.isfinite(total).all() for total in sums):
-            raise InputError("what a layer sees is not finite: train the rule again")
-        perceive, update = (total / max(total[-1, -1], 1) for total in sums)
-        return cls(perceive, update)
+    def add(self, seen: Tensor, out: Tensor) -> None:
+        """Take a step, if it is its turn: what the first layer sees, (1, C, H, W), and gives."""
+        self._steps += 1
+        if self._steps % _STEPS == 0:
+            found = F.unfold(seen, 3)[0], out.clamp(min=0)[0].flatten(1)
+            for total, numbers in zip(self._sums, found, strict=True):
+                taken = numbers[:, ::_CELLS].double().numpy()
+                taken = np.vstack([taken, np.ones(taken.shape[1])])
+                total += taken @ taken.T
+
+    def moments(self) -> Moments:
+        """Return the means."""
+        perceive, update = (total / max(total[-1, -1], 1) for total in self._sums)
+        return Moments(perceive, update)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Post-training quantization: what hidden neurons need, measured, and formats that follow."""
+"""Post-training quantization: what a rule sees on clips, measured, and formats that follow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from scotopia.model.sampling import sample_mask
 from scotopia.model.task import run
 from scotopia.model.video import Clip
 
+from .feedback import Moments, Sums
 from .formats import FINEST, Formats, Precision, finest, unsigned_format
 from .integer_rule import IntegerRule
 from .qformat import QFormat, Rounding
@@ -29,15 +30,18 @@ _STRIDE = 7
 
 @dataclass(frozen=True)
 class Calibration:
-    """Activations of hidden neurons, seen on clips.
+    """What a float rule has seen on clips.
 
     Attributes
     ----------
     activations
-        (hidden, N) float32, at least 0, in no order.
+        Of hidden neurons: (hidden, N) float32, at least 0, in no order.
+    moments
+        Of what both layers see, for `feedback.round_weights`.
     """
 
     activations: NDArray[np.float32]
+    moments: Moments
 
     @classmethod
     def measure(
@@ -53,8 +57,10 @@ class Calibration:
         if not clips:
             raise InputError("the calibration set is empty: give at least one clip")
         found: list[Tensor] = []
+        sums = Sums(rule.config)
 
-        def keep(_module: object, _input: object, out: Tensor) -> None:
+        def keep(_module: object, seen: tuple[Tensor, ...], out: Tensor) -> None:
+            sums.add(seen[0], out)
             by_neuron = out.detach().transpose(0, 1).flatten(1)
             found.append(by_neuron[:, len(found) % _STRIDE :: _STRIDE].clamp(min=0).clone())
 
@@ -69,7 +75,7 @@ class Calibration:
         activations = torch.cat(found, 1).numpy()
         if not np.isfinite(activations).all():
             raise InputError("a hidden neuron's activation is not finite: train the rule again")
-        return cls(activations)
+        return cls(activations, sums.moments())
 
     def formats(
         self, bits: int, method: str = "percentile", percentile: float = 99.99

@@ -56,7 +56,7 @@ def test_a_search_lowers_the_clocks_of_a_step(run: Run, rule: Path, moving: Path
 
 @pytest.mark.parametrize(
     ("option", "value", "choices"),
-    [("scales", "weight", "output, kernel"), ("cost", "gold", "bits, clocks")],
+    [("scales", "cell", "output, kernel, weight"), ("cost", "gold", "bits, clocks")],
 )
 def test_unknown_ways_are_refused(
     option: str, value: str, choices: str, run: Run, rule: Path, moving: Path

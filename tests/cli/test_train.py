@@ -471,8 +471,8 @@ def test_quantization_aware_training_that_was_stopped_goes_on(
             "dither 2 is given beside integer rule retina-int, which has formats: leave it out",
         ),
         (
-            ("--quantize", "retina", "--scales", "weight"),
-            "scales 'weight' are unknown: choose one of output, kernel",
+            ("--quantize", "retina", "--scales", "cell"),
+            "scales 'cell' are unknown: choose one of output, kernel, weight",
         ),
         (
             ("--quantize", "retina", "--weight-bits", 1),

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.synthetic import synthetic_clips
@@ -13,8 +12,9 @@ from scotopia.model.task import run
 from scotopia.model.video import Clip
 from scotopia.quantize import feedback
 from scotopia.quantize.fake import FakeQuantRule
-from scotopia.quantize.feedback import Moments, round_weights
+from scotopia.quantize.feedback import round_weights
 from scotopia.quantize.formats import SCALES, Formats, Precision, folded_layers, unsigned_format
+from scotopia.quantize.post_training import Calibration
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
@@ -43,7 +43,7 @@ def test_moments_are_means_of_what_the_layers_see(
     monkeypatch.setattr(feedback, "_CELLS", 1)
     hidden: list[torch.Tensor] = []
     hook = rule.perceive.register_forward_hook(lambda *called: hidden.append(called[2].relu()[0]))
-    moments = Moments.measure(rule, clips[:1], density=0.1)
+    moments = Calibration.measure(rule, clips[:1], density=0.1).moments
     hook.remove()
     neurons = torch.stack(hidden).detach().double().transpose(0, 1).flatten(1).numpy()
     np.testing.assert_allclose(moments.update[:-1, -1], neurons.mean(1))
@@ -61,7 +61,7 @@ def test_rounded_weights_are_rounded_no_further(
 ) -> None:
     rule = float_rule(1, small_config(inputs=("trust",), kind=kind))
     formats = chosen(rule, scales=scales)
-    rounded = round_weights(rule, formats, Moments.measure(rule, clips, density=0.1))
+    rounded = round_weights(rule, formats, Calibration.measure(rule, clips, density=0.1).moments)
     fake = FakeQuantRule(rounded, formats).layers()
     weights = folded_layers(rounded)
     for i in (0, 2):
@@ -73,7 +73,7 @@ def test_rounded_weights_are_rounded_no_further(
 def test_sums_change_less_than_by_rounding_to_nearest(
     bits: int, rule: Rule, clips: list[Clip]
 ) -> None:
-    moments = Moments.measure(rule, clips, density=0.1)
+    moments = Calibration.measure(rule, clips, density=0.1).moments
     formats = chosen(rule, bits)
     exact = folded_layers(rule)
 
@@ -98,8 +98,10 @@ def test_sums_change_less_than_by_rounding_to_nearest(
 
 def test_weights_that_fit_their_formats_stay(rule: Rule, clips: list[Clip]) -> None:
     formats = chosen(rule)
-    fitting = round_weights(rule, formats, Moments.measure(rule, clips, density=0.1))
-    again = round_weights(fitting, formats, Moments.measure(fitting, clips, density=0.1))
+    fitting = round_weights(rule, formats, Calibration.measure(rule, clips, density=0.1).moments)
+    again = round_weights(
+        fitting, formats, Calibration.measure(fitting, clips, density=0.1).moments
+    )
     for ours, given in zip(folded_layers(again), folded_layers(fitting), strict=True):
         torch.testing.assert_close(ours, given, rtol=0, atol=1e-6)
 
@@ -108,13 +110,7 @@ def test_what_is_always_zero_does_not_matter(rule: Rule, clips: list[Clip]) -> N
     with torch.no_grad():
         assert rule.perceive.bias is not None
         rule.perceive.bias[1] = -1e3  # a neuron that never fires
-    moments = Moments.measure(rule, clips, density=0.1)
+    moments = Calibration.measure(rule, clips, density=0.1).moments
     assert (moments.update[1] == 0).all()
     rounded = round_weights(rule, chosen(rule), moments)
     assert all(torch.isfinite(tensor).all() for tensor in folded_layers(rounded))
-
-
-def test_an_empty_calibration_set_is_refused(rule: Rule) -> None:
-    with pytest.raises(InputError) as caught:
-        Moments.measure(rule, [])
-    assert str(caught.value) == "the calibration set is empty: give at least one clip"

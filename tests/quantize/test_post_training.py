@@ -8,11 +8,14 @@ import torch
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule, to_state
 from scotopia.model.video import Clip
+from scotopia.quantize.feedback import Moments
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.post_training import Calibration, quantize
 from scotopia.quantize.qformat import QFormat
 
 Make = Callable[..., Any]  # a fixture of conftest.py
+
+UNSEEN = Moments(np.zeros((1, 1)), np.zeros((1, 1)))
 
 
 def uq(int_bits: int, frac_bits: int) -> QFormat:
@@ -29,7 +32,7 @@ def test_many_bits_track_the_float_rule(kind: str, border: str, small_config: Ma
     rng = np.random.default_rng(1)
     clip = Clip("noise", rng.integers(0, 256, (8, 8, 8)).astype(np.float32) / np.float32(255))
     seen = Calibration.measure(rule, [clip], density=0.3)
-    roomy = Calibration(seen.activations * np.float32(1.5))
+    roomy = Calibration(seen.activations * np.float32(1.5), UNSEEN)
     precision = Precision(weight=13, state=13, hidden=13, gate=13)
     integer = quantize(rule, roomy, precision, method="max")
     state, codes = rule.initial_state(1, 8, 8), integer.initial_state(8, 8)
@@ -62,7 +65,7 @@ def test_activations_are_what_the_neurons_show(small_config: Make) -> None:
 def test_max_holds_all_that_was_seen_and_percentile_nearly_all() -> None:
     rare = np.full((1, 10_000_0), 0.9, np.float32)
     rare[0, :5] = 3.9  # five in a hundred thousand
-    calibration = Calibration(rare)
+    calibration = Calibration(rare, UNSEEN)
     assert calibration.formats(8, "max") == (uq(2, 6),)
     assert calibration.formats(8, "percentile") == (uq(0, 8),)
 
@@ -71,16 +74,18 @@ def test_mse_clips_what_costs_less_than_the_bit_it_takes() -> None:
     rng = np.random.default_rng(0)
     neuron = rng.uniform(0, 0.99, 100_000).astype(np.float32)
     neuron[0] = 1.2  # clipping it to 1 errs by 0.04, once; a coarser grid would err always
-    (found,) = Calibration(neuron[None]).formats(4, "mse")
+    (found,) = Calibration(neuron[None], UNSEEN).formats(4, "mse")
     assert found == uq(0, 4)
     neuron[:20_000] = 1.9
-    (found,) = Calibration(neuron[None]).formats(4, "mse")
+    (found,) = Calibration(neuron[None], UNSEEN).formats(4, "mse")
     assert found == uq(1, 3)
 
 
 def test_mse_is_the_best_of_all_formats_of_its_width() -> None:
     activations = np.random.default_rng(1).exponential(0.3, (3, 5_000)).astype(np.float32)
-    for neuron, found in zip(activations, Calibration(activations).formats(5, "mse"), strict=True):
+    for neuron, found in zip(
+        activations, Calibration(activations, UNSEEN).formats(5, "mse"), strict=True
+    ):
 
         def error(format: QFormat, neuron: Any = neuron) -> float:
             return float(np.square(format.values(format.quantize(neuron)) - neuron).mean())
@@ -90,7 +95,7 @@ def test_mse_is_the_best_of_all_formats_of_its_width() -> None:
 
 def test_the_report_counts_what_is_clipped() -> None:
     activations = np.array([[0.5, 1.0, 0.99, 0.0], [0.1, 0.2, 0.3, 0.9]], np.float32)
-    first, second = Calibration(activations).clipped([uq(0, 4), uq(0, 4)])
+    first, second = Calibration(activations, UNSEEN).clipped([uq(0, 4), uq(0, 4)])
     # The highest code is 0.9375; what rounds to it is not clipped.
     assert first == {"format": "UQ0.4", "largest": 1.0, "clipped": 0.5}
     assert second["clipped"] == 0
@@ -114,7 +119,7 @@ def test_activations_that_are_no_numbers_are_refused(small_config: Make) -> None
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(InputError) as caught:
-        Calibration(np.ones((1, 3), np.float32)).formats(8, "median")
+        Calibration(np.ones((1, 3), np.float32), UNSEEN).formats(8, "median")
     assert str(caught.value) == (
         "calibration 'median' is unknown: choose one of max, percentile, mse"
     )
