@@ -33,6 +33,7 @@ from scotopia.model.sampling import sample_mask
 from scotopia.model.video import Clip
 
 from . import task as integer_task
+from .feedback import Moments, round_weights
 from .formats import Formats, Precision
 from .integer_rule import IntegerLayer, IntegerRule
 from .post_training import Calibration
@@ -46,7 +47,7 @@ Video = NDArray[np.float32]
 #: Tells the clocks of a step.
 Estimator = Callable[[IntegerRule], int]
 
-VERSION = 1
+VERSION = 2
 """Of the tasks: raise it when one of them comes to give another result."""
 
 DIGITS = 4
@@ -267,8 +268,8 @@ class Plan:
                 "calibration": [task.what["clip"] for task in calibration],
                 "density": grid.density,
             }
-            hidden = _task(
-                hidden_formats,
+            seen = _task(
+                measure,
                 ranges,
                 (source.content, Precision().hidden, grid.density, *calibration),
             )
@@ -280,7 +281,7 @@ class Plan:
                 self.integer_rules[design] = _task(
                     quantize,
                     {**how, "estimated": grid.estimate is not None},
-                    (source.content, hidden, design.precision, rounding, grid.estimate),
+                    (source.content, seen, design.precision, rounding, grid.estimate),
                 )
                 integer = self.integer_rules[design]
                 for clip, seed in product(frames, grid.seeds):
@@ -350,21 +351,24 @@ def score_float(rule: bytes, frames: Video, density: float, seed: int) -> Result
 
 
 @refusable
-def hidden_formats(rule: bytes, bits: int, density: float, *clips: Video) -> tuple[QFormat, ...]:
-    """Find formats of the hidden neurons as `scotopia quantize` does."""
+def measure(
+    rule: bytes, bits: int, density: float, *clips: Video
+) -> tuple[tuple[QFormat, ...], Moments]:
+    """Find formats of the hidden neurons, and what to round weights by, as `scotopia quantize`."""
     named = [Clip(str(number), frames) for number, frames in enumerate(clips)]
-    return Calibration.measure(_load(Rule, rule), named, density).formats(bits)
+    found = Calibration.measure(_load(Rule, rule), named, density)
+    return tuple(found.formats(bits)), found.moments
 
 
 @refusable
 def quantize(
     rule: bytes,
-    hidden: tuple[QFormat, ...],
+    seen: tuple[tuple[QFormat, ...], Moments],
     precision: Precision,
     rounding: Rounding,
     estimate: Estimator | None,
 ) -> Result:
-    """Make an integer rule, and count what it costs.
+    """Make an integer rule as `scotopia quantize` does, and count what it costs.
 
     Returns
     -------
@@ -372,8 +376,9 @@ def quantize(
     `cycles_per_step` (None, if no cell can run the rule), and `note`, why there is none.
     """
     source = _load(Rule, rule)
-    formats = Formats.choose(source, hidden, precision, rounding)
-    integer = formats.integer_rule(source)
+    hidden, moments = seen
+    formats = Formats.choose(source, hidden, precision, rounding, scales="kernel")
+    integer = formats.integer_rule(round_weights(source, formats, moments))
     cycles, note = None, ""
     if estimate is not None:
         try:
