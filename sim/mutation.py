@@ -319,28 +319,43 @@ def _plant_in_verilog(
                     on_check(faults[index].name)
     outcomes = [Outcome(f, Fate.CAUGHT, *how) for f, *how in zip(faults, by, found, strict=True)]
     rest = [index for index, detail in enumerate(found) if not detail]
-    for index, outcome in zip(rest, _simulated([faults[i] for i in rest], on_check), strict=True):
+    asked = _simulated([faults[index] for index in rest], workers, on_check)
+    for index, outcome in zip(rest, asked, strict=True):
         outcomes[index] = outcome
     return outcomes
 
 
-def _simulated(faults: Sequence[Fault], on_check: Callable[[str], None]) -> list[Outcome]:
+def _simulated(
+    faults: Sequence[Fault], workers: int, on_check: Callable[[str], None]
+) -> list[Outcome]:
     """Ask symbolic simulation whether faults change anything."""
     if not faults:
         return []
     if why := formal.missing():
         return [Outcome(fault, Fate.MISSED, "", why) for fault in faults]
     on_check("what the right device does")
-    comparison = _compared(faults)
+    _comparison.append(_compared(faults))
     outcomes = []
-    for number, fault in enumerate(faults, 1):
-        on_check(fault.name)
-        if where := comparison.difference(number):
-            outcomes.append(Outcome(fault, Fate.MISSED, "", f"could show: {where}"))
-        else:
-            detail = "on all journeys, by symbolic simulation"
-            outcomes.append(Outcome(fault, Fate.EQUIVALENT, "equivalent", detail))
+    # A process for each: the formulas of one fault, gigabytes of them, end with it.
+    with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
+        numbers = range(1, len(faults) + 1)
+        for fault, where in zip(faults, pool.imap(_difference, numbers), strict=True):
+            on_check(fault.name)
+            if where:
+                outcomes.append(Outcome(fault, Fate.MISSED, "", f"could show: {where}"))
+            else:
+                detail = "on all journeys, by symbolic simulation"
+                outcomes.append(Outcome(fault, Fate.EQUIVALENT, "equivalent", detail))
+    _comparison.clear()
     return outcomes
+
+
+#: What processes that are forked find here, for it is too large to be sent to them.
+_comparison: list[Comparison] = []
+
+
+def _difference(number: int) -> str:
+    return _comparison[0].difference(number)
 
 
 def _compared(faults: Sequence[Fault]) -> Comparison:
