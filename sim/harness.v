@@ -18,22 +18,23 @@ module harness #(
     parameter X_BITS = 4,
     parameter Y_BITS = 4,
     parameter INSTRUCTIONS = 1
-) (
-    input  wire                                      start,
-    input  wire                                      load,
-    input  wire                                      sense,
-    input  wire                                      fetch,
-    input  wire                                      forget,
-    input  wire [31:0]                               watch_from,
-    input  wire [INSTRUCTIONS*64-1:0]                words,
-    input  wire [HEIGHT*WIDTH-1:0]                   mask,
-    input  wire [HEIGHT*WIDTH*SAMPLE_BITS-1:0]       samples,
-    output reg                                       done = 1,
-    output reg                                       watched = 0,
-    output reg  [31:0]                               cycles = 0,
-    output reg                                       marks_wrong = 0,
-    output reg  [CHANNELS*HEIGHT*WIDTH*WORD_BITS-1:0] state = 0
 );
+  // What software writes and reads. No ports: a simulator would copy all of them in each clock.
+  reg        start = 0;
+  reg        load = 0;
+  reg        sense = 0;
+  reg        fetch = 0;
+  reg        forget = 0;
+  reg [31:0] watch_from = 0;
+  reg [INSTRUCTIONS*64-1:0]                 words = 0;
+  reg [HEIGHT*WIDTH-1:0]                    mask = 0;
+  reg [HEIGHT*WIDTH*SAMPLE_BITS-1:0]        samples = 0;
+  reg        done = 1;
+  reg        watched = 0;
+  reg [31:0] cycles = 0;
+  reg        marks_wrong = 0;
+  reg [CHANNELS*HEIGHT*WIDTH*WORD_BITS-1:0] state = 0;
+
   localparam CELLS = HEIGHT * WIDTH;
   localparam OP_RUN = 2'd1, OP_FORGET = 2'd2, OP_READ = 2'd3;
   localparam IDLE = 3'd0, SENSE = 3'd1, RUN = 3'd2, READ = 3'd3, RECEIVE = 3'd4, FORGET = 3'd5,
