@@ -766,7 +766,7 @@ def prove(
         Path, typer.Option(help="Folder for the proof as HTML, JSON and JUnit XML.")
     ] = Path("out/proof"),
 ) -> None:
-    """Prove the array, whatever the rule; all of it takes about an hour on two cores, and 6 GB of memory.
+    """Prove the array, whatever the rule; all of it takes an hour on two cores, and 6 GB of memory.
 
     Random rules on golden model, Amaranth and Verilog; Life and other classical automata against
     their definitions; stress of the interfaces; properties proven by a solver (extra `formal`,
