@@ -74,7 +74,7 @@ def run_demo(
     manifest = emit(program, height, width, out / "verilog")
     progress.advance(task)
 
-    task = progress.add_task("proof", total=7)
+    task = progress.add_task("proof", total=8)
 
     def on_stage(name: str) -> None:
         progress.update(task, description=name)
