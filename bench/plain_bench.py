@@ -1,6 +1,6 @@
 """The bench that one would write first: runs inside the simulator for simulation_speed.py.
 
-Python makes the clock and looks at the ports in each; there is a handle for every cell's pixel.
+Python makes the clock, and in each looks at the port that it waits for, pixel by pixel.
 """
 
 import os

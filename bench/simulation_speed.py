@@ -1,7 +1,7 @@
 """Cell updates a second of the shipped rule's Verilog in cocotb: python bench/simulation_speed.py
 
-Beside it, in the same run, the plain way: the runner's own flags, a clock made in Python, all ports
-looked at in each clock. Both read every channel of every cell after each step, and both are
+Beside it, in the same run, the plain way: the runner's own flags, a clock made in Python, a port
+looked at in each. Both read every channel of every cell after each step, and both are
 compared with the golden model. Of each, one run is short and one is long; what they differ by is
 simulation, without compiling. Seconds are of one core's time, which other programs do not change.
 """

@@ -74,7 +74,7 @@ def run_demo(
     manifest = emit(program, height, width, out / "verilog")
     progress.advance(task)
 
-    task = progress.add_task("proof", total=8)
+    task = progress.add_task("proof", total=None)  # as many stages as there are
 
     def on_stage(name: str) -> None:
         progress.update(task, description=name)
@@ -91,7 +91,7 @@ def run_demo(
         faults=True,
         on_stage=on_stage,
     )
-    progress.update(task, description="proof")
+    progress.update(task, description="proof", total=len(stages))
     write_json(out / "verify.json", stages_json(stages))
 
     task = progress.add_task("report", total=1)
