@@ -38,7 +38,7 @@ def equivalent(program: Program, changed: Program, seconds: float = 20) -> bool 
     """Tell whether all routines that were changed do the same in both; None if it is unknown.
 
     Samples and random bits are anything, the same for both. The solver has so many seconds for each
-    question, of a cell. False means that some state in the ranges tells the changed program from the
+    question, of a cell. False means that a state in the ranges tells the changed program from the
     golden model: the solver proposed it, and the twin was run from there. The device need not ever
     come to it.
     """
