@@ -57,6 +57,14 @@ class Edit:
     end: int
     after: str
 
+    def plant(self, folder: Path) -> None:
+        """Make it in the files of `folder`."""
+        path = folder / self.file
+        lines = path.read_text().split("\n")
+        text = lines[self.line - 1]
+        lines[self.line - 1] = text[: self.start] + f"({self.after})" + text[self.end :]
+        path.write_text("\n".join(lines))
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -81,13 +89,7 @@ class Fault:
         """Write Verilog that has the fault."""
         emit(self.program or program, height, width, folder)
         if self.edit:
-            path = folder / self.edit.file
-            lines = path.read_text().split("\n")
-            text = lines[self.edit.line - 1]
-            lines[self.edit.line - 1] = (
-                text[: self.edit.start] + f"({self.edit.after})" + text[self.edit.end :]
-            )
-            path.write_text("\n".join(lines))
+            self.edit.plant(folder)
 
 
 def every_fault(program: Program, folder: Path) -> list[Fault]:
