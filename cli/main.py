@@ -180,7 +180,7 @@ def train(
     iterations: Annotated[int | None, training("Optimizer steps.")] = None,
     chunk: Annotated[int | None, training("Frames that a gradient reaches back.")] = None,
     loss: Annotated[str | None, training("dense, log-dense or observed.")] = None,
-    learning_rate: Annotated[float | None, training("Peak of Adam's learning rate.")] = None,
+    learning_rate: Annotated[float | None, training("Peak of the learning rate.")] = None,
     average: Annotated[float | None, training("Decay of the weights' running average.")] = None,
     quantize: Annotated[
         str | None, quantization("Float rule to start from: OUT becomes an integer rule.")

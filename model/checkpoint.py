@@ -37,7 +37,7 @@ class Checkpoint:
     notes
         What the caller wants to find again, as JSON.
     tensors
-        Weights, their running averages and Adam's moments by parameter; the cells' state.
+        Weights, their running averages and what the optimizer keeps, by parameter; the cells' state.
     """
 
     iteration: int

@@ -5,9 +5,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pytorch_optimizer import SOAP
 from torch import Tensor
 
 from . import score
@@ -22,9 +24,16 @@ from .unroll import unroll
 from .video import Clip
 from .videos import Videos
 
-#: Adam's. The second moment forgets in 100 iterations, not 1,000: the gradient's size changes as
-#: fast as the learning rate does.
-BETAS = (0.9, 0.99)
+#: SOAP (Vyas et al., 2024, arXiv:2409.11321): Adam in the eigenbasis of Shampoo's preconditioner.
+#: The layers are so small that it costs nothing beside the gradient. The second moments forget in
+#: 100 iterations, not 1,000: the gradient's size changes as fast as the learning rate does.
+SOAP_OPTIONS: dict[str, Any] = {
+    "betas": (0.9, 0.99),
+    "shampoo_beta": 0.97,
+    "weight_decay": 0,
+    "precondition_frequency": 5,
+    "precondition_1d": True,
+}
 
 #: Longest gradient: rare videos that a rule fails on must not undo what it learned from others.
 MAX_NORM = 1.0
@@ -80,7 +89,7 @@ class Trainer:
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
         self.iteration = 0
         self._videos = Videos(clips, options, synthetic)
-        self._optimizer = torch.optim.Adam(rule.parameters(), lr=self.learning_rate, betas=BETAS)
+        self._optimizer = _new_optimizer(self.rule)
         side = options.crop // block
         self._state = rule.initial_state(options.batch, side, side)
 
@@ -118,7 +127,8 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.rule.parameters(), MAX_NORM)
         _check_finite("gradient", norm, iteration)
-        self._optimizer.param_groups[0]["lr"] = self.learning_rate
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
         self._optimizer.step()
         with torch.no_grad():
             weights = list(self.rule.parameters())
@@ -132,16 +142,6 @@ class Trainer:
 
     def checkpoint(self, **notes: object) -> Checkpoint:
         """Return all that `resume` needs, and `notes`."""
-        tensors = {"state": self._state}
-        averages = self.average.parameters()
-        for (name, weight), average in zip(self.rule.named_parameters(), averages, strict=True):
-            moments = self._optimizer.state[weight]
-            tensors |= {
-                f"weight/{name}": weight,
-                f"average/{name}": average,
-                f"exp_avg/{name}": moments.get("exp_avg", torch.zeros_like(weight)),
-                f"exp_avg_sq/{name}": moments.get("exp_avg_sq", torch.zeros_like(weight)),
-            }
         return Checkpoint(
             self.iteration,
             list(self._videos.slots),
@@ -149,7 +149,7 @@ class Trainer:
             self.options.describe(),
             self.clips,
             dict(notes),
-            {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()},
+            {name: tensor.detach().cpu().numpy().copy() for name, tensor in self._tensors().items()},
         )
 
     def resume(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -171,23 +171,25 @@ class Trainer:
         fits = shapes(mine) == shapes(checkpoint) and len(mine.slots) == len(checkpoint.slots)
         if not fits or not 0 <= checkpoint.iteration < self.options.iterations:
             raise InputError(f"checkpoint {path} is damaged: remove it to start anew")
-        device = self._state.device
-        tensors = {
-            name: torch.tensor(array, device=device) for name, array in checkpoint.tensors.items()
-        }
-        averages = self.average.parameters()
         with torch.no_grad():
-            for (name, weight), average in zip(self.rule.named_parameters(), averages, strict=True):
-                weight.copy_(tensors[f"weight/{name}"])
-                average.copy_(tensors[f"average/{name}"])
-                self._optimizer.state[weight] = {
-                    "step": torch.tensor(float(checkpoint.iteration)),
-                    "exp_avg": tensors[f"exp_avg/{name}"],
-                    "exp_avg_sq": tensors[f"exp_avg_sq/{name}"],
-                }
-        self._state = tensors["state"]
+            for name, tensor in self._tensors().items():
+                tensor.copy_(torch.from_numpy(checkpoint.tensors[name]))
+        for group in self._optimizer.param_groups:
+            group["step"] = checkpoint.iteration + 1
         self.iteration = checkpoint.iteration
         self._videos.restore(checkpoint.iteration, checkpoint.slots)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint keeps, by name; not copied."""
+        found = {"state": self._state}
+        averages = self.average.parameters()
+        for (name, weight), average in zip(self.rule.named_parameters(), averages, strict=True):
+            found |= {f"weight/{name}": weight, f"average/{name}": average}
+            for kept, value in self._optimizer.state[weight].items():
+                for place, tensor in enumerate(value if isinstance(value, list) else [value]):
+                    if isinstance(tensor, Tensor):
+                        found[f"{kept}{place}/{name}"] = tensor
+        return found
 
     def _cells(self, pixels: Tensor) -> Tensor:
         return to_cells(pixels, self.rule.config.block).to(self._state.device)
@@ -263,6 +265,28 @@ def choose_device(name: str) -> str:
     if not there[name]:
         raise InputError(f"device {name} is not there: choose auto or cpu")
     return name
+
+
+def _new_optimizer(rule: Rule) -> SOAP:
+    """Make SOAP, its first step done: it only takes a gradient's measure, here of zeros."""
+
+    def group(weight: Tensor) -> dict[str, Any]:
+        # As a matrix: one side for the outputs, one for what they read, taps and inputs together.
+        # (A tensor that merges into one side alone, the library reshapes wrongly.)
+        sides = len(weight), weight.numel() // len(weight)
+        merge = weight.dim() > 1 and min(sides) > 1
+        return {
+            "params": [weight],
+            "merge_dims": merge,
+            "max_precondition_dim": max(sides) if merge else weight.numel(),
+        }
+
+    optimizer = SOAP([group(weight) for weight in rule.parameters()], **SOAP_OPTIONS)
+    for weight in rule.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
 
 
 def average_decay(iteration: int, decay: float) -> float:
