@@ -175,7 +175,11 @@ def train(
     fire_rate: Annotated[float | None, shape("Share of cells that update in a step.")] = None,
     block: Annotated[int | None, shape("A cell stands for block x block pixels.")] = None,
     start: Annotated[
-        str, training("filter, written by hand where the shape has room for it, or random.")
+        str,
+        training(
+            "filter, written by hand where the shape has room for it; random; or a float rule that "
+            "is no larger, by its file or name."
+        ),
     ] = "filter",
     iterations: Annotated[int | None, training("Optimizer steps.")] = None,
     chunk: Annotated[int | None, training("Frames that a gradient reaches back.")] = None,
@@ -219,11 +223,17 @@ def train(
     from scotopia.model.presets import find_preset
     from scotopia.model.sensor import Sensor
 
-    from .train import Job, override, parse_densities, parse_names, parse_quantization, run_training
+    from .train import (
+        Job,
+        Start,
+        override,
+        parse_densities,
+        parse_names,
+        parse_quantization,
+        run_training,
+    )
 
     chosen = find_preset(preset if quantize is None else "quantize")
-    if start not in ("filter", "random"):
-        raise InputError(f"start {start!r} is unknown: choose filter or random")
     given_shape = {
         "kind": kind,
         "channels": channels,
@@ -285,7 +295,7 @@ def train(
         device=device,
         log=log,
         command=shlex.join(["scotopia", *sys.argv[1:]]),
-        start=start,  # type: ignore[arg-type]
+        start=Start.named(start),
         quantization=source,
     )
     rule = run_training(job, progress_bar(), console)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -27,7 +27,7 @@ from scotopia.model.options import TrainOptions
 from scotopia.model.presets import PRESETS
 from scotopia.model.rule import Rule
 from scotopia.model.score import check_scorable
-from scotopia.model.start import can_start_as_filter, start_as_filter
+from scotopia.model.start import can_start_as_filter, start_as, start_as_filter
 from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.train import Trainer, choose_device, validate
 from scotopia.model.video import Clip, resolve_clip
@@ -57,6 +57,51 @@ CALIBRATION_CLIPS, CALIBRATION_FRAMES = 4, 40
 Fields = TypeVar("Fields", RuleConfig, TrainOptions)
 
 
+@dataclass(frozen=True)
+class Start:
+    """What the training of a float rule starts from.
+
+    Attributes
+    ----------
+    name
+        "filter" for `start_as_filter` where the shape has room for it, "random" for chance alone,
+        else that of `rule`.
+    rule
+        For `start_as`.
+    """
+
+    name: str
+    rule: Rule | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.rule is None else f"{self.name} ({_digest(self.rule)})"
+
+    @classmethod
+    def named(cls, name: str) -> "Start":
+        """Read the rule, if it is one's name or file.
+
+        Raises
+        ------
+        InputError
+            If there is none, or it is no float rule.
+        """
+        if name in ("filter", "random"):
+            return cls(name)
+        try:
+            return cls(name, Rule.load(rule_path(name)))
+        except InputError as error:
+            raise InputError(f"start {name!r} is neither filter nor random, and {error}") from error
+
+    def new_rule(self, config: RuleConfig) -> Rule:
+        """Make a rule; what is left to chance, by torch's generator."""
+        rule = Rule(config)
+        if self.rule is not None:
+            start_as(rule, self.rule)
+        elif self.name == "filter" and can_start_as_filter(config):
+            start_as_filter(rule)
+        return rule
+
+
 @dataclass
 class Job:
     """What to train, and what to write.
@@ -79,7 +124,7 @@ class Job:
     command
         How the user put it, for the record.
     start
-        "filter" for `start_as_filter` where the shape has room for it, "random" for chance alone.
+        What a float rule starts from.
     quantization
         How to train on the grid of an integer rule, which is then what is written; None for a float
         rule. Then `start` is not used, and `config` is the source rule's.
@@ -96,13 +141,13 @@ class Job:
     device: str = "auto"
     log: Path | None = None
     command: str = ""
-    start: Literal["filter", "random"] = "filter"
+    start: Start = Start("filter")
     quantization: "Quantization | None" = None
 
     @property
     def beginning(self) -> str:
         """What training starts from, in words that a checkpoint keeps."""
-        return self.start if self.quantization is None else str(self.quantization)
+        return str(self.quantization or self.start)
 
     @property
     def checkpoint(self) -> Path:
@@ -136,13 +181,8 @@ class Quantization:
 
     def __str__(self) -> str:
         bits = ", ".join(f"{bits}-bit {name}" for name, bits in vars(self.precision).items())
-        rule = self.rule
-        layers = rule.layers() if isinstance(rule, Rule) else FakeQuantRule.of(rule).layers()
-        found = hashlib.sha256()
-        for tensor in layers:
-            found.update(tensor.detach().numpy().tobytes())
         rest = f"{self.rounding}, scales by {self.scales}, dither {self.dither}"
-        return f"{self.name} ({found.hexdigest()[:16]}), {bits}, {rest}"
+        return f"{self.name} ({_digest(self.rule)}), {bits}, {rest}"
 
     def new_rule(self, clips: Sequence[Clip], density: float) -> FakeQuantRule:
         """Choose the formats, by what the first frames of some of the clips need."""
@@ -161,6 +201,15 @@ class Quantization:
         twin = FakeQuantRule(round_weights(self.rule, formats, calibration.moments), formats)
         twin.integer_rule()  # refused now, if it is
         return twin
+
+
+def _digest(rule: Rule | IntegerRule) -> str:
+    """16 hexadecimal digits of SHA-256 over a rule's weights."""
+    layers = rule.layers() if isinstance(rule, Rule) else FakeQuantRule.of(rule).layers()
+    found = hashlib.sha256()
+    for tensor in layers:
+        found.update(tensor.detach().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 @dataclass
@@ -355,10 +404,7 @@ def _new_rule(job: Job, clips: Sequence[Clip]) -> Rule:
     if job.quantization is not None:
         return job.quantization.new_rule(clips, job.options.densities[1])
     torch.manual_seed(job.options.seed)
-    rule = Rule(job.config)
-    if job.start == "filter" and can_start_as_filter(job.config):
-        start_as_filter(rule)
-    return rule
+    return job.start.new_rule(job.config)
 
 
 @dataclass

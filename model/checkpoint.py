@@ -37,7 +37,8 @@ class Checkpoint:
     notes
         What the caller wants to find again, as JSON.
     tensors
-        Weights, their running averages and what the optimizer keeps, by parameter; the cells' state.
+        Weights, their running averages and what the optimizer keeps, by parameter; the state of
+        the cells.
     """
 
     iteration: int

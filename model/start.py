@@ -4,11 +4,16 @@ From random weights training first finds a rule that holds each sample for ever,
 where nothing moves, and leaves it only slowly. This start is near the other optimum too: it
 smooths where it does not trust its samples, and forgets them where they change. Seven hidden
 neurons do that; the others, and the other channels, are left to chance and to training.
+
+Or a rule starts as another that is no larger, and computes what that one does (Chen, Goodfellow,
+Shlens: "Net2Net", 2016): to train a small rule first, or a trained one further.
 """
 
 import torch
+from torch import Tensor, nn
 
 from .config import RuleConfig
+from .errors import InputError
 from .rule import FilteredLayer, Rule
 
 #: Hidden neurons that are written down, by what they carry.
@@ -102,6 +107,74 @@ def start_as_filter(rule: Rule) -> None:
     weight[doubt, 3] = weight[doubt, 4] = ALARM
     weight[doubt, 5], bias[doubt] = CALM**longer, -EASE * longer
     bias[channels + doubt] = _before_gate(DOUBT_GATE)
+
+
+@torch.no_grad()
+def start_as(rule: Rule, other: Rule) -> None:
+    """Overwrite what belongs to the channels of `other`, so that they do what they do there.
+
+    What `rule` has beyond it is left to chance, and nothing of it reaches those channels before
+    training.
+
+    Raises
+    ------
+    InputError
+        If `rule` has no room for `other`, or does something else than it with the same weights.
+    """
+    config, its = rule.config, other.config
+    for name in ("kind", "block", "border", "fire_rate", "steps_per_frame", "trace_bits"):
+        if getattr(config, name) != getattr(its, name):
+            raise InputError(
+                f"a rule of {name} {getattr(config, name)} cannot start as one of "
+                f"{getattr(its, name)}: choose {getattr(its, name)}"
+            )
+    for name in ("channels", "hidden"):
+        if getattr(config, name) < getattr(its, name):
+            raise InputError(
+                f"a rule of {name} {getattr(config, name)} cannot start as one of "
+                f"{getattr(its, name)}: choose {getattr(its, name)} or more"
+            )
+    if missing := [name for name in its.inputs if name not in config.inputs]:
+        raise InputError(
+            f"a rule without input {missing[0]} cannot start as one with it: add it to the inputs"
+        )
+    if config.perception not in ("full", its.perception):
+        raise InputError(
+            f"a rule of perception {config.perception} cannot start as one of {its.perception}: "
+            "choose full"
+        )
+
+    inputs = [
+        channel
+        for name in its.inputs
+        for channel in range(
+            config.channels + config.pixels * config.inputs.index(name),
+            config.channels + config.pixels * (config.inputs.index(name) + 1),
+        )
+    ]
+    seen = [*range(its.channels), *inputs]
+    outputs = [*range(its.channels)]
+    if config.kind == "gated":
+        outputs += range(config.channels, config.channels + its.channels)
+
+    mine, theirs = rule.perceive, other.perceive
+    if isinstance(mine, FilteredLayer):
+        assert isinstance(theirs, FilteredLayer)
+        mine.filters[seen] = theirs.filters
+        weight, source = mine.mix.data, theirs.mix.data
+    else:
+        weight, source = mine.weight.data, theirs.weight.data
+    weight[: its.hidden] = 0
+    weight[: its.hidden, seen] = source
+    rule.update.weight[outputs] = 0
+    rule.update.weight[outputs, : its.hidden] = other.update.weight
+    _bias(mine)[: its.hidden] = _bias(theirs)
+    _bias(rule.update)[outputs] = _bias(other.update)
+
+
+def _bias(layer: FilteredLayer | nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
 
 
 def _set_kernel(rule: Rule, neuron: int, channel: int, kernel: torch.Tensor) -> None:

@@ -149,7 +149,10 @@ class Trainer:
             self.options.describe(),
             self.clips,
             dict(notes),
-            {name: tensor.detach().cpu().numpy().copy() for name, tensor in self._tensors().items()},
+            {
+                name: tensor.detach().cpu().numpy().copy()
+                for name, tensor in self._tensors().items()
+            },
         )
 
     def resume(self, checkpoint: Checkpoint, path: Path) -> None:

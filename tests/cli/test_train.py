@@ -271,6 +271,19 @@ def test_resuming_with_other_options_names_them_before_anything_is_loaded(
     )
 
 
+def test_a_training_starts_as_a_rule_that_is_no_larger(
+    run: Run, train: Run, tmp_path: Path, clip: Path
+) -> None:
+    train()
+    small = tmp_path / "rule.safetensors"
+    out = tmp_path / "larger.safetensors"
+    shape = ("--channels", 9, "--hidden", 20, *SHAPE[4:])
+    options = ("--start", small, "--crop", 8, "--batch", 2, "--chunk", 2, "--iterations", 1)
+    status, _, error = run("train", clip, "--out", out, "--synthetic", 0, *shape, *options)
+    assert (status, error) == (0, "")
+    assert str(Rule.load(out).training_record["start"]).startswith(f"{small} (")
+
+
 def test_options_override_the_preset(run: Run, tmp_path: Path, clip: Path) -> None:
     out = tmp_path / "rule.safetensors"
     status, _, err = run(
@@ -341,7 +354,7 @@ def test_presets_are_listed_with_their_cost(run: Run, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--start", "again"), "start 'again' is unknown: choose filter or random"),
+        (("--start", "again"), "start 'again' is neither filter nor random, and rule again "),
         (("--preset", "fovea"), "preset 'fovea' is unknown: choose one of retina, retina-tiny"),
         (("--device", "tpu"), "device 'tpu' is unknown: choose one of auto, cuda, mps, cpu"),
         (("--densities", "0.1"), "densities '0.1' are not three numbers: give "),

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from scotopia.model import baselines
+from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.score import psnr
-from scotopia.model.start import NEURONS, can_start_as_filter, start_as_filter
+from scotopia.model.start import NEURONS, can_start_as_filter, start_as, start_as_filter
 from scotopia.model.task import reconstruct, run
 from scotopia.model.video import embedded_clip
 
@@ -82,3 +83,59 @@ def test_a_pixel_that_changed_is_doubted_for_a_while_and_its_neighbours_too(
     assert alarmed[3:6, 3:6].min() > 0.1
     assert alarmed[0, 0] < 0.05
     assert later.max() < alarmed.max() / 2
+
+
+@pytest.mark.parametrize(
+    ("its", "fields"),
+    [
+        ({}, {}),
+        ({"perception": "sobel"}, {"channels": 6, "hidden": 9}),
+        ({"perception": "sobel"}, {"perception": "sobel", "channels": 4, "hidden": 5}),
+        ({"perception": "depthwise"}, {"perception": "depthwise", "hidden": 5}),
+        ({"kind": "residual", "inputs": ("innovation",)}, {"kind": "residual", "channels": 6}),
+        ({"block": 2, "channels": 5}, {"block": 2, "channels": 7}),
+    ],
+)
+def test_a_rule_starts_as_a_smaller_one(
+    its: dict[str, Any], fields: dict[str, Any], small_config: Make, float_rule: Make
+) -> None:
+    inputs = ("flicker", "innovation", "trust", "recall")
+    small = float_rule(1, small_config(**{"inputs": inputs, **its}))
+    large = float_rule(2, small_config(**fields))
+    frames, mask = shown()
+    expected = reconstruct(small, frames, mask)
+    assert not np.allclose(reconstruct(large, frames, mask), expected, atol=0.1)
+    start_as(large, small)
+    np.testing.assert_allclose(reconstruct(large, frames, mask), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"kind": "residual"},
+            "a rule of kind residual cannot start as one of gated: choose gated",
+        ),
+        (
+            {"hidden": 2},
+            "a rule of hidden 2 cannot start as one of 3: choose 3 or more",
+        ),
+        (
+            {"inputs": ("flicker", "innovation")},
+            "a rule without input trust cannot start as one with it: add it to the inputs",
+        ),
+        (
+            {"perception": "sobel"},
+            "a rule of perception sobel cannot start as one of full: choose full",
+        ),
+    ],
+)
+def test_a_rule_without_room_for_the_other_is_refused(
+    fields: dict[str, Any], sentence: str, small_config: Make, float_rule: Make
+) -> None:
+    inputs = ("flicker", "innovation", "trust", "recall")
+    other = float_rule(0, small_config(hidden=3, inputs=inputs))
+    rule = float_rule(0, small_config(**{"hidden": 3, "inputs": inputs, **fields}))
+    with pytest.raises(InputError) as caught:
+        start_as(rule, other)
+    assert str(caught.value) == sentence
