@@ -181,6 +181,9 @@ def train(
             "is no larger, by its file or name."
         ),
     ] = "filter",
+    teacher: Annotated[
+        str | None, training("Float rule whose predictions are learned in place of the truth.")
+    ] = None,
     iterations: Annotated[int | None, training("Optimizer steps.")] = None,
     chunk: Annotated[int | None, training("Frames that a gradient reaches back.")] = None,
     loss: Annotated[str | None, training("dense, log-dense or observed.")] = None,
@@ -221,11 +224,14 @@ def train(
     Exit status 2 if the training diverges: OUT then holds the last good rule.
     """
     from scotopia.model.presets import find_preset
+    from scotopia.model.rule import Rule
     from scotopia.model.sensor import Sensor
 
+    from .rules import rule_path
     from .train import (
         Job,
         Start,
+        Teacher,
         override,
         parse_densities,
         parse_names,
@@ -296,6 +302,7 @@ def train(
         log=log,
         command=shlex.join(["scotopia", *sys.argv[1:]]),
         start=Start.named(start),
+        teacher=None if teacher is None else Teacher(teacher, Rule.load(rule_path(teacher))),
         quantization=source,
     )
     rule = run_training(job, progress_bar(), console)

@@ -125,6 +125,8 @@ class Job:
         How the user put it, for the record.
     start
         What a float rule starts from.
+    teacher
+        See `Trainer`.
     quantization
         How to train on the grid of an integer rule, which is then what is written; None for a float
         rule. Then `start` is not used, and `config` is the source rule's.
@@ -142,17 +144,30 @@ class Job:
     log: Path | None = None
     command: str = ""
     start: Start = Start("filter")
+    teacher: "Teacher | None" = None
     quantization: "Quantization | None" = None
 
     @property
     def beginning(self) -> str:
         """What training starts from, in words that a checkpoint keeps."""
-        return str(self.quantization or self.start)
+        taught = "" if self.teacher is None else f", taught by {self.teacher}"
+        return str(self.quantization or self.start) + taught
 
     @property
     def checkpoint(self) -> Path:
         """Where the checkpoint lies."""
         return self.out.with_suffix(".checkpoint")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A float rule, by its name and as it was read."""
+
+    name: str
+    rule: Rule
+
+    def __str__(self) -> str:
+        return f"{self.name} ({_digest(self.rule)})"
 
 
 @dataclass(frozen=True)
@@ -375,7 +390,8 @@ def _train(
     if not validation:
         validation = _render(4, 60, 0, FIRST_VALIDATION_CLIP, "validation clips", progress)
     rule = _new_rule(job, [*real, *synthetic])
-    trainer = Trainer(rule, real, job.options, synthetic=synthetic, device=device)
+    teacher = None if job.teacher is None else job.teacher.rule
+    trainer = Trainer(rule, real, job.options, synthetic=synthetic, device=device, teacher=teacher)
     done = _Progress(start=job.beginning)
     if checkpoint is not None:
         trainer.resume(checkpoint, job.checkpoint)

@@ -53,6 +53,10 @@ class Trainer:
         See `Videos`.
     device
         Where the rule runs, see `choose_device`.
+    teacher
+        A rule of the same block, whose predictions of the same samples are learned in place of the
+        truth (Hinton, Vinyals, Dean: "Distilling the Knowledge in a Neural Network", 2015): what a
+        quantized rule has lost is asked for, and nothing else.
 
     Attributes
     ----------
@@ -64,8 +68,8 @@ class Trainer:
     Raises
     ------
     InputError
-        If there is no clip, one is smaller than the crop, two have one name, or the crop does not
-        divide into the rule's cells.
+        If there is no clip, one is smaller than the crop, two have one name, the crop does not
+        divide into the rule's cells, or the teacher has others, or teaches nothing.
     """
 
     def __init__(
@@ -76,13 +80,21 @@ class Trainer:
         *,
         synthetic: Sequence[Clip] = (),
         device: str = "cpu",
+        teacher: Rule | None = None,
     ) -> None:
         block = rule.config.block
+        if teacher is not None and teacher.config.block != block:
+            raise InputError(
+                f"the teacher's cells stand for {teacher.config.block} x {teacher.config.block} "
+                f"pixels, the rule's for {block} x {block}: choose another teacher"
+            )
         if options.crop % block:
             raise InputError(
                 f"crop {options.crop} does not divide into cells of {block} x {block} pixels: "
                 f"choose a multiple of {block}"
             )
+        if teacher is not None and options.loss == "observed":
+            raise InputError("loss observed reads no teacher: choose dense, or leave it out")
         self.clips = digests([*clips, *synthetic])
         self.options = options
         self.rule = rule.to(device)
@@ -92,6 +104,9 @@ class Trainer:
         self._optimizer = _new_optimizer(self.rule)
         side = options.crop // block
         self._state = rule.initial_state(options.batch, side, side)
+        self._teacher = teacher and copy.deepcopy(teacher).requires_grad_(False).to(device)
+        if self._teacher is not None:
+            self._teacher_state = self._teacher.initial_state(options.batch, side, side)
 
     @property
     def learning_rate(self) -> float:
@@ -121,6 +136,15 @@ class Trainer:
             valids[:, :-1],
             self._videos.fire_generator(),
         )
+        if self._teacher is not None:
+            self._teacher_state[chunk.new] = 0
+            frames, self._teacher_state = unroll(
+                self._teacher,
+                self._teacher_state,
+                samples[:, :-1],
+                valids[:, :-1],
+                self._videos.fire_generator(),
+            )
         loss = self.options.loss_function(predictions, frames, samples[:, 1:], valids[:, 1:])
         _check_finite("loss", loss, iteration)
         self._optimizer.zero_grad()
@@ -185,6 +209,8 @@ class Trainer:
     def _tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint keeps, by name; not copied."""
         found = {"state": self._state}
+        if self._teacher is not None:
+            found["teacher_state"] = self._teacher_state
         averages = self.average.parameters()
         for (name, weight), average in zip(self.rule.named_parameters(), averages, strict=True):
             found |= {f"weight/{name}": weight, f"average/{name}": average}

@@ -278,10 +278,24 @@ def test_a_training_starts_as_a_rule_that_is_no_larger(
     small = tmp_path / "rule.safetensors"
     out = tmp_path / "larger.safetensors"
     shape = ("--channels", 9, "--hidden", 20, *SHAPE[4:])
-    options = ("--start", small, "--crop", 8, "--batch", 2, "--chunk", 2, "--iterations", 1)
+    options = (
+        "--start",
+        small,
+        "--teacher",
+        small,
+        "--crop",
+        8,
+        "--batch",
+        2,
+        "--chunk",
+        2,
+        "--iterations",
+        1,
+    )
     status, _, error = run("train", clip, "--out", out, "--synthetic", 0, *shape, *options)
     assert (status, error) == (0, "")
-    assert str(Rule.load(out).training_record["start"]).startswith(f"{small} (")
+    start = str(Rule.load(out).training_record["start"])
+    assert start.startswith(f"{small} (") and f", taught by {small} (" in start
 
 
 def test_options_override_the_preset(run: Run, tmp_path: Path, clip: Path) -> None:

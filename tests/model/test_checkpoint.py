@@ -49,7 +49,10 @@ def trainer(
     steps: int = 0, options: TrainOptions = OPTIONS, config: RuleConfig = CONFIG, seed: int = 0
 ) -> Trainer:
     torch.manual_seed(seed)
-    found = Trainer(Rule(config), [NOISE], options, synthetic=[OTHER])
+    rule = Rule(config)
+    torch.manual_seed(99)
+    teacher = Rule(CONFIG)
+    found = Trainer(rule, [NOISE], options, synthetic=[OTHER], teacher=teacher)
     for _ in range(steps):
         found.step()
     return found

@@ -57,6 +57,26 @@ def test_same_seed_gives_the_same_weights(small_config: Make, float_rule: Make) 
     assert not any(map(torch.equal, first, other))
 
 
+def test_a_rule_has_nothing_to_learn_from_itself(small_config: Make, float_rule: Make) -> None:
+    config = small_config(fire_rate=0.5)
+    rule = float_rule(0, config)
+    trainer = Trainer(rule, [NOISE], TINY, teacher=rule)
+    before = weights(rule)
+    losses = [trainer.step() for _ in range(TINY.iterations)]
+    assert losses == [0] * TINY.iterations
+    assert all(map(torch.equal, weights(rule), before))
+    assert Trainer(rule, [NOISE], TINY, teacher=float_rule(1, config)).step() > 0
+
+
+def test_teachers_that_teach_nothing_are_refused(small_config: Make) -> None:
+    rule, wide = Rule(small_config()), Rule(small_config(block=2, channels=5))
+    with pytest.raises(InputError, match=r"^the teacher's cells stand for 2 x 2 pixels, the rule"):
+        Trainer(rule, [NOISE], TINY, teacher=wide)
+    options = dataclasses.replace(TINY, loss="observed")
+    with pytest.raises(InputError, match=r"^loss observed reads no teacher: choose dense, or"):
+        Trainer(rule, [NOISE], options, teacher=rule)
+
+
 @pytest.mark.parametrize(
     ("loss", "block"), [("dense", 1), ("log-dense", 1), ("observed", 1), ("log-dense", 2)]
 )
