@@ -14,7 +14,7 @@ class Preset:
     description: str
     config: RuleConfig
     options: TrainOptions
-    synthetic: int = 96
+    synthetic: int = 48
 
 
 _CONFIG = RuleConfig(channels=8, hidden=18, steps_per_frame=8, trace_bits=11)
@@ -22,11 +22,10 @@ _OPTIONS = TrainOptions(
     iterations=5000,
     batch=16,
     crop=48,
-    learning_rate=8e-4,
+    learning_rate=5e-4,
     densities=(0.005, 0.01, 0.2),
     restart=0.05,
-    moving_share=0.45,
-    average=0.999,
+    moving_share=0.6,
     loss="log-dense",
 )
 
