@@ -174,15 +174,28 @@ def baseline_names(text: str) -> tuple[str, ...]:
 def methods(
     rules: Sequence[Rule | IntegerRule], chosen: Sequence[str] = DEFAULT_BASELINES
 ) -> dict[str, Method]:
-    """Methods by name: baselines, then "nca" for a float rule and "nca-int" for an integer one."""
+    """Methods by name: baselines, then "nca" for a float rule and "nca-int" for an integer one.
+
+    Raises
+    ------
+    InputError
+        If two rules would have one name.
+    """
     found: dict[str, Method] = {}
     for name in chosen:
         found[name] = _oracle if name == ORACLE else partial(_classical, baselines.BASELINES[name])
     for rule in rules:
-        if isinstance(rule, IntegerRule):
-            found["nca-int"] = partial(_integer, rule)
-        else:
-            found["nca"] = partial(_float, rule)
+        name, method = (
+            ("nca-int", partial(_integer, rule))
+            if isinstance(rule, IntegerRule)
+            else ("nca", partial(_float, rule))
+        )
+        if name in found:
+            kind = "integer" if isinstance(rule, IntegerRule) else "float"
+            raise InputError(
+                f"there are two {kind} rules: evaluate at most one float and one integer rule"
+            )
+        found[name] = method
     return found
 
 

@@ -266,6 +266,10 @@ def test_picture_shows_the_truth_enlarged(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (
+            ("--rule", "retina", "--rule", "retina-207"),
+            "there are two float rules: evaluate at most one float and one integer rule",
+        ),
         (("--picture", "sheet.jpg"), "picture sheet.jpg is not named .png: choose such a name"),
         (
             ("--read-noise", "2"),
