@@ -10,8 +10,9 @@
 // HAS_SAMPLE, HAS_TRACE, ... for each input of the rule.
 //
 // With QUANTIZED 1 it computes what `FakeQuantRule.forward` computes (fake.py, in quantize): every
-// number that is kept sits on the grid of its format. While all sums are integers below 2**24 of
-// their last bits, floats add them exactly: then this is the integer rule.
+// number that is kept sits on the grid of its format. While all sums and products are integers below
+// 2**24 of their last bits, floats hold them exactly: then this is the integer rule. With WIDE 1 they
+// are doubles, which hold 2**53, in half the speed.
 
 #include <cmath>
 #include <cstring>
@@ -31,6 +32,11 @@ typedef float Vector __attribute__((vector_size(4 * LANES)));
 struct Aligned {
     Vector lanes;
 };
+#if WIDE
+typedef double Real;  // of what is summed and multiplied before it is settled
+#else
+typedef float Real;
+#endif
 
 constexpr int TILE = 2 * LANES;  // cells of a row that are worked on together
 constexpr int INPUTS = HAS_SAMPLE + HAS_TRACE + HAS_VALID + HAS_FLICKER + HAS_INNOVATION + HAS_TRUST + HAS_RECALL;
@@ -51,9 +57,14 @@ inline Vector load(const float* p) {
     return v;
 }
 inline void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
-inline float clamp(float x, float low, float high) {
+template <typename T>
+inline T clamp(T x, T low, T high) {
     return x < low ? low : x > high ? high : x;
 }
+template <typename T>
+struct SumOf {
+    typedef T Vector __attribute__((vector_size(sizeof(T) * LANES)));
+};
 
 // Of a format: what its last bit is worth, both ways round, and its ends, as values.
 struct Grid {
@@ -70,11 +81,13 @@ constexpr int AT_STATE = AT_UPDATES + UPDATES;
 struct Grids {
     const Grid* at;
     float half;  // of a last bit, added before the bits below it are dropped
-    float snap(int i, float x) const { return snap(i, x, half); }
-    float snap(int i, float x, float below) const {
-        return std::floor(x * at[i].scale + below) * at[i].unit;
+    float snap(int i, Real x) const { return snap(i, x, half); }
+    float snap(int i, Real x, float below) const {
+        return float(std::floor(x * at[i].scale + below) * at[i].unit);
     }
-    float settle(int i, float x) const { return clamp(snap(i, x), at[i].low, at[i].high); }
+    float settle(int i, Real x) const {
+        return float(clamp<Real>(std::floor(x * at[i].scale + half) * at[i].unit, at[i].low, at[i].high));
+    }
     bool inside(int i, float x) const { return (x > at[i].low) & (x < at[i].high); }
 };
 // To the grid number i, or else to an interval; and whether a gradient passes: not where a number
@@ -83,7 +96,7 @@ struct Grids {
 #define SETTLE(i, x, low, high) grids.settle(i, x)
 #define PASSES(i, x, was, low, high) grids.inside(i, x)
 #else
-#define SETTLE(i, x, low, high) clamp(x, low, high)
+#define SETTLE(i, x, low, high) clamp<float>(x, low, high)
 #define PASSES(i, x, was, low, high) ((was >= low) & (was <= high))
 #endif
 
@@ -117,41 +130,60 @@ struct Planes {
     }
 };
 
-// out[n] = bias[n] + sum over k of weight[k][n] * in[k], for N outputs along one row.
-template <int N>
+// out[n] = finish(n, bias[n] + sum over k of weight[k][n] * in[k]), for N outputs along one row.
+template <int N, typename Sum, typename Finish>
 void combine(int count, const float* const* in, const float* weight, const float* bias,
-             float* const* out, int begin, int end, bool relu = false) {
+             float* const* out, int begin, int end, Finish finish) {
+    typedef typename SumOf<Sum>::Vector Sums;
+    const auto widen = [](Vector v) { return __builtin_convertvector(v, Sums); };
     int x = begin;
     for (; x + LANES < end; x += TILE) {
-        Vector left[N], right[N];
-        for (int n = 0; n < N; n++) left[n] = right[n] = Vector{} + bias[n];
+        Sums left[N], right[N];
+        for (int n = 0; n < N; n++) left[n] = right[n] = Sums{} + Sum(bias[n]);
         for (int k = 0; k < count; k++) {
-            const Vector a = load(in[k] + x), b = load(in[k] + x + LANES);
+            const Sums a = widen(load(in[k] + x)), b = widen(load(in[k] + x + LANES));
 #pragma GCC unroll 16
             for (int n = 0; n < N; n++) {
-                left[n] += weight[k * N + n] * a;
-                right[n] += weight[k * N + n] * b;
+                left[n] += Sum(weight[k * N + n]) * a;
+                right[n] += Sum(weight[k * N + n]) * b;
             }
         }
         for (int n = 0; n < N; n++) {
             if (!out[n]) continue;  // a padded output
-            const Vector zero{};
-            store(out[n] + x, relu ? (left[n] > zero ? left[n] : zero) : left[n]);
-            store(out[n] + x + LANES, relu ? (right[n] > zero ? right[n] : zero) : right[n]);
+            store(out[n] + x, finish(n, left[n]));
+            store(out[n] + x + LANES, finish(n, right[n]));
         }
     }
     if (x < end) {
-        Vector sum[N];
-        for (int n = 0; n < N; n++) sum[n] = Vector{} + bias[n];
+        Sums sum[N];
+        for (int n = 0; n < N; n++) sum[n] = Sums{} + Sum(bias[n]);
         for (int k = 0; k < count; k++) {
-            const Vector a = load(in[k] + x);
+            const Sums a = widen(load(in[k] + x));
 #pragma GCC unroll 16
-            for (int n = 0; n < N; n++) sum[n] += weight[k * N + n] * a;
+            for (int n = 0; n < N; n++) sum[n] += Sum(weight[k * N + n]) * a;
         }
         for (int n = 0; n < N; n++)
-            if (out[n]) store(out[n] + x, relu ? (sum[n] > Vector{} ? sum[n] : Vector{}) : sum[n]);
+            if (out[n]) store(out[n] + x, finish(n, sum[n]));
     }
 }
+
+// What becomes of the sums of output n.
+struct Keep {
+    Vector operator()(int, Vector sum) const { return sum; }
+};
+struct Rectify {
+    Vector operator()(int, Vector sum) const { return sum > Vector{} ? sum : Vector{}; }
+};
+struct Settle {
+    const Grids& grids;
+    int first;  // grid of output 0
+    Vector operator()(int n, SumOf<Real>::Vector sum) const {
+        Vector settled;
+        for (int lane = 0; lane < LANES; lane++)
+            settled[lane] = grids.settle(first + n, sum[lane]);
+        return settled;
+    }
+};
 
 // sum(n, m) += a[n] * b[m], added up over `height` rows, each lane on its own.
 template <int N, int M, typename Sum>
@@ -181,9 +213,12 @@ void correlate(Rows a, Rows b, int height, int width, Sum sum) {
         for (int m = 0; m < M; m++) sum(n, m) += lanes[n][m];
 }
 
-// Outputs in blocks of N <= 8, the last padded: 2 N accumulators fit the vector registers.
-constexpr int blocks(int outputs) { return (outputs + 7) / 8; }
-constexpr int block_size(int outputs) { return (outputs + blocks(outputs) - 1) / blocks(outputs); }
+// Outputs in blocks of at most 8 floats or 4 doubles, the last padded: two accumulators for each fit
+// the vector registers.
+constexpr int blocks(int outputs, int most = 8) { return (outputs + most - 1) / most; }
+constexpr int block_size(int outputs, int most = 8) {
+    return (outputs + blocks(outputs, most) - 1) / blocks(outputs, most);
+}
 
 // Call `f(size, first)` for each block; only the last may be smaller.
 template <int OUTPUTS, typename F>
@@ -194,9 +229,10 @@ void over_blocks(F f) {
 }
 
 // Weights in the order in which `combine` reads them: [block][input][output in the block].
-template <int OUTPUTS>
+template <int OUTPUTS, typename Sum = float>
 struct Weights {
-    static constexpr int N = block_size(OUTPUTS), BLOCKS = blocks(OUTPUTS);
+    static constexpr int MOST = 32 / sizeof(Sum);
+    static constexpr int N = block_size(OUTPUTS, MOST), BLOCKS = blocks(OUTPUTS, MOST);
     int inputs;
     std::vector<float> weight, bias;
     Weights(int inputs)
@@ -204,12 +240,13 @@ struct Weights {
     float& operator()(int output, int input) {
         return weight[(output / N * inputs + input) * N + output % N];
     }
-    void apply(const float* const* in, float* const* out, int begin, int end, bool relu = false) {
+    template <typename Finish = Keep>
+    void apply(const float* const* in, float* const* out, int begin, int end, Finish finish = {}) {
         float* padded[BLOCKS * N] = {};
         for (int o = 0; o < OUTPUTS; o++) padded[o] = out[o];
         for (int b = 0; b < BLOCKS; b++)
-            combine<N>(inputs, in, &weight[b * inputs * N], &bias[b * N], padded + b * N, begin,
-                       end, relu);
+            combine<N, Sum>(inputs, in, &weight[b * inputs * N], &bias[b * N], padded + b * N, begin,
+                            end, [&](int n, auto sum) { return finish(b * N + n, sum); });
     }
 };
 
@@ -229,8 +266,8 @@ struct Video {
     Grids grids;
     int height, width, row;  // row: numbers from one row of a saved plane to the next
     Planes seen, updates;
-    Weights<HIDDEN> perceive{SEEN * 9};
-    Weights<UPDATES> update{HIDDEN};
+    Weights<HIDDEN, Real> perceive{SEEN * 9};
+    Weights<UPDATES, Real> update{HIDDEN};
 
     Video(int height, int width, const Parameters& p, Grids grids)
         : grids(grids), height(height), width(width), row((width + TILE - 1) / TILE * TILE),
@@ -307,7 +344,7 @@ struct Video {
 #if HAS_RECALL
                 float* recall = channel();
                 EACH_CELL recall[x] =
-                    SETTLE(AT_RECALL, trust[x] * (new_last[x] - x0[x]), -1, 1);
+                    SETTLE(AT_RECALL, Real(trust[x]) * (new_last[x] - x0[x]), -1, 1);
 #endif
             }
         }
@@ -332,28 +369,29 @@ struct Video {
             for (int tap = 0; tap < 9; tap++)
                 in[9 * c + tap] = seen.at(c, y + tap / 3 - 1, tap % 3 - 1);
         for (int h = 0; h < HIDDEN; h++) out[h] = hidden + at(HIDDEN, h, y);
-        perceive.apply(in, out, 0, width, true);
 #if QUANTIZED
-        for (int h = 0; h < HIDDEN; h++)
-            EACH_CELL out[h][x] = grids.settle(AT_HIDDEN + h, out[h][x]);
+        perceive.apply(in, out, 0, width, Settle{grids, AT_HIDDEN});
+#else
+        perceive.apply(in, out, 0, width, Rectify());
 #endif
     }
 
-    // How far the gate of channel c opens.
-    float opening(int c, float gate) const {
-        return SETTLE(AT_UPDATES + CHANNELS + c, QUANTIZED ? gate : 0.5f + 0.25f * gate, 0, 1);
+    // How far a gate opens. On grids, updates are settled already.
+    float opening(float gate) const {
+        return QUANTIZED ? gate : clamp<float>(0.5f + 0.25f * gate, 0, 1);
     }
-    float residual(int c, float u) const {
-        return QUANTIZED ? grids.settle(AT_UPDATES + c, u) : u;
-    }
-    float candidate(int c, float u) const { return SETTLE(AT_UPDATES + c, u, -1, 1); }
+    float candidate(float u) const { return QUANTIZED ? u : clamp<float>(u, -1, 1); }
 
     void propose(int y, const float* hidden) {
         const float* in[HIDDEN];
         float* out[UPDATES];
         for (int h = 0; h < HIDDEN; h++) in[h] = hidden + at(HIDDEN, h, y);
         for (int o = 0; o < UPDATES; o++) out[o] = updates.at(o, y);
+#if QUANTIZED
+        update.apply(in, out, 0, width, Settle{grids, AT_UPDATES});
+#else
         update.apply(in, out, 0, width);
+#endif
     }
 
     void step(const float* state, const float* sample, const float* valid, const float* fired,
@@ -371,7 +409,7 @@ struct Video {
                 [[maybe_unused]] const float* below = dither ? dither + y * width : nullptr;
                 const float* gate = updates.at(CHANNELS + c, y);
                 const auto way = [&](int x) {
-                    return opening(c, gate[x]) * (candidate(c, u[x]) - old[x]);
+                    return Real(opening(gate[x])) * (candidate(u[x]) - old[x]);
                 };
 #if QUANTIZED
                 if (below)
@@ -382,7 +420,7 @@ struct Video {
                 EACH_CELL out[x] = old[x] + way(x);
 #endif
 #else
-                EACH_CELL out[x] = SETTLE(AT_STATE + c, old[x] + residual(c, u[x]), -1, 1);
+                EACH_CELL out[x] = SETTLE(AT_STATE + c, old[x] + u[x], -1, 1);
 #endif
                 if (fire) EACH_CELL out[x] = fire[x] != 0 ? out[x] : old[x];
             }
@@ -459,7 +497,8 @@ struct Gradient {
                 EACH_CELL {
                     const float t = recency(age[x]) - 4 * doubt[x];
                     const float trust = SETTLE(AT_TRUST, t, 0, 1);
-                    const float surprise = last[x] - x0[x], was = trust * surprise;
+                    const float surprise = last[x] - x0[x];
+                    const Real was = Real(trust) * surprise;
                     [[maybe_unused]] const float recall = SETTLE(AT_RECALL, was, -1, 1);
                     const bool passes = HAS_RECALL & PASSES(AT_RECALL, recall, was, -1, 1);
                     const float d = passes ? drecall[x] : 0;
@@ -492,7 +531,7 @@ struct Gradient {
             const int at_gate = AT_UPDATES + CHANNELS + c, at_u = AT_UPDATES + c;
             EACH_CELL {
                 [[maybe_unused]] const float open = 0.5f + 0.25f * gate[x];
-                const float z = video.opening(c, gate[x]), to = video.candidate(c, u[x]);
+                const float z = video.opening(gate[x]), to = video.candidate(u[x]);
                 const float dz = d[x] * (to - old[x]);
                 dgate[x] = PASSES(at_gate, z, open, 0, 1) ? (QUANTIZED ? dz : 0.25f * dz) : 0;
                 du[x] = PASSES(at_u, to, u[x], -1, 1) ? d[x] * z : 0;
@@ -500,10 +539,10 @@ struct Gradient {
             }
 #else
             EACH_CELL {
-                const float by = video.residual(c, u[x]), was = old[x] + by;
+                const float was = old[x] + u[x];
                 [[maybe_unused]] const float moved = SETTLE(AT_STATE + c, was, -1, 1);
                 d[x] = PASSES(AT_STATE + c, moved, was, -1, 1) ? d[x] : 0;
-                du[x] = !QUANTIZED || grids.inside(AT_UPDATES + c, by) ? d[x] : 0;
+                du[x] = !QUANTIZED || grids.inside(AT_UPDATES + c, u[x]) ? d[x] : 0;
             }
 #endif
             if (fire) EACH_CELL d[x] += keep[x];

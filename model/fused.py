@@ -49,7 +49,8 @@ class _Unroll(torch.autograd.Function):
         valids: Tensor,
         noise: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Tensor]:
-        library = native.compile_library(config, grids is not None)
+        on_grids = grids is not None
+        library = native.compile_library(config, quantized=on_grids, wide=on_grids)
         if library is None:
             raise RuntimeError(f"g++ failed on {native.SOURCE}, but not for another shape of rule")
         half = ctypes.c_float(0 if grids is None else grids.half)

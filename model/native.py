@@ -34,26 +34,31 @@ def _folder() -> "tempfile.TemporaryDirectory[str]":
 _compiling = threading.Lock()
 
 
-def compile_library(config: RuleConfig, quantized: bool = False) -> ctypes.CDLL | None:
+def compile_library(
+    config: RuleConfig, quantized: bool = False, wide: bool = False
+) -> ctypes.CDLL | None:
     """Compile `fused.cpp` for rules of one shape, once a process; None if the compiler fails.
 
     Parameters
     ----------
     quantized
         Whether all numbers that are kept sit on the grids of their formats.
+    wide
+        Whether what is summed and multiplied is double precision.
     """
     with _compiling:  # threads that want the same library, or two at once, wait for each other
-        return _compile(config, quantized)
+        return _compile(config, quantized, wide)
 
 
 @cache
-def _compile(config: RuleConfig, quantized: bool) -> ctypes.CDLL | None:
+def _compile(config: RuleConfig, quantized: bool, wide: bool) -> ctypes.CDLL | None:
     defines = {
         "CHANNELS": config.channels,
         "HIDDEN": config.hidden,
         "PIXELS": config.pixels,
         "GATED": int(config.kind == "gated"),
         "QUANTIZED": int(quantized),
+        "WIDE": int(wide),
         "BORDER": config.border.upper(),
         "TRACE_TICK": 2.0**-config.trace_bits,
         **{f"HAS_{name.upper()}": int(name in config.inputs) for name in INPUTS},

@@ -11,8 +11,8 @@ from scotopia.model import native
 from .integer_rule import IntegerRule
 from .qformat import IntArray, Overflow, Rounding
 
-#: Floats of 24 bits hold a half beside any integer below this.
-EXACT = 1 << 23
+#: Floats of 24 bits hold a half beside any integer below this; doubles beside any in 53 bits.
+EXACT, EXACT_WIDE = 1 << 23, 1 << 52
 
 
 def supports(rule: IntegerRule) -> bool:
@@ -21,7 +21,8 @@ def supports(rule: IntegerRule) -> bool:
         type(rule) is IntegerRule  # none that watches its own steps
         and rule.overflow is Overflow.SAT
         and rule.rounding in (Rounding.RND, Rounding.TRN)
-        and _largest(rule) < EXACT
+        and _largest(rule) < EXACT_WIDE
+        and _kept(rule)
         and native.available()
     )
 
@@ -41,7 +42,8 @@ class Engine:
     """
 
     def __init__(self, rule: IntegerRule, height: int, width: int) -> None:
-        library = native.compile_library(rule.config, quantized=True)
+        wide = _largest(rule) >= EXACT
+        library = native.compile_library(rule.config, quantized=True, wide=wide)
         if library is None:
             raise RuntimeError(f"g++ failed on {native.SOURCE}, but not for another shape of rule")
         self.rule, self._library = rule, library
@@ -104,13 +106,24 @@ class Engine:
 
 
 def _largest(rule: IntegerRule) -> int:
-    """Bound on all integers that a step works with."""
+    """Bound on all integers that a step works with before it fits them to a format."""
     widest = max(format.bits for format in (*rule.channel_formats, *rule.input_formats))
     product = widest + 1 + max(rule.gate_format.bits, *(f.bits for f in rule.input_formats))
     recency = 6 + rule.config.trace_bits
     trust = 4 + max(format.frac_bits for format in rule.channel_formats)
     layers = (rule.perceive.accumulator_bound, rule.update.accumulator_bound)
     return max(*layers, 1 << product, 1 << recency, 1 << trust)
+
+
+def _kept(rule: IntegerRule) -> bool:
+    """Whether floats hold all that is kept: codes of 16 bits, and the parameters as they are."""
+    formats = (*rule.channel_formats, *rule.input_formats, *rule.perceive.outputs)
+    widest = max(format.bits for format in (*formats, *rule.update.outputs))
+    layers = (rule.perceive, rule.update)
+    parameters = np.concatenate(
+        [codes.ravel() for layer in layers for codes in (layer.weight, layer.bias)]
+    )
+    return widest <= 16 and np.array_equal(parameters.astype(np.float32), parameters)
 
 
 def _parameters(rule: IntegerRule) -> NDArray[np.float32]:

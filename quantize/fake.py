@@ -1,7 +1,8 @@
 """The fake-quantized rule: floats that sit where the integer rule's codes are.
 
-Where all sums are exact (in float64 always, in float32 while no accumulator reaches 2**24) it
-computes the values of the golden model's codes. It has gradients, by the straight-through
+It computes the values of the golden model's codes, exactly: numbers that are kept have at most 16
+bits, which floats hold, and sums and products are double precision (but on Apple's MPS, which has
+none). It has gradients, by the straight-through
 estimator (Bengio, Leonard, Courville: "Estimating or Propagating Gradients Through Stochastic
 Neurons for Conditional Computation", 2013): rounding has the gradient 1, and a number that sits at
 an end of its format has none. So it is what quantization-aware training trains.
@@ -132,19 +133,19 @@ class FakeQuantRule(Rule):
                 doubt = x[:, self.config.doubt : self.config.doubt + 1]
                 shown[name] = recency(trace) - 4 * doubt
             elif name == "recall":
-                shown[name] = shown["trust"] * surprise
+                shown[name] = _exact(shown["trust"]) * surprise
             shown[name] = self._settle(shown[name], (format,))
 
         seen = torch.cat([x, *(shown[name] for name in self.config.inputs)], 1)
         padded = F.pad(seen, (1, 1, 1, 1), mode=PAD_MODE[self.config.border])
         weight, bias, update_weight, update_bias = self.layers()
-        hidden = self._settle(F.conv2d(padded, weight, bias), formats.hidden)
-        update = self._settle(F.conv2d(hidden, update_weight, update_bias), formats.updates)
+        hidden = self._settle(_exact_conv2d(padded, weight, bias), formats.hidden)
+        update = self._settle(_exact_conv2d(hidden, update_weight, update_bias), formats.updates)
         if self.config.kind == "residual":
             updated = self._settle(x + update, formats.state)
         else:
             candidate, gate = update.chunk(2, 1)
-            updated = x + self._round_way(gate * (candidate - x), dither)
+            updated = x + self._round_way(_exact(gate) * (candidate - x), dither)
         if fired is not None:
             updated = torch.where(fired > 0, updated, x)
         return torch.cat([updated, register, trace], 1)
@@ -152,7 +153,7 @@ class FakeQuantRule(Rule):
     def _settle(self, values: Tensor, formats: Sequence[QFormat]) -> Tensor:
         grids = _Codes(formats, values, self.formats.rounding, self.formats.overflow)
         settled: Tensor = _Settle.apply(values, grids)  # type: ignore[no-untyped-call]
-        return settled
+        return settled.to(self.update.weight.dtype)
 
     def _round_way(self, way: Tensor, dither: Tensor | None) -> Tensor:
         """Round what is added to the state; it never leaves the format, so nothing is clipped."""
@@ -161,7 +162,16 @@ class FakeQuantRule(Rule):
             codes.rounding = Rounding.TRN
             way = way + dither * codes.unit
         rounded: Tensor = _Settle.apply(way, codes)  # type: ignore[no-untyped-call]
-        return rounded
+        return rounded.to(self.update.weight.dtype)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """Return the tensor in the precision that sums and products need."""
+    return tensor if tensor.device.type == "mps" else tensor.double()
+
+
+def _exact_conv2d(seen: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(_exact(seen), _exact(weight), _exact(bias))
 
 
 def _grid(format: QFormat) -> list[float]:
@@ -217,9 +227,9 @@ class _Settle(torch.autograd.Function):
 class _Nearest(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, scale: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-        codes = torch.floor(values * scale + 0.5)
+        codes = torch.floor(_exact(values) * scale + 0.5)
         ctx.save_for_backward((codes >= lowest) & (codes <= highest))
-        return torch.minimum(torch.maximum(codes, lowest), highest) / scale
+        return (torch.minimum(torch.maximum(codes, lowest), highest) / scale).to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -232,7 +242,7 @@ def _round(values: Tensor, formats: Sequence[Sequence[QFormat]]) -> Tensor:
 
     def column(number: Callable[[QFormat], float]) -> Tensor:
         numbers = [[number(format) for format in row] for row in formats]
-        return torch.tensor(numbers, dtype=values.dtype, device=values.device).reshape(values.shape)
+        return _exact(torch.tensor(numbers, device=values.device)).reshape(values.shape)
 
     rounded: Tensor = _Nearest.apply(  # type: ignore[no-untyped-call]
         values,

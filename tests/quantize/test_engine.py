@@ -69,6 +69,7 @@ def test_frames_are_what_the_steps_give(
         random_rule(0, config, Precision(8, 8, 8, 8), rounding),
         random_rule(1, config, Precision(4, 6, 5, 3), rounding),
         mixed_rule(2, config, rounding),
+        random_rule(3, config, Precision(14, 12, 12, 12), rounding),  # in double precision
     ]
     rng = np.random.default_rng(0)
     shape = (5, 6, 21)
@@ -87,9 +88,10 @@ def test_frames_are_what_the_steps_give(
 def test_rules_that_floats_cannot_hold_are_left_to_the_steps(
     small_config: Make, random_rule: Make
 ) -> None:
-    assert not supports(random_rule(0, small_config(), Precision(14, 10, 10, 10)))
     rule = random_rule(0, small_config(), Precision())
     assert supports(rule)
+    update = replace(rule.update, bias=rule.update.bias + (1 << 25) + 1)
+    assert not supports(replace(rule, update=update))
     assert not supports(replace(rule, overflow=Overflow.SAT_SYM))
     assert not supports(replace(rule, rounding=Rounding.RND_CONV))
 

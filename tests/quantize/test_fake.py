@@ -1,15 +1,17 @@
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from scotopia.cli.rules import SHIPPED
 from scotopia.model import fused
 from scotopia.model.config import INPUTS
-from scotopia.model.rule import to_state
-from scotopia.model.task import reconstruct
+from scotopia.model.rule import Rule, to_state
+from scotopia.model.task import reconstruct, shown
 from scotopia.model.unroll import draw_dither, unroll_plainly
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
@@ -187,6 +189,38 @@ def test_the_compiled_loop_trains_the_same_twin(
     assert torch.equal(found, expected) and torch.equal(found_state, expected_state)
     for ours, theirs in zip(gradients(found), gradients(expected), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("precision", "scales", "least"),
+    [
+        (Precision(), "kernel", 2**24),
+        (Precision(), "weight", 0),
+        (Precision(14, 12, 12, 12), "output", 2**29),  # too wide for sums of floats
+    ],
+    ids=str,
+)
+def test_training_sees_the_integer_rule_however_wide_its_sums(
+    precision: Precision, scales: str, least: int
+) -> None:
+    rule = Rule.load(Path(str(SHIPPED["retina"])))
+    hidden = [unsigned_format(4.0, precision.hidden)] * rule.config.hidden
+    twin = FakeQuantRule(rule, Formats.choose(rule, hidden, precision, scales=scales))
+    integer = twin.integer_rule()
+    assert integer.perceive.accumulator_bound > least
+    rng = np.random.default_rng(0)
+    frames, mask = rng.random((4, 16, 19), np.float32), rng.random((4, 16, 19)) < 0.3
+    codes = integer.initial_state(16, 19)
+    for frame, valid in zip(frames, mask, strict=True):
+        for _ in range(rule.config.steps_per_frame):
+            codes = integer.step(codes, integer.sample_codes(frame), valid)
+    expected = np.stack([f.values(c) for f, c in zip(integer.channel_formats, codes, strict=True)])
+    samples, valids = shown(twin, frames, mask)
+    for run in (unroll_plainly, fused.unroll):
+        with torch.no_grad():
+            _, state = run(twin, twin.initial_state(1, 16, 19), twin.sense(samples), valids, None)
+        np.testing.assert_array_equal(state[0].numpy(), expected)
 
 
 def test_modes_that_no_compiled_loop_knows_run_plainly(
