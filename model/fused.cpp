@@ -61,9 +61,34 @@ template <typename T>
 inline T clamp(T x, T low, T high) {
     return x < low ? low : x > high ? high : x;
 }
+
+// As many sums as a vector has lanes: floats in one register, doubles in two.
 template <typename T>
-struct SumOf {
-    typedef T Vector __attribute__((vector_size(sizeof(T) * LANES)));
+struct Sums {
+    typedef T Register __attribute__((vector_size(4 * LANES)));
+    typedef float Part __attribute__((vector_size(4 * LANES * 4 / sizeof(T))));
+    static constexpr int REGISTERS = sizeof(T) / 4, EACH = LANES / REGISTERS;
+    Register part[REGISTERS];
+    static Sums all(float value) {
+        Sums sums;
+#pragma GCC unroll 2
+        for (int i = 0; i < REGISTERS; i++) sums.part[i] = Register{} + T(value);
+        return sums;
+    }
+    static Sums of(const float* p) {
+        Sums sums;
+#pragma GCC unroll 2
+        for (int i = 0; i < REGISTERS; i++) {
+            Part lanes;
+            std::memcpy(&lanes, p + i * EACH, sizeof lanes);
+            sums.part[i] = __builtin_convertvector(lanes, Register);
+        }
+        return sums;
+    }
+    void add(float weight, const Sums& in) {
+#pragma GCC unroll 2
+        for (int i = 0; i < REGISTERS; i++) part[i] += T(weight) * in.part[i];
+    }
 };
 
 // Of a format: what its last bit is worth, both ways round, and its ends, as values.
@@ -131,57 +156,56 @@ struct Planes {
 };
 
 // out[n] = finish(n, bias[n] + sum over k of weight[k][n] * in[k]), for N outputs along one row.
-template <int N, typename Sum, typename Finish>
+template <int N, typename T, typename Finish>
 void combine(int count, const float* const* in, const float* weight, const float* bias,
              float* const* out, int begin, int end, Finish finish) {
-    typedef typename SumOf<Sum>::Vector Sums;
-    const auto widen = [](Vector v) { return __builtin_convertvector(v, Sums); };
     int x = begin;
     for (; x + LANES < end; x += TILE) {
-        Sums left[N], right[N];
-        for (int n = 0; n < N; n++) left[n] = right[n] = Sums{} + Sum(bias[n]);
+        Sums<T> left[N], right[N];
+        for (int n = 0; n < N; n++) left[n] = right[n] = Sums<T>::all(bias[n]);
         for (int k = 0; k < count; k++) {
-            const Sums a = widen(load(in[k] + x)), b = widen(load(in[k] + x + LANES));
+            const auto a = Sums<T>::of(in[k] + x), b = Sums<T>::of(in[k] + x + LANES);
 #pragma GCC unroll 16
             for (int n = 0; n < N; n++) {
-                left[n] += Sum(weight[k * N + n]) * a;
-                right[n] += Sum(weight[k * N + n]) * b;
+                left[n].add(weight[k * N + n], a);
+                right[n].add(weight[k * N + n], b);
             }
         }
         for (int n = 0; n < N; n++) {
             if (!out[n]) continue;  // a padded output
-            store(out[n] + x, finish(n, left[n]));
-            store(out[n] + x + LANES, finish(n, right[n]));
+            finish(n, left[n], out[n] + x);
+            finish(n, right[n], out[n] + x + LANES);
         }
     }
     if (x < end) {
-        Sums sum[N];
-        for (int n = 0; n < N; n++) sum[n] = Sums{} + Sum(bias[n]);
+        Sums<T> sum[N];
+        for (int n = 0; n < N; n++) sum[n] = Sums<T>::all(bias[n]);
         for (int k = 0; k < count; k++) {
-            const Sums a = widen(load(in[k] + x));
+            const auto a = Sums<T>::of(in[k] + x);
 #pragma GCC unroll 16
-            for (int n = 0; n < N; n++) sum[n] += Sum(weight[k * N + n]) * a;
+            for (int n = 0; n < N; n++) sum[n].add(weight[k * N + n], a);
         }
         for (int n = 0; n < N; n++)
-            if (out[n]) store(out[n] + x, finish(n, sum[n]));
+            if (out[n]) finish(n, sum[n], out[n] + x);
     }
 }
 
 // What becomes of the sums of output n.
 struct Keep {
-    Vector operator()(int, Vector sum) const { return sum; }
+    void operator()(int, const Sums<float>& sum, float* out) const { store(out, sum.part[0]); }
 };
 struct Rectify {
-    Vector operator()(int, Vector sum) const { return sum > Vector{} ? sum : Vector{}; }
+    void operator()(int, const Sums<float>& sum, float* out) const {
+        store(out, sum.part[0] > Vector{} ? sum.part[0] : Vector{});
+    }
 };
 struct Settle {
     const Grids& grids;
     int first;  // grid of output 0
-    Vector operator()(int n, SumOf<Real>::Vector sum) const {
-        Vector settled;
-        for (int lane = 0; lane < LANES; lane++)
-            settled[lane] = grids.settle(first + n, sum[lane]);
-        return settled;
+    void operator()(int n, const Sums<Real>& sum, float* out) const {
+        Real lanes[LANES];
+        std::memcpy(lanes, sum.part, sizeof lanes);
+        for (int lane = 0; lane < LANES; lane++) out[lane] = grids.settle(first + n, lanes[lane]);
     }
 };
 
@@ -229,9 +253,9 @@ void over_blocks(F f) {
 }
 
 // Weights in the order in which `combine` reads them: [block][input][output in the block].
-template <int OUTPUTS, typename Sum = float>
+template <int OUTPUTS, typename T = float>
 struct Weights {
-    static constexpr int MOST = 32 / sizeof(Sum);
+    static constexpr int MOST = 32 / sizeof(T);
     static constexpr int N = block_size(OUTPUTS, MOST), BLOCKS = blocks(OUTPUTS, MOST);
     int inputs;
     std::vector<float> weight, bias;
@@ -245,8 +269,10 @@ struct Weights {
         float* padded[BLOCKS * N] = {};
         for (int o = 0; o < OUTPUTS; o++) padded[o] = out[o];
         for (int b = 0; b < BLOCKS; b++)
-            combine<N, Sum>(inputs, in, &weight[b * inputs * N], &bias[b * N], padded + b * N, begin,
-                            end, [&](int n, auto sum) { return finish(b * N + n, sum); });
+            combine<N, T>(inputs, in, &weight[b * inputs * N], &bias[b * N], padded + b * N, begin,
+                          end, [&](int n, const Sums<T>& sum, float* to) {
+                              finish(b * N + n, sum, to);
+                          });
     }
 };
 

@@ -85,7 +85,8 @@ class IntegerLayer:
             )
         if self.accumulator_bound >= 2**31:
             raise InputError(
-                f"an accumulator can reach {self.accumulator_bound}, the most is 2**31 - 1: "
+                f"an accumulator can reach {self.accumulator_bound}, that of output "
+                f"{self._bounds.argmax()} of 0 to {len(self.outputs) - 1}, the most is 2**31 - 1: "
                 "quantize with fewer bits"
             )
 
@@ -107,15 +108,21 @@ class IntegerLayer:
         extra = np.maximum(-shift, 0)  # an output finer than its accumulator
         return (in_frac.max() - in_frac)[None, :] + extra[:, None], extra, shift + extra
 
-    @cached_property
+    @property
     def accumulator_bound(self) -> int:
         """Largest magnitude of any partial sum, in any order, for inputs in their formats."""
+        return int(self._bounds.max())
+
+    @cached_property
+    def _bounds(self) -> NDArray[np.float64]:
+        """`accumulator_bound` of each output, (O,)."""
         align, extra, shift = self._shifts
         largest = np.array([max(-f.lowest, f.highest) for f in self.inputs])
         # In floats, since formats far apart shift beyond any integer; below 2**53 they are exact.
         weight = np.ldexp(np.abs(self.weight).sum(2).astype(np.float64), align)
         bias = np.ldexp(np.abs(self.bias).astype(np.float64), extra)
-        return int((weight @ largest + bias + np.ldexp(0.5, shift) * (shift > 0)).max())
+        found: NDArray[np.float64] = weight @ largest + bias + np.ldexp(0.5, shift) * (shift > 0)
+        return found
 
     def __call__(
         self, taps: IntArray, rounding: Rounding, overflow: Overflow = Overflow.SAT
@@ -452,8 +459,8 @@ class IntegerRule:
         Raises
         ------
         InputError
-            If the file is no integer rule of this version, contradicts itself, or holds a range
-            proof that is wrong.
+            If the file is no integer rule of this version, contradicts itself, holds a range
+            proof that is wrong, or none and none can be found.
         """
         description, tensors = read_rule_file(path, "integer rule")
         try:
@@ -477,10 +484,10 @@ class IntegerRule:
                 noise_seed=description.get("noise_seed", 1),
                 training=check_training_record(description["training"]),
             )
-            if description.get("proof") is None:  # older files have none
-                return rule
-            from .ranges import RangeProof, check  # here, because ranges needs this module
+            from .ranges import RangeProof, check, prove  # here: ranges needs this module
 
+            if description.get("proof") is None:  # older files have none
+                return dataclasses.replace(rule, proof=prove(rule))
             proof = RangeProof.unpack(description["proof"])
             check(rule, proof)
             return dataclasses.replace(rule, proof=proof)

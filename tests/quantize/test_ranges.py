@@ -737,11 +737,17 @@ def test_proof_is_saved_with_its_rule(proven: IntegerRule, path: Path) -> None:
     assert list(loaded.proof.results) == list(prove(proven).results)
 
 
-def test_rule_without_proof_is_loaded_without(proven: IntegerRule, path: Path) -> None:
+def test_rule_without_proof_is_proven_on_loading(proven: IntegerRule, path: Path) -> None:
     edit(path, lambda description: description.pop("proof"))
-    assert IntegerRule.load(path).proof is None
+    assert IntegerRule.load(path).proof == proven.proof
     dataclasses.replace(proven, proof=None).save(path)
-    assert IntegerRule.load(path).proof is None
+    assert IntegerRule.load(path).proof == proven.proof
+
+
+def test_rule_that_cannot_be_proven_is_refused_on_loading(proven: IntegerRule, path: Path) -> None:
+    dataclasses.replace(proven, proof=None, overflow=Overflow.WRAP).save(path)
+    with pytest.raises(InputError, match=r"^rule .*: .* can reach \d+, beyond .*"):
+        IntegerRule.load(path)
 
 
 def test_tampered_proof_is_refused_on_loading(path: Path) -> None:
