@@ -112,6 +112,7 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         source = Rule.load(path)
         with console.status("calibrating"):
             calibration = Calibration.measure(source, clips, job.density)
+            source = calibration.rule
             hidden = calibration.formats(job.precision.hidden, job.method)
         formats = replace(
             Formats.choose(source, hidden, job.precision, job.rounding, scales=job.scales),

@@ -209,12 +209,14 @@ class Quantization:
         calibration = Calibration.measure(self.rule, shown, density)
         hidden = calibration.formats(self.precision.hidden)
         formats = replace(
-            Formats.choose(self.rule, hidden, self.precision, self.rounding, scales=self.scales),
+            Formats.choose(
+                calibration.rule, hidden, self.precision, self.rounding, scales=self.scales
+            ),
             dither=self.dither,
         )
         # On the grid from the start: what is left to learn is what rounding the state costs.
-        twin = FakeQuantRule(round_weights(self.rule, formats, calibration.moments), formats)
-        twin.integer_rule()  # refused now, if it is
+        twin = FakeQuantRule(round_weights(calibration.rule, formats, calibration.moments), formats)
+        with_proof(twin.integer_rule())  # refused now, if it is
         return twin
 
 

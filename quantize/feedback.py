@@ -51,6 +51,12 @@ class Moments:
     perceive: Array
     update: Array
 
+    def scaled(self, scales: Array) -> "Moments":
+        """Return those of a rule whose first inputs are `scales` times as large."""
+        factors = np.ones(len(self.perceive))
+        factors[: 9 * len(scales)] = np.repeat(scales, 9)
+        return Moments(self.perceive * np.outer(factors, factors), self.update)
+
 
 class Sums:
     """Products of what the layers of a rule see, summed up step by step."""

@@ -1,5 +1,12 @@
-"""Post-training quantization: what a rule sees on clips, measured, and formats that follow."""
+"""Calibration: what a rule sees on clips, measured, and formats that follow.
 
+A learned channel may use as little of its range as it likes while it is a float; as an integer it
+would throw its upper bits away. So it is scaled to fill its range: what writes it by a factor, what
+reads it by the inverse, as M. Nagel et al. do between layers, "Data-Free Quantization Through
+Weight Equalization and Bias Correction" (2019), section 4.1.
+"""
+
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,19 +17,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scotopia.model.errors import InputError
-from scotopia.model.rule import Rule
+from scotopia.model.rule import FilteredLayer, Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.task import run
 from scotopia.model.video import Clip
 
 from .feedback import Moments, Sums
-from .formats import FINEST, Formats, Precision, finest, unsigned_format
-from .integer_rule import IntegerRule
-from .qformat import QFormat, Rounding
+from .formats import FINEST, finest, unsigned_format
+from .qformat import QFormat
 
 #: Ways to choose the range of a hidden neuron: the largest activation seen; a high percentile of
 #: them, because the very largest are worth clipping; the least mean squared error.
 METHODS = ("max", "percentile", "mse")
+
+#: Of what is seen, what the formats hold: the very largest are worth clipping.
+PERCENTILE = 99.99
+
+#: Most that a channel is scaled by: one that hardly ever leaves 0 has nothing to say.
+MOST_SCALED = 64.0
 
 #: One activation in so many is kept, a number that has no factor in common with a row of cells.
 _STRIDE = 7
@@ -34,12 +46,16 @@ class Calibration:
 
     Attributes
     ----------
+    rule
+        The rule that is to be quantized: it does what the one measured does, but its learned
+        channels fill their range on these clips, see `fill_range`.
     activations
         Of hidden neurons: (hidden, N) float32, at least 0, in no order.
     moments
-        Of what both layers see, for `feedback.round_weights`.
+        Of what both layers of `rule` see, for `feedback.round_weights`.
     """
 
+    rule: Rule
     activations: NDArray[np.float32]
     moments: Moments
 
@@ -56,29 +72,44 @@ class Calibration:
         """
         if not clips:
             raise InputError("the calibration set is empty: give at least one clip")
-        found: list[Tensor] = []
+        hidden: list[Tensor] = []
+        written: list[Tensor] = []
         sums = Sums(rule.config)
+        channels = rule.config.channels
 
-        def keep(_module: object, seen: tuple[Tensor, ...], out: Tensor) -> None:
+        def keep(kept: list[Tensor], numbers: Tensor) -> None:
+            kept.append(numbers.detach()[0].flatten(1)[:, len(kept) % _STRIDE :: _STRIDE].clone())
+
+        def perceived(_module: object, seen: tuple[Tensor, ...], out: Tensor) -> None:
             sums.add(seen[0], out)
-            by_neuron = out.detach().transpose(0, 1).flatten(1)
-            found.append(by_neuron[:, len(found) % _STRIDE :: _STRIDE].clamp(min=0).clone())
+            keep(hidden, out.clamp(min=0))
+            if rule.config.kind == "residual":
+                keep(written, seen[0][:, :channels].abs())
 
-        hook = rule.perceive.register_forward_hook(keep)
+        def updated(_module: object, _seen: tuple[Tensor, ...], out: Tensor) -> None:
+            if rule.config.kind == "gated":
+                keep(written, out[:, :channels].abs())
+
+        hooks = [
+            rule.perceive.register_forward_hook(perceived),
+            rule.update.register_forward_hook(updated),
+        ]
         try:
             for clip in clips:
                 mask = sample_mask(clip.frames.shape, density, seed)
                 for _ in run(rule, clip.frames, mask):
                     pass
         finally:
-            hook.remove()
-        activations = torch.cat(found, 1).numpy()
+            for hook in hooks:
+                hook.remove()
+        activations = torch.cat(hidden, 1).numpy()
         if not np.isfinite(activations).all():
             raise InputError("a hidden neuron's activation is not finite: train the rule again")
-        return cls(activations, sums.moments())
+        scales = _scales(rule, np.percentile(torch.cat(written, 1).numpy(), PERCENTILE, axis=1))
+        return cls(fill_range(rule, scales), activations, sums.moments().scaled(scales))
 
     def formats(
-        self, bits: int, method: str = "percentile", percentile: float = 99.99
+        self, bits: int, method: str = "percentile", percentile: float = PERCENTILE
     ) -> tuple[QFormat, ...]:
         """Choose an unsigned format of `bits` bits for each neuron, by one of `METHODS`.
 
@@ -112,23 +143,34 @@ class Calibration:
         return report
 
 
-def quantize(
-    rule: Rule,
-    calibration: Calibration,
-    precision: Precision | None = None,
-    rounding: Rounding = Rounding.RND,
-    method: str = "percentile",
-) -> IntegerRule:
-    """Turn a float rule into an integer rule, without retraining.
+@torch.no_grad()
+def fill_range(rule: Rule, scales: NDArray[np.float64]) -> Rule:
+    """Return a rule whose learned channels are `scales`, (channels,), times those of `rule`.
 
-    Raises
-    ------
-    InputError
-        If a weight is not finite, the method is unknown, or an accumulator needs over 32 bits.
+    Else it does the same, as long as nothing that is written to a channel leaves its range.
     """
-    precision = precision or Precision()
-    hidden = calibration.formats(precision.hidden, method)
-    return Formats.choose(rule, hidden, precision, rounding).integer_rule(rule)
+    scaled = copy.deepcopy(rule)
+    channels = rule.config.channels
+    factors = torch.from_numpy(scales).to(rule.update.weight)
+    read = (
+        scaled.perceive.mix
+        if isinstance(scaled.perceive, FilteredLayer)
+        else scaled.perceive.weight
+    )
+    read[:, :channels] /= factors.reshape(-1, *[1] * (read.dim() - 2))
+    assert scaled.update.bias is not None
+    scaled.update.weight[:channels] *= factors[:, None, None, None]
+    scaled.update.bias[:channels] *= factors
+    return scaled
+
+
+def _scales(rule: Rule, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Factors that fill the range with these peaks; 1 where others expect a channel's own scale."""
+    scales = np.maximum(1 / np.maximum(peaks, 1 / MOST_SCALED), 1)
+    scales[: rule.config.pixels] = 1  # predictions
+    if "trust" in rule.config.inputs:
+        scales[rule.config.doubt] = 1
+    return scales
 
 
 def _least_error(activations: NDArray[np.float32], bits: int) -> QFormat:

@@ -38,6 +38,7 @@ from .formats import Formats, Precision
 from .integer_rule import IntegerLayer, IntegerRule
 from .post_training import Calibration
 from .qformat import QFormat, Rounding
+from .ranges import with_proof
 
 #: What a task found out, as JSON; `{"refused": REASON}` if there is no such thing.
 Result = dict[str, Any]
@@ -47,7 +48,7 @@ Video = NDArray[np.float32]
 #: Tells the clocks of a step.
 Estimator = Callable[[IntegerRule], int]
 
-VERSION = 2
+VERSION = 3
 """Of the tasks: raise it when one of them comes to give another result."""
 
 DIGITS = 4
@@ -281,7 +282,7 @@ class Plan:
                 self.integer_rules[design] = _task(
                     quantize,
                     {**how, "estimated": grid.estimate is not None},
-                    (source.content, seen, design.precision, rounding, grid.estimate),
+                    (seen, design.precision, rounding, grid.estimate),
                 )
                 integer = self.integer_rules[design]
                 for clip, seed in product(frames, grid.seeds):
@@ -353,17 +354,18 @@ def score_float(rule: bytes, frames: Video, density: float, seed: int) -> Result
 @refusable
 def measure(
     rule: bytes, bits: int, density: float, *clips: Video
-) -> tuple[tuple[QFormat, ...], Moments]:
-    """Find formats of the hidden neurons, and what to round weights by, as `scotopia quantize`."""
+) -> tuple[Rule, tuple[QFormat, ...], Moments]:
+    """Find what `scotopia quantize` rounds: the rule that fills its range, formats of the hidden
+    neurons, and what to round weights by.
+    """
     named = [Clip(str(number), frames) for number, frames in enumerate(clips)]
     found = Calibration.measure(_load(Rule, rule), named, density)
-    return tuple(found.formats(bits)), found.moments
+    return found.rule, found.formats(bits), found.moments
 
 
 @refusable
 def quantize(
-    rule: bytes,
-    seen: tuple[tuple[QFormat, ...], Moments],
+    seen: tuple[Rule, tuple[QFormat, ...], Moments],
     precision: Precision,
     rounding: Rounding,
     estimate: Estimator | None,
@@ -375,10 +377,9 @@ def quantize(
     `file` (in base64), `state_bits_per_cell`, `weight_bits_total`, `signed_digits`,
     `cycles_per_step` (None, if no cell can run the rule), and `note`, why there is none.
     """
-    source = _load(Rule, rule)
-    hidden, moments = seen
-    formats = Formats.choose(source, hidden, precision, rounding, scales="kernel")
-    integer = formats.integer_rule(round_weights(source, formats, moments))
+    rule, hidden, moments = seen
+    formats = Formats.choose(rule, hidden, precision, rounding, scales="kernel")
+    integer = with_proof(formats.integer_rule(round_weights(rule, formats, moments)))
     cycles, note = None, ""
     if estimate is not None:
         try:

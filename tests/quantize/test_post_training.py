@@ -4,18 +4,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule, to_state
+from scotopia.model.sampling import sample_mask
+from scotopia.model.task import run
 from scotopia.model.video import Clip
 from scotopia.quantize.feedback import Moments
-from scotopia.quantize.formats import Precision
-from scotopia.quantize.post_training import Calibration, quantize
+from scotopia.quantize.formats import Formats, Precision
+from scotopia.quantize.post_training import Calibration, fill_range
 from scotopia.quantize.qformat import QFormat
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
-UNSEEN = Moments(np.zeros((1, 1)), np.zeros((1, 1)))
+
+def seen(activations: NDArray[np.float32]) -> Calibration:
+    """Calibration that tells nothing but these activations."""
+    config = RuleConfig(channels=2, hidden=len(activations))
+    return Calibration(Rule(config), activations, Moments(np.zeros((1, 1)), np.zeros((1, 1))))
 
 
 def uq(int_bits: int, frac_bits: int) -> QFormat:
@@ -31,10 +39,10 @@ def test_many_bits_track_the_float_rule(kind: str, border: str, small_config: Ma
         rule.update.weight.mul_(0.3)  # so that the rule forgets errors faster than it makes them
     rng = np.random.default_rng(1)
     clip = Clip("noise", rng.integers(0, 256, (8, 8, 8)).astype(np.float32) / np.float32(255))
-    seen = Calibration.measure(rule, [clip], density=0.3)
-    roomy = Calibration(seen.activations * np.float32(1.5), UNSEEN)
+    activations = Calibration.measure(rule, [clip], density=0.3).activations
+    hidden = seen(activations * np.float32(1.5)).formats(13, "max")
     precision = Precision(weight=13, state=13, hidden=13, gate=13)
-    integer = quantize(rule, roomy, precision, method="max")
+    integer = Formats.choose(rule, hidden, precision).integer_rule(rule)
     state, codes = rule.initial_state(1, 8, 8), integer.initial_state(8, 8)
     for step in range(20):
         frame, valid = clip.frames[step % 8], rng.random((8, 8)) < 0.3
@@ -62,10 +70,64 @@ def test_activations_are_what_the_neurons_show(small_config: Make) -> None:
     assert set(found[0]) == {0} and set(found[1]) == {2.5}
 
 
+def timid(rule: Rule) -> Rule:
+    """Return the rule, its last two channels using a hundredth of their range, or nothing of it."""
+    with torch.no_grad():
+        rule.update.weight[2] *= 1e-2
+        rule.update.bias[2] *= 1e-2
+        rule.update.weight[3] = rule.update.bias[3] = 0
+    return rule
+
+
+@pytest.mark.parametrize("perception", ["full", "depthwise", "sobel"])
+@pytest.mark.parametrize("kind", ["gated", "residual"])
+def test_a_rule_of_scaled_channels_does_the_same(
+    kind: str, perception: str, float_rule: Make, small_config: Make
+) -> None:
+    shape = small_config(kind=kind, perception=perception, channels=4, hidden=6)
+    rule = timid(float_rule(0, shape))
+    scales = torch.tensor([1.0, 1, 4, 8, 1, 1])[:, None, None]
+    state = torch.rand(1, 6, 8, 8, generator=torch.Generator().manual_seed(0)) / (2 * scales)
+    sample, valid = torch.full((1, 1, 8, 8), 0.3), torch.ones(1, 1, 8, 8)
+    with torch.no_grad():
+        expected = rule(state, sample, valid) * scales
+        found = fill_range(rule, scales[:4, 0, 0].double().numpy())(state * scales, sample, valid)
+    assert expected[0, 2].abs().max() < 1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gated", "residual"])
+def test_calibration_scales_channels_so_that_they_fill_their_range(
+    kind: str, float_rule: Make, small_config: Make
+) -> None:
+    rule = timid(float_rule(0, small_config(kind=kind, channels=4, hidden=6)))
+    clip = Clip("noise", np.random.default_rng(1).random((3, 8, 8), np.float32))
+    filled = Calibration.measure(rule, [clip], density=0.3).rule
+    ratio = (filled.update.weight / rule.update.weight)[:4].detach().flatten(1)
+    assert torch.equal(ratio[:2], torch.ones(2, 6))  # the prediction and the doubt
+    states = torch.stack(list(run(rule, clip.frames, sample_mask(clip.frames.shape, 0.3, 0))))
+    peak = states[:, 2].abs().amax()
+    assert 0.3 < ratio[2, 0] * peak < 2
+
+
+def test_moments_are_those_of_the_rule_that_fills_its_range(
+    float_rule: Make, small_config: Make
+) -> None:
+    rule = timid(float_rule(0, small_config(channels=4, hidden=6)))
+    clip = Clip("noise", np.random.default_rng(1).random((3, 8, 8), np.float32))
+    found = Calibration.measure(rule, [clip], density=0.3)
+    again = Calibration.measure(found.rule, [clip], density=0.3)
+    for ours, measured in (
+        (found.moments.perceive, again.moments.perceive),
+        (found.moments.update, again.moments.update),
+    ):
+        np.testing.assert_allclose(ours, measured, rtol=1e-2, atol=1e-3)
+
+
 def test_max_holds_all_that_was_seen_and_percentile_nearly_all() -> None:
     rare = np.full((1, 10_000_0), 0.9, np.float32)
     rare[0, :5] = 3.9  # five in a hundred thousand
-    calibration = Calibration(rare, UNSEEN)
+    calibration = seen(rare)
     assert calibration.formats(8, "max") == (uq(2, 6),)
     assert calibration.formats(8, "percentile") == (uq(0, 8),)
 
@@ -74,18 +136,16 @@ def test_mse_clips_what_costs_less_than_the_bit_it_takes() -> None:
     rng = np.random.default_rng(0)
     neuron = rng.uniform(0, 0.99, 100_000).astype(np.float32)
     neuron[0] = 1.2  # clipping it to 1 errs by 0.04, once; a coarser grid would err always
-    (found,) = Calibration(neuron[None], UNSEEN).formats(4, "mse")
+    (found,) = seen(neuron[None]).formats(4, "mse")
     assert found == uq(0, 4)
     neuron[:20_000] = 1.9
-    (found,) = Calibration(neuron[None], UNSEEN).formats(4, "mse")
+    (found,) = seen(neuron[None]).formats(4, "mse")
     assert found == uq(1, 3)
 
 
 def test_mse_is_the_best_of_all_formats_of_its_width() -> None:
     activations = np.random.default_rng(1).exponential(0.3, (3, 5_000)).astype(np.float32)
-    for neuron, found in zip(
-        activations, Calibration(activations, UNSEEN).formats(5, "mse"), strict=True
-    ):
+    for neuron, found in zip(activations, seen(activations).formats(5, "mse"), strict=True):
 
         def error(format: QFormat, neuron: Any = neuron) -> float:
             return float(np.square(format.values(format.quantize(neuron)) - neuron).mean())
@@ -95,7 +155,7 @@ def test_mse_is_the_best_of_all_formats_of_its_width() -> None:
 
 def test_the_report_counts_what_is_clipped() -> None:
     activations = np.array([[0.5, 1.0, 0.99, 0.0], [0.1, 0.2, 0.3, 0.9]], np.float32)
-    first, second = Calibration(activations, UNSEEN).clipped([uq(0, 4), uq(0, 4)])
+    first, second = seen(activations).clipped([uq(0, 4), uq(0, 4)])
     # The highest code is 0.9375; what rounds to it is not clipped.
     assert first == {"format": "UQ0.4", "largest": 1.0, "clipped": 0.5}
     assert second["clipped"] == 0
@@ -119,7 +179,7 @@ def test_activations_that_are_no_numbers_are_refused(small_config: Make) -> None
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(InputError) as caught:
-        Calibration(np.ones((1, 3), np.float32), UNSEEN).formats(8, "median")
+        seen(np.ones((1, 3), np.float32)).formats(8, "median")
     assert str(caught.value) == (
         "calibration 'median' is unknown: choose one of max, percentile, mse"
     )

@@ -101,8 +101,9 @@ def by_hand(grid: Grid, tmp_path: Path, design: Design = DESIGN) -> tuple[Rule, 
     rule = Rule.load(path)
     calibration = Calibration.measure(rule, list(grid.calibration), grid.density)
     hidden = calibration.formats(design.precision.hidden)
-    formats = Formats.choose(rule, hidden, design.precision, design.rounding, scales="kernel")
-    return rule, formats.integer_rule(round_weights(rule, formats, calibration.moments))
+    filled = calibration.rule
+    formats = Formats.choose(filled, hidden, design.precision, design.rounding, scales="kernel")
+    return rule, formats.integer_rule(round_weights(filled, formats, calibration.moments))
 
 
 def five(rule: IntegerRule) -> int:
