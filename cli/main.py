@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from scotopia.model.errors import InputError
 from scotopia.model.files import rule_kind, write_atomically
@@ -1020,9 +1021,14 @@ def write_json(path: Path | None, result: dict[str, Any]) -> None:
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit status 2."""
     try:
-        app()
+        # Without a command it shows its help; else what it refuses is ours to tell, in one line.
+        status = app(standalone_mode=len(sys.argv) == 1)
     except InputError as error:
         fail(str(error))
+    except TyperException as error:  # options that make no sense
+        context = getattr(error, "ctx", None)
+        command = "scotopia" if context is None else context.command_path
+        fail(f"{error.format_message().rstrip('.')}: see {command} --help")
     except OSError as error:
         remedy = {
             errno.ENOSPC: "free some space, or choose another folder",
@@ -1030,9 +1036,10 @@ def main() -> None:
             errno.EFBIG: "raise the limit on file sizes, or choose another folder",
         }.get(error.errno or 0, "choose a path that exists and that you may use")
         fail(f"{error.filename or 'a file'}: {error.strerror}: {remedy}")
+    raise SystemExit(status)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print one line and exit with status 2."""
     print(f"scotopia: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)

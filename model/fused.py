@@ -29,10 +29,15 @@ def unroll(
     dither: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `scotopia.model.unroll.unroll_plainly`, for tensors of a CPU."""
-    parameters = torch.cat([part.reshape(-1) for part in rule.layers()])
-    noise = fired, dither
+    layers = rule.layers()
+    parameters = torch.cat([part.reshape(-1) for part in layers])
+    on_grids = rule.grids is not None
+    library = native.compile_library(rule.config, on_grids, rule.needs_doubles(layers))
+    if library is None:
+        raise RuntimeError(f"g++ failed on {native.SOURCE}, but not for another shape of rule")
+    shown, noise = (samples.contiguous(), valids.contiguous()), (fired, dither)
     predictions, last = _Unroll.apply(  # type: ignore[no-untyped-call]
-        parameters, rule.config, rule.grids, state, samples.contiguous(), valids.contiguous(), noise
+        parameters, library, rule.config, rule.grids, state, *shown, noise
     )
     return predictions, last.detach()
 
@@ -42,6 +47,7 @@ class _Unroll(torch.autograd.Function):
     def forward(
         ctx: Any,
         parameters: Tensor,
+        library: ctypes.CDLL,
         config: RuleConfig,
         grids: Grids | None,
         state: Tensor,
@@ -49,10 +55,6 @@ class _Unroll(torch.autograd.Function):
         valids: Tensor,
         noise: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Tensor]:
-        on_grids = grids is not None
-        library = native.compile_library(config, quantized=on_grids, wide=on_grids)
-        if library is None:
-            raise RuntimeError(f"g++ failed on {native.SOURCE}, but not for another shape of rule")
         half = ctypes.c_float(0 if grids is None else grids.half)
         numbers = parameters, None if grids is None else grids.rows
         videos, frames, _, height, width = samples.shape
@@ -103,7 +105,7 @@ class _Unroll(torch.autograd.Function):
         _for_each_video(run, videos)
         _give_back(*ctx.arrays[-2:])
         ctx.arrays = None  # they may be another's from now on
-        return dparameters.sum(0), *[None] * 6
+        return dparameters.sum(0), *[None] * 7
 
 
 #: Arrays that nobody uses any more. New ones would be a hundred megabytes an iteration, which the

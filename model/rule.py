@@ -129,6 +129,10 @@ class Rule(nn.Module):
         """Return samples, any shape, as the input register can hold them."""
         return samples
 
+    def needs_doubles(self, layers: tuple[Tensor, Tensor, Tensor, Tensor]) -> bool:
+        """Whether numbers must be summed exactly, and floats are too short for that."""
+        return False
+
     def layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Weights and biases that a step uses: (hidden, perceived, 3, 3), of the update 1 x 1."""
         perceive_bias, update_bias = self.perceive.bias, self.update.bias

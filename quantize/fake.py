@@ -22,6 +22,9 @@ from .formats import Formats, bias_format, by_weight, folded_layers
 from .integer_rule import IntegerRule
 from .qformat import Overflow, QFormat, Rounding, round_up
 
+#: Of integers that floats hold beside a half.
+FLOAT_BITS = 23
+
 
 class FakeQuantRule(Rule):
     """A float rule seen through formats.
@@ -94,6 +97,24 @@ class FakeQuantRule(Rule):
                 update_bias, [(bias_format(f, formats.hidden),) for f in formats.update_weights]
             ),
         )
+
+    def needs_doubles(self, layers: tuple[Tensor, Tensor, Tensor, Tensor]) -> bool:
+        """Whether a sum or product with these `layers` may need more bits than floats have."""
+        formats = self.formats
+        kept = (*formats.state, *formats.inputs, *formats.updates)
+        if 2 * max(format.bits for format in kept) + 1 >= FLOAT_BITS:
+            return True
+        for weight, bias, seen, written in (
+            (*layers[:2], formats.state + formats.inputs, formats.perceive_weights),
+            (*layers[2:], formats.hidden, formats.update_weights),
+        ):
+            largest = [max(-f.lowest, f.highest) * 2.0**-f.frac_bits for f in seen]
+            units = [2.0 ** bias_format(f, seen).frac_bits for f in written]
+            sums = weight.detach().abs().sum((2, 3)) @ weight.new_tensor(largest)
+            codes = (sums + bias.detach().abs()) * weight.new_tensor(units)
+            if codes.max() >= 2.0**FLOAT_BITS:
+                return True
+        return False
 
     def forward(
         self,

@@ -190,6 +190,23 @@ def test_a_bad_option_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (("emit", "retina-int"), "Missing option '--out' / '-o': see scotopia emit --help"),
+        (("evaluate", "x", "--nope"), "No such option: --nope: see scotopia evaluate --help"),
+        (("nonsense",), "No such command 'nonsense': see scotopia --help"),
+    ],
+)
+def test_a_misused_command_is_one_line(run: Run, arguments: tuple[str, ...], sentence: str) -> None:
+    assert run(*arguments) == (2, "", f"scotopia: {sentence}\n")
+
+
+def test_a_command_alone_shows_its_help(run: Run) -> None:
+    status, out, _ = run()
+    assert status == 2 and "verify" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
         (
             ("--frames", "119"),
             "clip davis_road has 118 frames, 119 were asked for: choose --frames from 1 to 118",

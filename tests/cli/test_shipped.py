@@ -1,10 +1,13 @@
-"""What the shipped float rule can do: claims about its weights, not about code."""
+"""What the shipped rules can do: claims about their weights, not about code."""
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from scotopia.cli.rules import rule_path
+from scotopia.cli.main import load_rule
 from scotopia.model import baselines
 from scotopia.model.config import RuleConfig
 from scotopia.model.options import TrainOptions
@@ -16,13 +19,19 @@ from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.task import reconstruct
 from scotopia.model.train import train
 from scotopia.model.video import embedded_clip
+from scotopia.quantize.task import reconstruct as reconstruct_by_codes
+
+See = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiler")]
 
 
-@pytest.fixture(scope="module")
-def retina() -> Rule:
-    return Rule.load(rule_path("retina"))
+@pytest.fixture(scope="module", params=["retina", "retina-int", "retina-shift"])
+def see(request: pytest.FixtureRequest) -> See:
+    """How a shipped rule reconstructs, its state as hardware has it if the rule is of integers."""
+    rule = load_rule(request.param)
+    method = reconstruct if isinstance(rule, Rule) else reconstruct_by_codes
+    return partial(method, rule)
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +55,19 @@ def mean_psnr(frames: np.ndarray, estimates: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("density", [0.005, 0.01, 0.02, 0.05, 0.1, 0.2])
-def test_beats_the_fixed_baseline_at_every_density(retina: Rule, density: float) -> None:
+def test_beats_the_fixed_baseline_at_every_density(see: See, density: float) -> None:
     frames = embedded_clip().frames
     mask = sample_mask(frames.shape, density, 0)
-    ours = psnr(frames, reconstruct(retina, frames, mask))
+    ours = psnr(frames, see(frames, mask))
     assert ours > psnr(frames, fixed_baseline(frames, mask))
 
 
-def test_error_after_2000_frames_is_no_higher_than_after_200(
-    retina: Rule, road: np.ndarray
-) -> None:
+def test_error_after_2000_frames_is_no_higher_than_after_200(see: See, road: np.ndarray) -> None:
     # Whole periods, so that both show the same frames.
     period = 2 * len(road) - 2
     frames = forth_and_back(road, 9 * period)
     assert len(frames) > 2000
-    estimates = reconstruct(retina, frames, sample_mask(frames.shape, 0.01, 0))
+    estimates = see(frames, sample_mask(frames.shape, 0.01, 0))
     early, late = slice(200, 200 + period), slice(len(frames) - period, None)
     assert mean_psnr(frames[late], estimates[late]) >= mean_psnr(frames[early], estimates[early])
 
@@ -68,41 +75,41 @@ def test_error_after_2000_frames_is_no_higher_than_after_200(
 # A sample is held for 256 frames at most: so long it may take until all that is wrong is forgotten.
 
 
-def test_a_scene_cut_is_recovered_from(retina: Rule, road: np.ndarray) -> None:
+def test_a_scene_cut_is_recovered_from(see: See, road: np.ndarray) -> None:
     before, after = forth_and_back(1 - road[:, ::-1, ::-1], 150), forth_and_back(road, 400)
     frames = np.concatenate([before, after])
     mask = sample_mask(frames.shape, 0.01, 0)
-    fresh = reconstruct(retina, after, mask[150:])[260:]
-    cut = reconstruct(retina, frames, mask)[150 + 260 :]
+    fresh = see(after, mask[150:])[260:]
+    cut = see(frames, mask)[150 + 260 :]
     assert mean_psnr(after[260:], cut) > mean_psnr(after[260:], fresh) - 0.5
 
 
-def test_an_occlusion_is_recovered_from(retina: Rule, road: np.ndarray) -> None:
+def test_an_occlusion_is_recovered_from(see: See, road: np.ndarray) -> None:
     frames = forth_and_back(road, 560)
     hidden = frames.copy()
     hidden[120:160, 16:48, 16:48] = 0
     mask = sample_mask(frames.shape, 0.01, 0)
     inside = np.s_[160 + 260 :, 16:48, 16:48]
-    never = reconstruct(retina, frames, mask)[inside]
-    after = reconstruct(retina, hidden, mask)[inside]
+    never = see(frames, mask)[inside]
+    after = see(hidden, mask)[inside]
     assert mean_psnr(frames[inside], after) > mean_psnr(frames[inside], never) - 0.5
 
 
-def test_200_frames_without_a_sample_are_recovered_from(retina: Rule, road: np.ndarray) -> None:
+def test_200_frames_without_a_sample_are_recovered_from(see: See, road: np.ndarray) -> None:
     frames = forth_and_back(road, 700)
     mask = sample_mask(frames.shape, 0.01, 0)
     dark = mask.copy()
     dark[150:350] = False
     later = slice(350 + 200, None)
-    seen = reconstruct(retina, frames, mask)[later]
-    after = reconstruct(retina, frames, dark)[later]
+    seen = see(frames, mask)[later]
+    after = see(frames, dark)[later]
     assert mean_psnr(frames[later], after) > mean_psnr(frames[later], seen) - 0.5
 
 
 @pytest.mark.parametrize("brightness", [0.0, 0.25, 0.5, 0.75, 1.0])
-def test_an_even_surface_is_even_at_any_brightness(retina: Rule, brightness: float) -> None:
+def test_an_even_surface_is_even_at_any_brightness(see: See, brightness: float) -> None:
     frames = np.full((120, 32, 32), brightness, np.float32)
-    curve = psnr_curve(frames, reconstruct(retina, frames, sample_mask(frames.shape, 0.01, 0)))
+    curve = psnr_curve(frames, see(frames, sample_mask(frames.shape, 0.01, 0)))
     assert curve[60:].min() > 30
 
 
