@@ -14,7 +14,7 @@ class Preset:
     description: str
     config: RuleConfig
     options: TrainOptions
-    synthetic: int = 48
+    synthetic: int = 96
 
 
 _CONFIG = RuleConfig(channels=8, hidden=18, steps_per_frame=8, trace_bits=11)
@@ -22,10 +22,11 @@ _OPTIONS = TrainOptions(
     iterations=5000,
     batch=16,
     crop=48,
-    learning_rate=5e-4,
+    learning_rate=3e-4,
     densities=(0.005, 0.01, 0.2),
     restart=0.05,
-    moving_share=0.6,
+    moving_share=0.45,
+    average=0.999,
     loss="log-dense",
 )
 
@@ -56,7 +57,7 @@ PRESETS = {
     "quantize": Preset(
         "what --quantize trains; its shape is that of the rule it starts from",
         _CONFIG,
-        replace(_OPTIONS, iterations=2000, learning_rate=4e-4, average=0.99),
+        replace(_OPTIONS, iterations=1500, learning_rate=1e-4, average=0.99),
     ),
 }
 

@@ -5,9 +5,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pytorch_optimizer import SOAP
 from torch import Tensor
 
 from . import score
@@ -22,9 +24,16 @@ from .unroll import unroll
 from .video import Clip
 from .videos import Videos
 
-#: Adam's. The second moment forgets in 100 iterations, not 1,000: the gradient's size changes as
-#: fast as the learning rate does.
-BETAS = (0.9, 0.99)
+#: SOAP (Vyas et al., 2024, arXiv:2409.11321): Adam in the eigenbasis of Shampoo's preconditioner.
+#: The layers are so small that it costs nothing beside the gradient. The second moments forget in
+#: 100 iterations, not 1,000: the gradient's size changes as fast as the learning rate does.
+SOAP_OPTIONS: dict[str, Any] = {
+    "betas": (0.9, 0.99),
+    "shampoo_beta": 0.97,
+    "weight_decay": 0,
+    "precondition_frequency": 5,
+    "precondition_1d": True,
+}
 
 #: Longest gradient: rare videos that a rule fails on must not undo what it learned from others.
 MAX_NORM = 1.0
@@ -142,7 +151,8 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.rule.parameters(), MAX_NORM)
         _check_finite("gradient", norm, iteration)
-        self._optimizer.param_groups[0]["lr"] = self.learning_rate
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
         self._optimizer.step()
         with torch.no_grad():
             weights = list(self.rule.parameters())
@@ -191,8 +201,8 @@ class Trainer:
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 tensor.copy_(torch.from_numpy(checkpoint.tensors[name]))
-        for state in self._optimizer.state.values():
-            state["step"].fill_(checkpoint.iteration)
+        for group in self._optimizer.param_groups:
+            group["step"] = checkpoint.iteration + 1
         self.iteration = checkpoint.iteration
         self._videos.restore(checkpoint.iteration, checkpoint.slots)
 
@@ -204,8 +214,10 @@ class Trainer:
         averages = self.average.parameters()
         for (name, weight), average in zip(self.rule.named_parameters(), averages, strict=True):
             found |= {f"weight/{name}": weight, f"average/{name}": average}
-            for kept in ("exp_avg", "exp_avg_sq"):
-                found[f"{kept}/{name}"] = self._optimizer.state[weight][kept]
+            for kept, value in self._optimizer.state[weight].items():
+                for place, tensor in enumerate(value if isinstance(value, list) else [value]):
+                    if isinstance(tensor, Tensor):
+                        found[f"{kept}{place}/{name}"] = tensor
         return found
 
     def _cells(self, pixels: Tensor) -> Tensor:
@@ -284,15 +296,25 @@ def choose_device(name: str) -> str:
     return name
 
 
-def _new_optimizer(rule: Rule) -> torch.optim.Adam:
-    """Make Adam with all that it keeps, which it would make in its first step."""
-    optimizer = torch.optim.Adam(rule.parameters(), betas=BETAS)
+def _new_optimizer(rule: Rule) -> SOAP:
+    """Make SOAP, its first step done: it only takes a gradient's measure, here of zeros."""
+
+    def group(weight: Tensor) -> dict[str, Any]:
+        # As a matrix: one side for the outputs, one for what they read, taps and inputs together.
+        # (A tensor that merges into one side alone, the library reshapes wrongly.)
+        sides = len(weight), weight.numel() // len(weight)
+        merge = weight.dim() > 1 and min(sides) > 1
+        return {
+            "params": [weight],
+            "merge_dims": merge,
+            "max_precondition_dim": max(sides) if merge else weight.numel(),
+        }
+
+    optimizer = SOAP([group(weight) for weight in rule.parameters()], **SOAP_OPTIONS)
     for weight in rule.parameters():
         weight.grad = torch.zeros_like(weight)
     optimizer.step()
     optimizer.zero_grad()
-    for state in optimizer.state.values():
-        state["step"].zero_()
     return optimizer
 
 

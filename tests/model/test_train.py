@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_optimizer import SOAP
 from torch import Tensor
 
 from scotopia.model import native, score
@@ -180,7 +181,7 @@ def test_step_to_a_weight_that_is_not_finite_keeps_the_average(
             rule.update.weight[0] = math.inf
 
     trainer = Trainer(rule, [NOISE], TINY)
-    monkeypatch.setattr(torch.optim.Adam, "step", overflow)
+    monkeypatch.setattr(SOAP, "step", overflow)
     with pytest.raises(FloatingPointError) as caught:
         trainer.step()
     assert str(caught.value) == "the sum of the weights is inf at iteration 1"
@@ -253,13 +254,13 @@ def test_each_iteration_has_its_learning_rate(
     small_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
-    step = torch.optim.Adam.step
+    step = SOAP.step
 
-    def note(optimizer: torch.optim.Adam) -> None:
+    def note(optimizer: SOAP) -> None:
         found.append(optimizer.param_groups[0]["lr"])
         step(optimizer)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", note)
+    monkeypatch.setattr(SOAP, "step", note)
     options = dataclasses.replace(TINY, iterations=200, learning_rate=0.4)
     trainer = Trainer(Rule(small_config()), [NOISE], options)
     for iteration in range(6):
