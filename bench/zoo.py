@@ -131,7 +131,9 @@ def main() -> None:
     """Score the rules and write their cards."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/zoo.md"))
-    parser.add_argument("--held-out", nargs="+", default=["out/clips/held_out", "davis_road"])
+    parser.add_argument(
+        "--held-out", nargs="+", default=["out/clips/held_out", "out/clips/blind", "davis_road"]
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--rules", type=Path, nargs="+", help="rule files to score beside the shipped ones"

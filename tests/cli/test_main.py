@@ -52,8 +52,8 @@ def test_shipped_rules_are_small_and_agree_on_their_training() -> None:
         integer = IntegerRule.load(rule_path(name))
         assert integer.config == rule.config
         assert integer.training["clips"] == rule.training_record["clips"]
-        assert "-bit weight" in integer.training["start"]  # trained on the grid
         assert integer.proof is not None
+    assert "in its formats" in integer.training["start"]  # retina-shift is trained on the grid
     assert all(Path(str(path)).stat().st_size < 100_000 for path in SHIPPED.values())
 
 
