@@ -18,10 +18,10 @@ from scotopia.cli.evaluate import clip_names
 from scotopia.model import baselines, score
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
-from scotopia.model.task import reconstruct
+from scotopia.model.train import validate
 from scotopia.model.video import Clip, resolve_clip
 
-DENSITY = 0.01
+DENSITY, SEED = 0.01, 0
 
 #: Seconds between two looks at the log.
 PATIENCE = 2.0
@@ -32,10 +32,8 @@ def seconds_trained(log: Path) -> float:
     if not log.exists():
         return 0.0
     with log.open(newline="") as file:
-        rows = [row for row in csv.reader(file) if len(row) == 5][
-            1:
-        ]  # the last may be half written
-    return float(rows[-1][1]) if rows else 0.0
+        rows = [row for row in csv.reader(file) if len(row) == 5]  # the last may be half written
+    return float(rows[-1][1]) if len(rows) > 1 else 0.0
 
 
 def train(clips: str, minutes: float, folder: Path, options: list[str]) -> tuple[Rule, Rule]:
@@ -60,16 +58,13 @@ def train(clips: str, minutes: float, folder: Path, options: list[str]) -> tuple
     return early or last, last
 
 
-def mean_psnr(rule: Rule | None, clips: list[Clip]) -> float:
-    """Mean PSNR in dB of a rule, or of the fixed normalized convolution."""
+def score_of_fixed(clips: list[Clip]) -> float:
+    """Mean PSNR in dB of the fixed normalized convolution, on the samples that `validate` shows."""
+    fixed = baselines.BASELINES["normalized-convolution"]
     found = []
     for clip in clips:
-        mask = sample_mask(clip.frames.shape, DENSITY, 0)
-        if rule is None:
-            fixed = baselines.BASELINES["normalized-convolution"]
-            estimates = baselines.reconstruct(fixed, mask, mask * clip.frames)
-        else:
-            estimates = reconstruct(rule, clip.frames, mask)
+        mask = sample_mask(clip.frames.shape, DENSITY, SEED)
+        estimates = baselines.reconstruct(fixed, mask, mask * clip.frames)
         found.append(score.psnr(clip.frames, estimates))
     return float(np.mean(found))
 
@@ -88,7 +83,8 @@ def main() -> None:
     clips = [resolve_clip(name) for name in clip_names(arguments.held_out)]
     with tempfile.TemporaryDirectory() as folder:
         early, last = train(arguments.clips, arguments.minutes, Path(folder), options)
-    fixed, then, now = (mean_psnr(rule, clips) for rule in (None, early, last))
+    fixed = score_of_fixed(clips)
+    then, now = (validate(rule, clips, DENSITY, SEED) for rule in (early, last))
     print(f"{len(clips)} clips, mean PSNR: the fixed normalized convolution {fixed:.2f} dB")
     print(f"after {arguments.minutes:g} minutes {then:.2f} dB, in the end {now:.2f} dB")
     print(f"{(then - fixed) / (now - fixed):.0%} of the gain in {arguments.minutes:g} minutes")

@@ -57,7 +57,7 @@ PRESETS = {
     "quantize": Preset(
         "what --quantize trains; its shape is that of the rule it starts from",
         _CONFIG,
-        replace(_OPTIONS, iterations=1500, learning_rate=1e-4, average=0.99),
+        replace(_OPTIONS, iterations=2000, learning_rate=5e-5, average=0.998),
     ),
 }
 

@@ -18,12 +18,10 @@ from torch import Tensor
 
 from scotopia.model.rule import PAD_MODE, Grids, Rule, recency
 
+from .engine import EXACT
 from .formats import Formats, bias_format, by_weight, folded_layers
 from .integer_rule import IntegerRule
 from .qformat import Overflow, QFormat, Rounding, round_up
-
-#: Of integers that floats hold beside a half.
-FLOAT_BITS = 23
 
 
 class FakeQuantRule(Rule):
@@ -102,7 +100,7 @@ class FakeQuantRule(Rule):
         """Whether a sum or product with these `layers` may need more bits than floats have."""
         formats = self.formats
         kept = (*formats.state, *formats.inputs, *formats.updates)
-        if 2 * max(format.bits for format in kept) + 1 >= FLOAT_BITS:
+        if 2 ** (2 * max(format.bits for format in kept) + 1) >= EXACT:
             return True
         for weight, bias, seen, written in (
             (*layers[:2], formats.state + formats.inputs, formats.perceive_weights),
@@ -112,7 +110,7 @@ class FakeQuantRule(Rule):
             units = [2.0 ** bias_format(f, seen).frac_bits for f in written]
             sums = weight.detach().abs().sum((2, 3)) @ weight.new_tensor(largest)
             codes = (sums + bias.detach().abs()) * weight.new_tensor(units)
-            if codes.max() >= 2.0**FLOAT_BITS:
+            if codes.max() >= EXACT:
                 return True
         return False
 
