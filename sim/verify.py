@@ -1,6 +1,7 @@
 """Staged verification: each stage is compared with the golden model, code by code."""
 
 import multiprocessing
+import pickle
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -263,8 +264,11 @@ def verify(
         ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as other_core,
     ):
         scratch = Path(name)
-        # It takes almost as long as the Verilog: both at once.
-        twin = other_core.submit(_timed_program, program, material.stimulus())
+        # It takes almost as long as the Verilog: both at once. Pickled here and not by a thread of
+        # the pool: where two threads ask one object for its attributes and the garbage collector
+        # comes between, CPython 3.11 makes two dictionaries of the same values, and crashes later.
+        sent = pickle.dumps((program, material.stimulus()))
+        twin = other_core.submit(_timed_program, sent)
         run(
             "golden model in its proven ranges",
             material,
@@ -325,7 +329,8 @@ def _steps_from_anywhere(program: Program) -> Stage:
     )
 
 
-def _timed_program(program: Program, stimulus: Stimulus) -> tuple[IntArray, float]:
+def _timed_program(sent: bytes) -> tuple[IntArray, float]:
+    program, stimulus = pickle.loads(sent)
     start = time.perf_counter()
     return run_program(program, stimulus), time.perf_counter() - start
 

@@ -1,7 +1,9 @@
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,8 +36,16 @@ def rule(small_config: Make, random_rule: Make) -> IntegerRule:
 
 
 def test_every_stage_agrees_and_every_fault_is_found(
-    rule: IntegerRule, frames: NDArray[np.float32]
+    rule: IntegerRule, frames: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sent: list[object] = []
+
+    class Pool(ProcessPoolExecutor):
+        def submit(self, call: Any, *arguments: Any) -> Any:  # type: ignore[override]
+            sent.extend(arguments)
+            return super().submit(call, *arguments)
+
+    monkeypatch.setattr(verification, "ProcessPoolExecutor", Pool)
     names: list[str] = []
     stages = verify(rule, frames, Extent(4, 5, 2), density=0.3, faults=True, on_stage=names.append)
     assert sorted(stage.name for stage in stages) == sorted(names)
@@ -44,6 +54,8 @@ def test_every_stage_agrees_and_every_fault_is_found(
     ]
     assert [stage.expect_mismatch for stage in stages] == [False] * 5 + [True] * 3
     assert all(stage.passed for stage in stages)
+    # No object that this thread uses is pickled by another.
+    assert [type(argument) for argument in sent] == [bytes]
     assert stages[2].cell_updates == COUNT * SIDE**2
     assert stages[4].cell_updates == 4 * 5 * 2 * rule.config.steps_per_frame
     assert stages[4].cycles > 0
