@@ -119,7 +119,7 @@ def test_trained_on_one_video_it_beats_the_fixed_baseline_on_others() -> None:
     torch.manual_seed(0)
     rule = Rule(RuleConfig(channels=4, hidden=10, steps_per_frame=8, trace_bits=11))
     start_as_filter(rule)
-    options = TrainOptions(iterations=150, batch=8, crop=48, learning_rate=5e-4, loss="log-dense")
+    options = TrainOptions(iterations=150, batch=8, crop=48, learning_rate=3e-4, loss="log-dense")
     train(rule, synthetic_clips(1, 120, 128, seed=7, first=3), options)
     others = [clip.frames for clip in synthetic_clips(6, 100, 96, seed=5)]
     others.append(embedded_clip().frames[:, 16:112, 16:112])
@@ -129,3 +129,6 @@ def test_trained_on_one_video_it_beats_the_fixed_baseline_on_others() -> None:
         ours = psnr(frames, reconstruct(rule, frames, mask))
         margins.append(ours - psnr(frames, fixed_baseline(frames, mask)))
     assert np.mean(margins) > 0
+    # The start has as much in the mean, but all of it on three of the seven.
+    assert np.sum(np.array(margins) > 0) >= 5
+    assert min(margins) > -0.3
