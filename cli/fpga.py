@@ -1,4 +1,4 @@
-"""What `scotopia fpga` does: arrays on devices, beside their estimates."""
+"""What `scotopia fpga` does: arrays on devices, beside their estimates, or these alone."""
 
 import re
 import signal
@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from scotopia.hdl.estimate import Estimate, estimate
-from scotopia.hdl.fpga import RESOURCES, DoesNotFitError, FpgaReport, check, measure
+from scotopia.hdl.fpga import RESOURCES, STAGES, DoesNotFitError, FpgaReport, check, measure
 from scotopia.hdl.program import Program
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
@@ -48,6 +48,34 @@ class Job:
     seed: int = 1
     timeout: float | None = None
     out: Path | None = None
+
+
+#: What stands in a table of estimates for an attribute of `Estimate`.
+ESTIMATED = {
+    "macs": "MACs a cell and step",
+    "macs_per_frame": "MACs a frame",
+    "parameters": "parameters",
+    "nonzero_weights": "weights that are not 0",
+    "distinct_weights": "distinct weights",
+    "signed_digits": "non-zero signed digits",
+    "weight_bits": "weight bits",
+    "mantissa_bits": "mantissa bits",
+    "state_bits": "state bits a cell",
+    "cycles_per_step": "clocks a step",
+    "cycles_per_frame": "clocks a frame",
+    "cycles_per_sample": "clocks a sample",
+    "planes": "bits of memory a cell",
+    "instructions": "instructions",
+    "program_bits": "program bits",
+    "lut4_per_cell": "LUT4 a cell",
+    "flip_flops_per_cell": "flip-flops a cell",
+    "lut4": "LUT4",
+    "flip_flops": "flip-flops",
+    "block_rams": "block RAMs of 18 kbit",
+    "clock_mhz": "clock, MHz, assumed",
+    "frames_per_second": "frames a second",
+    "lut4_per_thousand_updates": "LUT4 for 1,000 cell updates a second",
+}
 
 
 @dataclass(frozen=True)
@@ -116,6 +144,39 @@ def run_fpga(job: Job, on_tool: Callable[[str], None]) -> Outcome:
             else:
                 outcome.measured.append((report, guess))
     return outcome
+
+
+def check_stage(stage: str) -> None:
+    """Raise InputError unless the command can go as far as this stage."""
+    stages = ("estimate", *STAGES)
+    if stage not in stages:
+        raise InputError(f"stage {stage!r} is unknown: choose one of {', '.join(stages)}")
+
+
+def run_estimates(rule: str, sizes: Sequence[tuple[int, int]]) -> list[Estimate]:
+    """Estimate what arrays cost, in a second and without a tool."""
+    integer = IntegerRule.load(rule_path(rule))
+    return [estimate(integer, *size) for size in sizes]
+
+
+def estimates_table(rule: str, estimates: Sequence[Estimate]) -> Table:
+    """Return a table for the terminal, a column for each array."""
+    table = Table(title=f"{rule}, estimated for ECP5")
+    table.add_column("cells")
+    for one in estimates:
+        table.add_column(f"{one.height} x {one.width}", justify="right")
+    for name, title in ESTIMATED.items():
+        values = [getattr(one, name) for one in estimates]
+        digits = 2 if isinstance(values[0], float) else 0
+        if None not in values:
+            table.add_row(title, *(_number(value, digits) for value in values))
+    return table
+
+
+def estimates_json(rule: str, estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """Return the estimates as `as_json` does, but nothing is measured."""
+    runs = [{"stage": "estimate", "estimate": one.as_dict()} for one in estimates]
+    return {"rule": rule, **runs[0]} if len(runs) == 1 else {"rule": rule, "runs": runs}
 
 
 @contextmanager

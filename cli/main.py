@@ -456,7 +456,10 @@ def quantize(
         typer.Option(help="Let each weight make up for what rounding those before it lost."),
     ] = True,
     cost: Annotated[
-        str, typer.Option(help="What the search lowers: bits, or clocks of a step on the array.")
+        str,
+        typer.Option(
+            help="What the search lowers: bits, or luts, which count a step's clocks, too."
+        ),
     ] = "bits",
     json_file: JsonOption = None,
 ) -> None:
@@ -536,6 +539,7 @@ def sweep(
     command, and a larger one computes only what is new. Exit status 1 if all
     points are refused.
     """
+    from scotopia.hdl.estimate import costs_of_array
     from scotopia.quantize.sweep import Grid
 
     from . import sweep as sweeping
@@ -552,7 +556,7 @@ def sweep(
         calibration=calibration_clips(calibrate or []),
         density=density,
         drift_steps=drift_steps,
-        estimate=sweeping.cycles_per_step,
+        estimate=costs_of_array,
     )
     job = sweeping.Job(grid, out, scheduler, workers)
     outcome = sweeping.run_sweep(job, progress_bar(), console)
@@ -633,7 +637,10 @@ def fpga(
         ),
     ] = None,
     stage: Annotated[
-        str, typer.Option(help="synth, to count only, or route, to place and route, too.")
+        str,
+        typer.Option(
+            help="estimate, without a tool; synth, to count only; route, to place and route, too."
+        ),
     ] = "route",
     frequency: Annotated[
         float, typer.Option(help="Clock that the router aims for, in MHz.")
@@ -662,9 +669,18 @@ def fpga(
     from . import fpga as measuring
 
     sizes = [measuring.parse_size(text) for text in size] if size else [(height, width)]
+    sizes = list(dict.fromkeys(sizes))
+    measuring.check_stage(stage)
+    if stage == "estimate":
+        estimates = measuring.run_estimates(rule, sizes)
+        console.print(measuring.estimates_table(rule, estimates))
+        if refusal := estimates[0].refusal:
+            console.print(f"no cell can run it: {refusal}", soft_wrap=True, markup=False)
+        write_json(json_file, measuring.estimates_json(rule, estimates))
+        return
     job = measuring.Job(
         rule,
-        list(dict.fromkeys(sizes)),
+        sizes,
         list(dict.fromkeys(device or ["ecp5-85k"])),
         stage=stage,
         frequency=frequency,

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from scotopia.hdl.program import Program
+from scotopia.hdl.estimate import costs_of_array
 from scotopia.model import score
 from scotopia.model.errors import InputError
 from scotopia.model.files import rule_kind
@@ -30,11 +30,9 @@ from scotopia.quantize.task import reconstruct
 from .evaluate import clip_names
 from .rules import rule_path
 
-#: What a search can lower: bits of weights and state, or clocks of a step on the array.
-COSTS = ("bits", "clocks")
-
-#: Cells of a row, for what the random bits of a step take.
-ROW = 64
+#: What a search can lower: bits of weights and state, or LUT4 for 1,000 cell updates a second: they
+#: grow with the clocks of a step.
+COSTS = ("bits", "luts")
 
 
 @dataclass(frozen=True)
@@ -145,8 +143,8 @@ def _rounded_by_feedback(rule: Rule, moments: Moments) -> Build:
 
 
 def _cost(job: Job) -> Cost:
-    if job.cost == "clocks":
-        return lambda _formats, rule: Program.compile(rule).cycles("step", ROW)
+    if job.cost == "luts":
+        return lambda _formats, rule: costs_of_array(rule)[1]
     return lambda formats, _rule: cost_of(formats, job.cells)
 
 
@@ -203,7 +201,7 @@ def _search(
         )
     after = {job.cost: found.cost, "psnr": found.score}
     console.print(
-        f"{before[job.cost]} {job.cost} at {before['psnr']:.2f} dB, now {found.cost} at "
+        f"{before[job.cost]:,g} {job.cost} at {before['psnr']:.2f} dB, now {found.cost:,g} at "
         f"{after['psnr']:.2f} dB; {found.tried} rules tried"
     )
     console.print(_width_table(found.formats))
@@ -213,7 +211,9 @@ def _search(
 
 def _progress(show: Callable[[str], None], unit: str) -> Callable[[Found], None]:
     def on_round(found: Found) -> None:
-        show(f"searching: {found.cost} {unit} at {found.score:.2f} dB, {found.tried} rules tried")
+        show(
+            f"searching: {found.cost:,g} {unit} at {found.score:.2f} dB, {found.tried} rules tried"
+        )
 
     return on_round
 
@@ -236,7 +236,10 @@ def _width_table(formats: Formats) -> Table:
     table = Table("widths", "bits, one by one", box=SIMPLE_HEAD)
     channels = formats.config.channels
     table.add_row("state channels", bits(formats.state))
+    table.add_row("neurons", bits(formats.hidden))
     table.add_row("weights of neurons", bits(formats.perceive_weights))
     table.add_row("weights of candidates", bits(formats.update_weights[:channels]))
-    table.add_row("weights of gates", bits(formats.update_weights[channels:]))
+    if formats.config.kind == "gated":
+        table.add_row("weights of gates", bits(formats.update_weights[channels:]))
+        table.add_row("gates", bits([formats.gate]))
     return table

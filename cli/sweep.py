@@ -34,7 +34,6 @@ from scotopia.model.errors import InputError
 from scotopia.model.files import write_atomically
 from scotopia.model.score import WARM_UP
 from scotopia.model.video import Clip, resolve_clip
-from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import Rounding
 from scotopia.quantize.sweep import (
     Drift,
@@ -69,7 +68,7 @@ ANSWER_WITHIN = 5.0
 COST_TITLES = {
     "total_bits": "Weight bits + state bits",
     "state_bits_per_cell": "State bits a cell",
-    "cycles_per_step": "clocks a step",
+    "lut4_per_thousand_updates": "LUT4 for 1,000 updates a second",
 }
 
 DRIFT_COLUMNS = (
@@ -219,22 +218,6 @@ def read_clips(names: Sequence[str], size: int, frames: int | None = None) -> li
         )
     found = [resolve_clip(name, size) for name in clip_names(names)]
     return [Clip(clip.name, clip.frames[:frames]) for clip in found]
-
-
-def cycles_per_step(rule: IntegerRule) -> int:
-    """Return the clocks of a step.
-
-    Raises
-    ------
-    InputError
-        If no cell can run the rule.
-    """
-    from scotopia.hdl.estimate import estimate
-
-    found = estimate(rule, 1, 1)
-    if found.cycles_per_step is None:
-        raise InputError(found.refusal or "no cell can run the rule")
-    return found.cycles_per_step
 
 
 def read_results(path: Path) -> dict[str, Result]:

@@ -100,6 +100,9 @@ class Estimate:
         Assumed, not estimated.
     frames_per_second
         At that clock, without the clocks that samples take.
+    lut4_per_thousand_updates
+        LUT4 of as many cells as do 1,000 cell updates a second at that clock. A bit-serial cell has
+        the same LUT4 whatever it computes; what it computes takes its time, and this counts both.
     """
 
     height: int
@@ -129,6 +132,7 @@ class Estimate:
     program_bits: int | None = None
     block_rams: int | None = None
     frames_per_second: float | None = None
+    lut4_per_thousand_updates: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields by name, for JSON."""
@@ -170,11 +174,11 @@ def estimate(
     except InputError as error:
         return dataclasses.replace(counted, refusal=str(error))
     parts = cell_lut4(program)
-    cycles = cycles_per_frame(program, height, width)
+    step, cycles = program.cycles("step", width), cycles_per_frame(program, height, width)
     flip_flops = program.operand_bits + 3  # a, carry, flag
     return dataclasses.replace(
         counted,
-        cycles_per_step=program.cycles("step", width),
+        cycles_per_step=step,
         cycles_per_frame=cycles,
         cycles_per_sample=1 + program.cycles("sense", width) + _AROUND,
         planes=program.planes,
@@ -189,7 +193,24 @@ def estimate(
         block_rams=height * block_rams(program.planes, width)
         + block_rams(program_depth(program), InstructionLayout(program).size),
         frames_per_second=clock_mhz * 1e6 / cycles,
+        lut4_per_thousand_updates=sum(parts.values()) * step / (1e3 * clock_mhz),
     )
+
+
+def costs_of_array(rule: IntegerRule) -> tuple[int, float]:
+    """Return `cycles_per_step` and `lut4_per_thousand_updates` of an array of 64 x 64 cells.
+
+    Only where bits are random do they depend on its width.
+
+    Raises
+    ------
+    InputError
+        If no cell can run the rule.
+    """
+    found = estimate(rule, 64, 64)
+    if found.cycles_per_step is None or found.lut4_per_thousand_updates is None:
+        raise InputError(found.refusal or "no cell can run the rule")
+    return found.cycles_per_step, found.lut4_per_thousand_updates
 
 
 def cell_lut4(program: Program) -> dict[str, int]:

@@ -15,13 +15,17 @@ from .qformat import QFormat
 Score = Callable[[IntegerRule], float]
 
 #: Cost of formats and of the integer rule in them, above 0, in any unit.
-Cost = Callable[[Formats, IntegerRule], int]
+Cost = Callable[[Formats, IntegerRule], float]
 
 #: Makes the integer rule in some formats.
 Build = Callable[[Formats], IntegerRule]
 
 #: Share of the loss that is left that one round may take, because losses do not quite add up.
 ROUND_SHARE = 0.5
+
+#: Widths that go one by one: of a neuron's weights, a candidate's or a gate's, of a channel, and of
+#: what a neuron has computed. Gates have one width together.
+FIELDS = ("perceive_weights", "update_weights", "state", "hidden")
 
 #: Loss below which a width is free, dB: less is noise, and no loss at all would have no price.
 FREE = 1e-4
@@ -43,7 +47,7 @@ class Found:
 
     formats: Formats
     rule: IntegerRule
-    cost: int
+    cost: float
     score: float
     tried: int
 
@@ -140,10 +144,12 @@ def search(
 
 def _narrower(formats: Formats) -> Iterator[Formats]:
     """Yield these formats with one width a bit less, where at least two bits are left."""
-    for field in ("perceive_weights", "update_weights", "state"):
+    for field in FIELDS:
         for i, format in enumerate(getattr(formats, field)):
             if min(f.bits for f in ((format,) if isinstance(format, QFormat) else format)) > 2:
                 yield _with(formats, field, i, _coarser(format))
+    if formats.config.kind == "gated" and formats.gate.bits > 2:
+        yield replace(formats, gate=_one_bit_less(formats.gate))
 
 
 def _with(formats: Formats, field: str, i: int, format: WeightFormats) -> Formats:
@@ -167,7 +173,9 @@ def _with(formats: Formats, field: str, i: int, format: WeightFormats) -> Format
 def _merge(formats: Formats, changed: list[Formats]) -> Formats:
     merged = formats
     for other in changed:
-        for field in ("perceive_weights", "update_weights", "state"):
+        if other.gate != formats.gate:
+            merged = replace(merged, gate=other.gate)
+        for field in FIELDS:
             before = getattr(formats, field)
             for i, format in enumerate(getattr(other, field)):
                 if format != before[i]:
@@ -176,6 +184,8 @@ def _merge(formats: Formats, changed: list[Formats]) -> Formats:
 
 
 def _coarser(format: WeightFormats) -> WeightFormats:
-    if isinstance(format, tuple):
-        return tuple(QFormat(f.int_bits, f.frac_bits - 1, f.signed) for f in format)
+    return tuple(map(_one_bit_less, format)) if isinstance(format, tuple) else _one_bit_less(format)
+
+
+def _one_bit_less(format: QFormat) -> QFormat:
     return QFormat(format.int_bits, format.frac_bits - 1, format.signed)

@@ -45,10 +45,10 @@ Result = dict[str, Any]
 
 Video = NDArray[np.float32]
 
-#: Tells the clocks of a step.
-Estimator = Callable[[IntegerRule], int]
+#: Tells `Summary.cycles_per_step` and `Summary.lut4_per_thousand_updates`.
+Estimator = Callable[[IntegerRule], tuple[int, float]]
 
-VERSION = 3
+VERSION = 4
 """Of the tasks: raise it when one of them comes to give another result."""
 
 DIGITS = 4
@@ -375,15 +375,17 @@ def quantize(
     Returns
     -------
     `file` (in base64), `state_bits_per_cell`, `weight_bits_total`, `signed_digits`,
-    `cycles_per_step` (None, if no cell can run the rule), and `note`, why there is none.
+    `cycles_per_step` and `lut4_per_thousand_updates` (None, if no cell can run the rule), and
+    `note`, why there is none.
     """
     rule, hidden, moments = seen
     formats = Formats.choose(rule, hidden, precision, rounding, scales="kernel")
     integer = with_proof(formats.integer_rule(round_weights(rule, formats, moments)))
-    cycles, note = None, ""
+    cycles, lut4, note = None, None, ""
     if estimate is not None:
         try:
-            cycles = estimate(integer)
+            cycles, lut4 = estimate(integer)
+            lut4 = round(lut4, DIGITS)
         except InputError as error:
             note = str(error)
     with tempfile.TemporaryDirectory() as folder:
@@ -395,6 +397,7 @@ def quantize(
         "weight_bits_total": formats.weight_bits,
         "signed_digits": signed_digits(integer.perceive) + signed_digits(integer.update),
         "cycles_per_step": cycles,
+        "lut4_per_thousand_updates": lut4,
         "note": note,
         "file": file,
     }
@@ -489,6 +492,9 @@ class Row:
         See `signed_digits`.
     cycles_per_step
         Of the array's program.
+    lut4_per_thousand_updates
+        LUT4 of as many cells as do 1,000 cell updates a second, estimated: see
+        `scotopia.hdl.estimate.Estimate`.
     seconds
         That the golden model took.
     reason
@@ -510,6 +516,7 @@ class Row:
     weight_bits_total: int | None = None
     signed_digits: int | None = None
     cycles_per_step: int | None = None
+    lut4_per_thousand_updates: float | None = None
     seconds: float | None = None
     reason: str = ""
 
@@ -547,6 +554,7 @@ def table(plan: Plan, results: Mapping[str, Result]) -> list[Row]:
                 weight_bits_total=costs.get("weight_bits_total"),
                 signed_digits=costs.get("signed_digits"),
                 cycles_per_step=costs.get("cycles_per_step"),
+                lut4_per_thousand_updates=costs.get("lut4_per_thousand_updates"),
                 seconds=scored.get("seconds"),
                 reason="; ".join(dict.fromkeys([*reasons, costs.get("note", "")])).strip("; "),
             )
@@ -566,6 +574,7 @@ class Summary:
     weight_bits_total: int
     signed_digits: int
     cycles_per_step: int | None
+    lut4_per_thousand_updates: float | None
 
     @property
     def total_bits(self) -> int:
@@ -574,7 +583,7 @@ class Summary:
 
 
 #: What a design can be cheap in: attributes of `Summary`.
-COSTS = ("total_bits", "state_bits_per_cell", "cycles_per_step")
+COSTS = ("total_bits", "state_bits_per_cell", "lut4_per_thousand_updates")
 
 
 def summarize(grid: Grid, rows: Iterable[Row]) -> list[Summary]:
@@ -594,6 +603,7 @@ def summarize(grid: Grid, rows: Iterable[Row]) -> list[Summary]:
             found[0].weight_bits_total or 0,
             found[0].signed_digits or 0,
             found[0].cycles_per_step,
+            found[0].lut4_per_thousand_updates,
         )
         for design, found in by_design.items()
         if len(found) == len(grid.counted) * len(grid.seeds)

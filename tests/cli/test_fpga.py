@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from scotopia.cli import fpga as measuring
+from scotopia.cli.rules import rule_path
 from scotopia.hdl import fpga as tools
+from scotopia.hdl.estimate import estimate
 from scotopia.hdl.fpga import DEVICES, DoesNotFitError, FpgaReport, check
+from scotopia.quantize.integer_rule import IntegerRule
 
 Run = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Any]  # a fixture of conftest.py
@@ -272,3 +275,25 @@ def test_command_counts_an_array_with_the_tools(
     assert found["frames_per_second"] == found["estimate"]["clock_mhz"] * 1e6 / cycles
     assert "24,288" in out
     assert (tmp_path / "kept" / "ecp5-25k-2x4" / "retina.stat.json").exists()
+
+
+def test_an_estimate_needs_no_tool(
+    run: Run, tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", "")
+    path = tmp_path / "estimate.json"
+    sizes = ("--size", "4x8", "--size", "8x8")
+    status, printed, _ = run("fpga", "--stage", "estimate", *sizes, "--json", path)
+    assert status == 0 and not calls
+    rule = IntegerRule.load(rule_path("retina-int"))
+    expected = [estimate(rule, height, 8).as_dict() for height in (4, 8)]
+    assert [one["estimate"] for one in json.loads(path.read_text())["runs"]] == expected
+    (row,) = (line for line in printed.splitlines() if "clocks a step" in line)
+    assert row.split("│")[2].strip() == f"{expected[0]['cycles_per_step']:,}"
+
+
+def test_an_unknown_stage_is_refused(run: Run) -> None:
+    status, _, error = run("fpga", "--stage", "pack")
+    assert status == 2
+    assert "stage 'pack' is unknown: choose one of estimate, synth, route" in error

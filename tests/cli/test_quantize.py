@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scotopia.hdl.program import Program
+from scotopia.hdl.estimate import estimate
 from scotopia.model.rule import Rule
 from scotopia.quantize.integer_rule import IntegerRule
 
@@ -45,18 +45,18 @@ def test_the_report_tells_what_would_clip(run: Run, rule: Path, moving: Path) ->
     assert all(format in printed for format in formats)
 
 
-def test_a_search_lowers_the_clocks_of_a_step(run: Run, rule: Path, moving: Path) -> None:
+def test_a_search_lowers_the_luts_of_an_array(run: Run, rule: Path, moving: Path) -> None:
     out, target = rule.with_name("fast.st"), rule.with_name("report.json")
-    search = ("--max-loss", 0.5, "--cost", "clocks", "--calibrate", moving, "--json", target)
+    search = ("--max-loss", 0.5, "--cost", "luts", "--calibrate", moving, "--json", target)
     assert run("quantize", rule, "--out", out, "--weight-bits", 3, *search)[0] == 0
     found = json.loads(target.read_text())["search"]
-    clocks = Program.compile(IntegerRule.load(out)).cycles("step", 64)
-    assert found["after"]["clocks"] == clocks < found["before"]["clocks"]
+    luts = estimate(IntegerRule.load(out), 8, 8).lut4_per_thousand_updates
+    assert found["after"]["luts"] == luts < found["before"]["luts"]
 
 
 @pytest.mark.parametrize(
     ("option", "value", "choices"),
-    [("scales", "cell", "output, kernel, weight"), ("cost", "gold", "bits, clocks")],
+    [("scales", "cell", "output, kernel, weight"), ("cost", "gold", "bits, luts")],
 )
 def test_unknown_ways_are_refused(
     option: str, value: str, choices: str, run: Run, rule: Path, moving: Path

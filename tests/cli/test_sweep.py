@@ -205,6 +205,8 @@ def test_rules_on_the_front_are_those_of_quantize(
     (design,) = json.loads(target.read_text())["designs"]
     cost = estimate(IntegerRule.load(expected), 64, 64)
     assert design["cycles_per_step"] == cost.cycles_per_step is not None
+    luts = cost.lut4_per_thousand_updates
+    assert design["lut4_per_thousand_updates"] == pytest.approx(luts, abs=1e-4)
     assert design["signed_digits"] == cost.signed_digits
     assert design["state_bits_per_cell"] == cost.state_bits
 

@@ -179,6 +179,9 @@ def test_array_costs_its_cells_and_what_they_share(tiny_rule: IntegerRule) -> No
     program, found = Program.compile(tiny_rule), estimate(tiny_rule, 6, 7)
     assert found.lut4_parts == cell_lut4(program)
     assert found.lut4_per_cell == sum(cell_lut4(program).values()) == 8
+    assert found.cycles_per_step is not None
+    updates = 1e6 * found.clock_mhz / found.cycles_per_step  # of one cell, a second
+    assert found.lut4_per_thousand_updates == pytest.approx(8 * 1000 / updates)
     assert found.lut4 == 42 * 8 + shared_lut4(program, 6, 7)
     # A row of 7 bits fits one block RAM, and so does the program.
     assert found.block_rams == 6 * block_rams(program.planes, 7) + block_rams(

@@ -96,6 +96,21 @@ def test_another_cost_takes_other_bits(start: tuple[Rule, Formats]) -> None:
     assert found.formats.state == formats.state
 
 
+def test_neurons_and_gates_lose_bits_where_that_is_cheaper(start: tuple[Rule, Formats]) -> None:
+    rule, formats = start
+
+    def results(chosen: Formats, _integer: IntegerRule) -> int:  # all else is free
+        return sum(format.bits for format in (*chosen.hidden[1:], chosen.gate))
+
+    found = search(rule, formats, lambda integer: 0.0, 0.1, cost=results)
+    assert found.cost == 3 * 2
+    assert [format.bits for format in found.formats.hidden] == [8, 2, 2]
+    assert found.formats.gate.bits == 2
+    assert found.rule.gate_format == found.formats.gate
+    assert found.rule.perceive.outputs == found.formats.hidden
+    assert [f.int_bits for f in found.formats.hidden] == [f.int_bits for f in formats.hidden]
+
+
 def test_the_rule_is_rounded_as_one_says(start: tuple[Rule, Formats]) -> None:
     rule, formats = start
     built = []

@@ -106,16 +106,16 @@ def by_hand(grid: Grid, tmp_path: Path, design: Design = DESIGN) -> tuple[Rule, 
     return rule, formats.integer_rule(round_weights(filled, formats, calibration.moments))
 
 
-def five(rule: IntegerRule) -> int:
-    return 5
+def five_and_a_half(rule: IntegerRule) -> tuple[int, float]:
+    return 5, 0.5
 
 
-def no_cell(rule: IntegerRule) -> int:
+def no_cell(rule: IntegerRule) -> tuple[int, float]:
     raise InputError("rounding RND_CONV is not supported by the cell")
 
 
 def test_row_is_what_the_rules_score_by_hand(grid: MakeGrid, tmp_path: Path) -> None:
-    plan = Plan(grid(estimate=five))
+    plan = Plan(grid(estimate=five_and_a_half))
     (row,) = table(plan, work_off(plan)[0])
     rule, integer = by_hand(plan.grid, tmp_path)
     frames = plan.grid.clips[0].frames
@@ -128,7 +128,7 @@ def test_row_is_what_the_rules_score_by_hand(grid: MakeGrid, tmp_path: Path) -> 
     layers = (integer.perceive, integer.update)
     assert row.weight_bits_total == 6 * sum(layer.weight.size for layer in layers)
     assert row.state_bits_per_cell == integer.state_bits
-    assert row.cycles_per_step == 5
+    assert (row.cycles_per_step, row.lut4_per_thousand_updates) == (5, 0.5)
     assert (row.clip, row.frames, row.seed, row.density) == ("noise0", 24, 0, 0.1)
     assert row.reason == ""
 
@@ -237,7 +237,7 @@ def test_a_rule_that_no_cell_can_run_is_scored_all_the_same(grid: MakeGrid) -> N
         return table(plan, work_off(plan)[0])[0]
 
     without = row(no_cell)
-    assert without.cycles_per_step is None
+    assert without.cycles_per_step is without.lut4_per_thousand_updates is None
     assert without.reason == "rounding RND_CONV is not supported by the cell"
     assert without.psnr == row(None).psnr
     assert without.psnr is not None
@@ -315,7 +315,7 @@ def test_fronts_leave_out_designs_whose_cost_is_unknown(grid: MakeGrid) -> None:
     plan = Plan(grid(weight_bits=[4, 6]))
     summaries = summarize(plan.grid, table(plan, work_off(plan)[0]))
     found = fronts(summaries)
-    assert found["cycles_per_step"] == []
+    assert found["lut4_per_thousand_updates"] == []
     assert found["total_bits"][0].design.weight_bits == 4
 
 
