@@ -35,7 +35,7 @@ class RuleConfig:
     channels
         Learned channels C, prediction included (1 to 32).
     hidden
-        Neurons of the hidden layer (1 to 64).
+        Neurons of the hidden layer (1 to 128, as many as a Growing NCA has).
     inputs
         Names out of `INPUTS`, in that order.
     steps_per_frame
@@ -68,7 +68,7 @@ class RuleConfig:
         for name, low, high in (
             ("block", 1, 4),
             ("channels", 1, 32),
-            ("hidden", 1, 64),
+            ("hidden", 1, 128),
             ("steps_per_frame", 1, 64),
             ("trace_bits", 1, 16),
         ):

@@ -43,13 +43,13 @@ def import_growing_nca(
     fire_rate: float = 1.0,
     steps_per_frame: int = 4,
     trace_bits: int = 8,
-    reference: Callable[[Tensor], Tensor] | None = None,
+    reference: Callable[[Tensor], Tensor] | None,
 ) -> Rule:
     """Turn the layers of a Growing-NCA model into a residual rule.
 
-    For instance `import_growing_nca(nca.perceive, nca.fc0, nca.fc1, fire_rate=0.5)`. As long as the
-    model's state stays in [-1, 1], the rule computes the same, up to the order of sums; there the
-    rule clips its state in every step, which the original model does not.
+    For instance `import_growing_nca(nca.perceive, nca.fc0, nca.fc1, reference=nca.step)`. As long
+    as the model's state stays in [-1, 1], the rule computes the same, up to the order of sums;
+    there the rule clips its state in every step, which the original model does not.
 
     Parameters
     ----------
@@ -76,8 +76,9 @@ def import_growing_nca(
         As in `RuleConfig`.
     reference
         The model's own step: from (1, C + inputs, H, W), what the cells show, to the next state
-        (1, C, H, W), all cells firing. If given, the rule is compared with it on random states, so
-        that what stands in no layer (alive masking, another nonlinearity) is found out.
+        (1, C, H, W), all cells firing. The rule is compared with it on random states, so that what
+        stands in no layer (alive masking, another nonlinearity) is found out; None if the layers
+        are known to be all that there is.
 
     Raises
     ------

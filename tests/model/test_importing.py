@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,12 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scotopia.model.errors import InputError
-from scotopia.model.importing import import_growing_nca
+from scotopia.model.importing import import_growing_nca as import_compared
 from scotopia.model.rule import Rule
+
+#: Where a test compares on its own.
+import_growing_nca = partial(import_compared, reference=None)
 
 SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
 PAD = {"zero": "constant", "replicate": "replicate", "wrap": "circular"}
-CHANNELS, INPUTS = 16, ("sample", "valid")
+CHANNELS, HIDDEN_NEURONS, INPUTS = 16, 128, ("sample", "valid")
 
 
 class GrowingNCA(nn.Module):
@@ -21,8 +25,8 @@ class GrowingNCA(nn.Module):
     def __init__(self, border: str = "zero") -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.fc0 = nn.Conv2d(3 * (CHANNELS + len(INPUTS)), 32, 1)
-        self.fc1 = nn.Conv2d(32, CHANNELS, 1, bias=False)
+        self.fc0 = nn.Conv2d(3 * (CHANNELS + len(INPUTS)), HIDDEN_NEURONS, 1)
+        self.fc1 = nn.Conv2d(HIDDEN_NEURONS, CHANNELS, 1, bias=False)
         self.border = border
 
     def forward(self, seen: Tensor) -> Tensor:
@@ -36,7 +40,7 @@ class GrowingNCA(nn.Module):
         return seen[:, :CHANNELS] + 0.1 * self.fc1(F.relu(self.fc0(perception)))
 
     def to_rule(self, **options: Any) -> Rule:
-        update = nn.Conv2d(32, CHANNELS, 1, bias=False)
+        update = nn.Conv2d(HIDDEN_NEURONS, CHANNELS, 1, bias=False)
         update.load_state_dict({"weight": 0.1 * self.fc1.weight})
         options = {"border": self.border, **options}
         return import_growing_nca([nn.Identity(), SOBEL, SOBEL.T], self.fc0, update, **options)
@@ -68,7 +72,7 @@ def test_growing_nca_by_hand_steps_as_its_rule(border: str) -> None:
     model = GrowingNCA(border)
     rule = model.to_rule()
     assert (rule.config.kind, rule.config.perception) == ("residual", "full")
-    assert (rule.config.channels, rule.config.hidden, rule.config.inputs) == (16, 32, INPUTS)
+    assert (rule.config.channels, rule.config.hidden, rule.config.inputs) == (16, 128, INPUTS)
     assert run_beside(model, rule, list(range(CHANNELS))) < 1e-6
 
 
@@ -326,8 +330,8 @@ REFUSED: dict[str, tuple[Callable[[], Rule], str]] = {
         "prediction 4 is outside 0 to 3, the channels that update has: choose one inside",
     ),
     "too many hidden neurons": (
-        lambda: import_growing_nca(conv(), nn.Conv2d(6, 128, 1), nn.Conv2d(128, 4, 1)),
-        "hidden 128 is outside 1 to 64: choose one inside",
+        lambda: import_growing_nca(conv(), nn.Conv2d(6, 129, 1), nn.Conv2d(129, 4, 1)),
+        "hidden 129 is outside 1 to 128: choose one inside",
     ),
     "too many channels": (
         lambda: import_growing_nca(nn.Conv2d(35, 6, 3, padding=1), HIDDEN, nn.Conv2d(5, 33, 1)),

@@ -286,9 +286,9 @@ def add_tick(model: Any) -> None:
             "model FILE holds no rule (update.bias is not finite): export it again",
         ),
         (
-            lambda model: describe(model, hidden=65),
+            lambda model: describe(model, hidden=129),
             True,
-            "model FILE holds no rule (hidden 65 is outside 1 to 64: choose one inside): "
+            "model FILE holds no rule (hidden 129 is outside 1 to 128: choose one inside): "
             "export it again",
         ),
         (

@@ -164,8 +164,8 @@ def test_cost_of_the_default_rule() -> None:
     ("fields", "sentence"),
     [
         ({"channels": 0}, "channels 0 is outside 1 to 32: choose one inside"),
-        ({"hidden": 65}, "hidden 65 is outside 1 to 64: choose one inside"),
-        ({"hidden": 2.5}, "hidden 2.5 is outside 1 to 64: choose one inside"),
+        ({"hidden": 129}, "hidden 129 is outside 1 to 128: choose one inside"),
+        ({"hidden": 2.5}, "hidden 2.5 is outside 1 to 128: choose one inside"),
         ({"steps_per_frame": 65}, "steps_per_frame 65 is outside 1 to 64: choose one inside"),
         ({"trace_bits": 17}, "trace_bits 17 is outside 1 to 16: choose one inside"),
         ({"kind": "gru"}, "kind 'gru' is unknown: choose gated or residual"),
