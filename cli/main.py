@@ -301,7 +301,7 @@ def train(
         resume=resume,
         device=device,
         log=log,
-        command=shlex.join(["scotopia", *sys.argv[1:]]),
+        command=command_line(),
         start=Start.named(start),
         teacher=None if teacher is None else Teacher(teacher, Rule.load(rule_path(teacher))),
         quantization=source,
@@ -488,6 +488,7 @@ def quantize(
             scales,
             feedback,
             cost,
+            command_line(),
         ),
         console,
     )
@@ -1015,6 +1016,11 @@ def name_of(rule: Any) -> str:
     from scotopia.quantize.integer_rule import IntegerRule
 
     return "nca-int" if isinstance(rule, IntegerRule) else "nca"
+
+
+def command_line() -> str:
+    """How the user put it."""
+    return shlex.join(["scotopia", *sys.argv[1:]])
 
 
 def training_of(rule: Any) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from scotopia.hdl.estimate import costs_of_array
 from scotopia.model import score
+from scotopia.model.checkpoint import digests
 from scotopia.model.errors import InputError
-from scotopia.model.files import rule_kind
+from scotopia.model.files import rule_kind, with_clips
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.synthetic import synthetic_clips
@@ -63,6 +64,8 @@ class Job:
         Whether a float rule's weights are rounded by `round_weights`, else each to the nearest.
     cost
         What a search lowers, one of `COSTS`.
+    command
+        How the user put it, for the record.
     """
 
     rule: str
@@ -77,6 +80,7 @@ class Job:
     scales: str = "kernel"
     feedback: bool = True
     cost: str = "bits"
+    command: str = ""
 
 
 def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str, Any]]:
@@ -123,6 +127,10 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         result |= {"calibration": job.method, "hidden": clipped}
     if job.max_loss is not None:
         formats = _search(job, source, build, formats, clips, console, result)
+    source.training_record = with_clips(
+        source.training_record | {"quantized_by": job.command},
+        digests(clips) if job.clips else {},
+    )
     integer = with_proof(build(formats) if build else formats.integer_rule(source))
     proof = integer.proof
     assert proof is not None

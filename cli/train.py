@@ -22,7 +22,7 @@ from rich.table import Table
 from scotopia.model.checkpoint import Checkpoint
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
-from scotopia.model.files import rule_kind, write_atomically
+from scotopia.model.files import rule_kind, with_clips, write_atomically
 from scotopia.model.options import TrainOptions
 from scotopia.model.presets import PRESETS
 from scotopia.model.rule import Rule
@@ -52,7 +52,7 @@ FIRST_VALIDATION_CLIP = 1_000_000
 LOG_COLUMNS = ("iteration", "seconds", "loss", "learning_rate", "validation_psnr")
 
 #: What quantization-aware training calibrates with: this many clips, this many frames of each.
-CALIBRATION_CLIPS, CALIBRATION_FRAMES = 4, 40
+CALIBRATION_CLIPS, CALIBRATION_FRAMES = 8, 80
 
 Fields = TypeVar("Fields", RuleConfig, TrainOptions)
 
@@ -152,6 +152,19 @@ class Job:
         """What training starts from, in words that a checkpoint keeps."""
         taught = "" if self.teacher is None else f", taught by {self.teacher}"
         return str(self.quantization or self.start) + taught
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Records of the rules that training starts from or that teach: what they have seen."""
+        found = []
+        if self.quantization is not None:
+            rule = self.quantization.rule
+            found.append(rule.training if isinstance(rule, IntegerRule) else rule.training_record)
+        elif self.start.rule is not None:
+            found.append(self.start.rule.training_record)
+        if self.teacher is not None:
+            found.append(self.teacher.rule.training_record)
+        return found
 
     @property
     def checkpoint(self) -> Path:
@@ -393,7 +406,7 @@ def _train(
     synthetic = _render(job.synthetic, 120, job.options.seed, 0, "training clips", progress)
     if not validation:
         validation = _render(4, 60, 0, FIRST_VALIDATION_CLIP, "validation clips", progress)
-    rule = _new_rule(job, [*real, *synthetic])
+    rule = _new_rule(job, real, synthetic)
     teacher = None if job.teacher is None else job.teacher.rule
     trainer = Trainer(rule, real, job.options, synthetic=synthetic, device=device, teacher=teacher)
     done = _Progress(start=job.beginning)
@@ -405,8 +418,6 @@ def _train(
         + (f", from iteration {trainer.iteration} on" if checkpoint else "")
     )
     record = {
-        "clips": [clip.name for clip in real],
-        "digests": {clip.name: trainer.clips[clip.name] for clip in real},
         "synthetic_clips": job.synthetic,
         "validation_clips": [clip.name for clip in validation],
         "options": job.options.describe(),
@@ -415,14 +426,17 @@ def _train(
         "device": device,
         "scotopia": version("scotopia"),
     }
+    for seen in job.sources:
+        record = with_clips(record, dict.fromkeys(seen.get("clips", ())) | seen.get("digests", {}))
+    record = with_clips(record, {clip.name: trainer.clips[clip.name] for clip in real})
     with _open_log(job, trainer.iteration) as log:
         _Loop(job, trainer, validation, done, record, log, progress, console).run()
     return trainer.average
 
 
-def _new_rule(job: Job, clips: Sequence[Clip]) -> Rule:
+def _new_rule(job: Job, real: Sequence[Clip], synthetic: Sequence[Clip]) -> Rule:
     if job.quantization is not None:
-        return job.quantization.new_rule(clips, job.options.densities[1])
+        return job.quantization.new_rule(real or synthetic, job.options.densities[1])
     torch.manual_seed(job.options.seed)
     return job.start.new_rule(job.config)
 

@@ -123,6 +123,12 @@ def check_training_record(record: Any) -> dict[str, Any]:
     return record
 
 
+def with_clips(record: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
+    """Return a record of training that names these clips, too: `digests` by name."""
+    names = dict.fromkeys([*record.get("clips", ()), *digests])
+    return record | {"clips": [*names], "digests": record.get("digests", {}) | digests}
+
+
 def read_rule_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Read a rule file of the given kind.
 

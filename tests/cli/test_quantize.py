@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from scotopia.hdl.estimate import estimate
+from scotopia.model.checkpoint import digest
 from scotopia.model.rule import Rule
+from scotopia.model.video import load_clip
 from scotopia.quantize.integer_rule import IntegerRule
 
 Run = Callable[..., tuple[int, str, str]]
@@ -43,6 +45,20 @@ def test_the_report_tells_what_would_clip(run: Run, rule: Path, moving: Path) ->
     formats = [row["format"] for row in report["hidden"]]
     assert formats == [str(format) for format in IntegerRule.load(out).perceive.outputs]
     assert all(format in printed for format in formats)
+
+
+def test_the_record_says_how_and_by_which_clips_a_rule_was_quantized(
+    run: Run, rule: Path, moving: Path
+) -> None:
+    out, narrow = rule.with_name("int.safetensors"), rule.with_name("narrow.safetensors")
+    assert run("quantize", rule, "--out", out)[0] == 0
+    assert IntegerRule.load(out).training["clips"] == []  # it was never trained
+    command = ("quantize", out, "--out", narrow, "--max-loss", 0.5, "--calibrate", moving)
+    assert run(*command)[0] == 0
+    record = IntegerRule.load(narrow).training
+    assert record["quantized_by"] == f"scotopia {' '.join(map(str, command))}"
+    assert record["clips"] == ["moving"]
+    assert record["digests"] == {"moving": digest(load_clip(moving))}
 
 
 def test_a_search_lowers_the_luts_of_an_array(run: Run, rule: Path, moving: Path) -> None:

@@ -460,6 +460,20 @@ def test_an_integer_rule_is_trained_in_its_own_formats(
     assert not np.array_equal(after.perceive.weight, before.perceive.weight)
 
 
+@pytest.mark.parametrize("option", ["start", "teacher", "quantize"])
+def test_a_rule_has_seen_what_the_rule_has_that_it_learns_from(
+    option: str, run: Run, train: Run, clip: Path, held_out: Path, tmp_path: Path
+) -> None:
+    train()
+    source, out = tmp_path / "rule.safetensors", tmp_path / "second.safetensors"
+    shape = () if option == "quantize" else SHAPE
+    assert run("train", held_out, f"--{option}", source, "--out", out, *EFFORT, *shape)[0] == 0
+    rule = IntegerRule.load(out) if option == "quantize" else Rule.load(out)
+    record = rule.training if isinstance(rule, IntegerRule) else rule.training_record
+    assert record["clips"] == ["ramp", "held_out"]
+    assert record["digests"] == {path.stem: digest(load_clip(path)) for path in (clip, held_out)}
+
+
 def test_quantization_aware_training_that_was_stopped_goes_on(
     retrain: Run, tmp_path: Path, at_iteration: AtIteration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
