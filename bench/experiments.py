@@ -1,7 +1,7 @@
 """Train rules that differ in one thing: python bench/experiments.py NAME...|all
 
 Each variant starts from the same seed and is trained on the same videos for as many iterations,
-few of them: what is compared is how far a shape comes in about a minute, not how far it can come.
+few of them: what is compared is how far a shape comes in a minute or two, not how far it can come.
 What has been run is kept and not run again, so that a stopped experiment goes on where it was.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plots import Point, draw
-from runs import DENSITY, FRAMES, UNTRAINED, Lab, Score, Variant
+from runs import DENSITY, FRAMES, LEARNING_RATES, UNTRAINED, Lab, Score, Variant
 
 from scotopia.cli.evaluate import BASELINES, ORACLE, clip_names
 from scotopia.model.config import RuleConfig
@@ -40,14 +40,13 @@ OPTIONS = TrainOptions(
     batch=8,
     crop=48,
     chunk=8,
-    learning_rate=3e-3,
     densities=(0.005, 0.01, 0.04),
     restart=0.08,
     moving_share=0.7,
     drift=0.2,
     cut=0.02,
     blackout=0.01,
-    average=0.998,
+    average=0.99,
 )
 
 
@@ -66,6 +65,10 @@ def training_cost(config: RuleConfig) -> float:
     return macs_a_pixel(replace(config, perception="full"))
 
 
+#: A variant, and how it did.
+Scored = tuple[Variant, Score]
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A question, and the variants that answer it.
@@ -82,6 +85,8 @@ class Experiment:
         Whether the plot has a Pareto front; else the points of one start are joined.
     ticks
         Names of the costs 0, 1, 2 and so on; none for numbers.
+    conclude
+        Says in a sentence what was found; nothing by default.
     """
 
     title: str
@@ -92,6 +97,7 @@ class Experiment:
     log: bool = True
     front: bool = True
     ticks: Sequence[str] = ()
+    conclude: Callable[[Sequence[Scored]], str] = lambda scores: ""
 
 
 def _steps() -> Experiment:
@@ -187,7 +193,19 @@ def _losses() -> Experiment:
         log=False,
         front=False,
         ticks=tuple(LOSSES),
+        conclude=_price_of_self_supervision,
     )
+
+
+def _price_of_self_supervision(scores: Sequence[Scored]) -> str:
+    found = {(variant.start, variant.loss): score.all for variant, score in scores}
+    prices = [
+        f"{found[start, 'log-dense'] - found[start, 'observed']:.2f} dB from the start "
+        f"{'as a filter' if start == 'filter' else 'at random'}"
+        for start in LEARNING_RATES
+        if {(start, "log-dense"), (start, "observed")} <= found.keys()
+    ]
+    return f"What learning without the ground truth costs: {', '.join(prices)}." if prices else ""
 
 
 EXPERIMENTS = {
@@ -237,9 +255,11 @@ def write_report(lab: Lab, out: Path) -> None:
         "# Experiments\n",
         "Made by `python bench/experiments.py all`; do not edit.\n",
         f"Every rule is trained for {options.iterations} iterations of {options.batch} videos of "
-        f"{options.crop} x {options.crop} pixels and {options.chunk} frames, seed {options.seed}, "
+        f"{options.crop} x {options.crop} pixels and {options.chunk} frames, at a learning rate of "
+        f"{LEARNING_RATES['filter']:g}, or {LEARNING_RATES['random']:g} from a random start, seed "
+        f"{options.seed}, "
         f"on the {len(lab.train_clips)} clips of `scripts/training_clips.py`'s `train`. That is a "
-        "minute or so of one core: differences of a tenth of a decibel or two may be luck, and a "
+        "minute or two of one core: differences of a tenth of a decibel or two may be luck, and a "
         "larger rule may gain from more. Scores are mean PSNRs in dB of the first "
         f"{FRAMES} frames of {len(oracle.psnr)} clips never trained on ({static} static; "
         f"{held_out}), {DENSITY:.0%} of the pixels shown. State bits: a cell's state in 32-bit "
@@ -286,7 +306,7 @@ def write_report(lab: Lab, out: Path) -> None:
 def _section(
     name: str,
     experiment: Experiment,
-    scores: Sequence[tuple[Variant, Score]],
+    scores: Sequence[Scored],
     missing: Sequence[Variant],
     oracle: Score,
 ) -> list[str]:
@@ -306,6 +326,7 @@ def _section(
         f"## {experiment.title}\n",
         f"{experiment.question}\n",
         _table(heads, rows),
+        *filter(None, [experiment.conclude(scores)]),
         *(
             [f"Not run yet: {', '.join(f'{v.label} ({v.start})' for v in missing)}.\n"]
             * bool(missing)
@@ -328,13 +349,16 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"all, {', '.join(NAMES)}")
-    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("docs/experiments"))
     parser.add_argument(
         "--clips", nargs="+", default=["out/clips/train"], help="clips, folders of clips"
     )
     parser.add_argument(
-        "--held-out", nargs="+", default=["out/clips/held_out", "davis_road"], help="likewise"
+        "--held-out",
+        nargs="+",
+        default=["out/clips/held_out", "out/clips/blind", "davis_road"],
+        help="likewise",
     )
     arguments = parser.parse_args()
     names = NAMES if "all" in arguments.names else arguments.names

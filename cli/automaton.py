@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule, hard_sigmoid, to_state
+from scotopia.model.task import FIRE_SEED
+from scotopia.model.unroll import draw_fired
 from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.lfsr import RowRegisters
 
 State = NDArray[Any]  # (C, H, W), numbers as the rule keeps them
 Values = NDArray[np.float64]
@@ -31,7 +35,8 @@ class Automaton:
     start
         (height, width) to the state before the first sample.
     step
-        State (C, H, W), samples (H, W) and valid (H, W) to the next state.
+        State (C, H, W), samples (H, W), valid (H, W) and the number of steps before this one, which
+        decides what is left to chance, to the next state.
     samples
         Pixels in [0, 1], of any shape, to what the sensor delivers.
     values
@@ -40,13 +45,13 @@ class Automaton:
         A generator and a state to random numbers of the state's shape, uniform in each channel's
         range.
     gates
-        What `step` takes to the gates (channels, H, W) that it opens, in [0, 1]; None if the rule
-        has none or does not tell.
+        State, samples and valid to the gates (channels, H, W) that it opens, in [0, 1]; None if the
+        rule has none or does not tell.
     """
 
     config: RuleConfig
     start: Callable[[int, int], State]
-    step: Callable[[State, State, Mask], State]
+    step: Callable[[State, State, Mask, int], State]
     samples: Callable[[Video], State]
     values: Callable[[State], Values]
     scramble: Callable[[np.random.Generator, State], State]
@@ -57,17 +62,47 @@ class Automaton:
         brightness: Values = (self.values(state)[0] + 1) * (128 / 255)  # the rules' `to_pixel`
         return brightness
 
-    def run(self, state: State, frames: Video, mask: Mask) -> Iterator[State]:
-        """Show the pixels of `frames` that `mask` lets through; yield the state of each step."""
+    def run(self, state: State, frames: Video, mask: Mask, frame: int = 0) -> Iterator[State]:
+        """Show the pixels of `frames` that `mask` lets through; yield the state of each step.
+
+        `frame` is the number of the first frame.
+        """
+        number = frame * self.config.steps_per_frame
         for sample, valid in zip(self.samples(frames), mask, strict=True):
             for _ in range(self.config.steps_per_frame):
-                state = self.step(state, sample, valid)
+                state = self.step(state, sample, valid, number)
+                number += 1
                 yield state
 
-    def run_frames(self, state: State, frames: Video, mask: Mask) -> Iterator[State]:
+    def run_frames(
+        self, state: State, frames: Video, mask: Mask, frame: int = 0
+    ) -> Iterator[State]:
         """As `run`, but yield the state of each frame's last step."""
         count = self.config.steps_per_frame
-        return islice(self.run(state, frames, mask), count - 1, None, count)
+        return islice(self.run(state, frames, mask, frame), count - 1, None, count)
+
+
+class Drawn:
+    """Random planes of 0 and 1, drawn in order and kept, so that all runs of a rule see the same.
+
+    Parameters
+    ----------
+    draw
+        Draws those of the next steps, (steps, planes, H, W).
+    """
+
+    def __init__(self, draw: Callable[[], NDArray[Any]]) -> None:
+        self._draw = draw
+        self._kept: list[NDArray[np.uint8]] = []
+        self._shape: tuple[int, ...] = ()
+
+    def __getitem__(self, number: int) -> NDArray[np.uint8]:
+        while number >= len(self._kept):
+            for planes in self._draw():
+                self._shape = planes.shape
+                self._kept.append(np.packbits(planes.astype(np.uint8)))
+        count = int(np.prod(self._shape))
+        return np.unpackbits(self._kept[number], count=count).reshape(self._shape)
 
 
 def automaton(rule: Rule | IntegerRule) -> Automaton:
@@ -76,7 +111,7 @@ def automaton(rule: Rule | IntegerRule) -> Automaton:
     Raises
     ------
     InputError
-        If a cell of the rule stands for more than one pixel, or not all cells update in a step.
+        If a cell of the rule stands for more than one pixel.
     """
     config = rule.config
     if config.block != 1:
@@ -84,20 +119,22 @@ def automaton(rule: Rule | IntegerRule) -> Automaton:
             f"block {config.block}: a cell of this rule stands for {config.block} x {config.block} "
             "pixels; inspect a rule with block 1"
         )
-    if config.fire_rate != 1:
-        raise InputError(
-            f"fire_rate {config.fire_rate:g}: not all cells of this rule update in a step; "
-            "inspect a rule with fire_rate 1"
-        )
-    if isinstance(rule, IntegerRule) and rule.dither:
-        raise InputError(
-            f"dither {rule.dither}: its updates are rounded by chance; inspect a rule with dither 0"
-        )
     return _of_integers(rule) if isinstance(rule, IntegerRule) else _of_floats(rule)
 
 
 def _of_integers(rule: IntegerRule) -> Automaton:
     formats = rule.channel_formats
+
+    @cache
+    def drawn(height: int, width: int) -> Drawn:
+        registers = RowRegisters(height, width, rule.noise_seed)
+        return Drawn(lambda: registers.planes(rule.noise_planes)[None])
+
+    def step(state: State, sample: State, valid: Mask, number: int) -> State:
+        noise = None
+        if rule.noise_planes:
+            noise = drawn(*valid.shape)[number].astype(np.int64)
+        return rule.step(state, sample, valid, noise)
 
     def scramble(random: np.random.Generator, state: State) -> State:
         planes = [random.integers(f.lowest, f.highest + 1, state.shape[1:]) for f in formats]
@@ -106,7 +143,7 @@ def _of_integers(rule: IntegerRule) -> Automaton:
     return Automaton(
         rule.config,
         start=rule.initial_state,
-        step=rule.step,
+        step=step,
         samples=rule.sample_codes,
         values=lambda state: np.stack(
             [f.values(codes) for f, codes in zip(formats, state, strict=True)]
@@ -123,9 +160,24 @@ def _of_floats(rule: Rule) -> Automaton:
         x, shown, where = tensors
         return x[None], shown[None, None], where[None, None]
 
+    @cache
+    def drawn(height: int, width: int) -> Drawn:
+        """As `task.run` draws them, a frame's at once."""
+        generator = torch.Generator().manual_seed(FIRE_SEED)
+
+        def draw() -> NDArray[Any]:
+            fired = draw_fired(rule, torch.empty(1, 1, 1, height, width), generator)
+            assert fired is not None
+            return fired[0].numpy()
+
+        return Drawn(draw)
+
     @torch.no_grad()
-    def step(state: State, sample: State, valid: Mask) -> State:
-        moved: State = rule(*batch(state, sample, valid))[0].numpy()
+    def step(state: State, sample: State, valid: Mask, number: int) -> State:
+        fired = None
+        if rule.config.fire_rate < 1:
+            fired = torch.from_numpy(drawn(*valid.shape)[number])[None]
+        moved: State = rule(*batch(state, sample, valid), fired)[0].numpy()
         return moved
 
     @torch.no_grad()

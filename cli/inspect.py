@@ -76,10 +76,11 @@ def watch(subject: Automaton, frames: Video, mask: Mask) -> History:
     states, gates, gates_at_samples = [], [], []
     for number, (sample, valid) in enumerate(zip(subject.samples(frames), mask, strict=True)):
         opened = np.zeros((subject.config.channels, *valid.shape))
-        for _ in range(subject.config.steps_per_frame):
+        steps = subject.config.steps_per_frame
+        for step in range(number * steps, (number + 1) * steps):
             if subject.gates:
-                opened += subject.gates(state, sample, valid) / subject.config.steps_per_frame
-            state = subject.step(state, sample, valid)
+                opened += subject.gates(state, sample, valid) / steps
+            state = subject.step(state, sample, valid, step)
         if not np.isfinite(state).all():
             raise InputError(
                 f"the rule's state is not finite at frame {number}: its weights are too large, "
@@ -222,7 +223,7 @@ def perturb(
     at
         Column and row of the sample.
     frame
-        Number of the first frame, kept for the record.
+        Number of the first frame.
     """
     x, y = at
     reached = mask.copy()
@@ -234,7 +235,7 @@ def perturb(
 
     away = distances(frames.shape[1:], x, y, subject.config.border == "wrap")
     difference, front = [], []
-    runs = (subject.run(state, clip, reached) for clip in (frames, changed))
+    runs = (subject.run(state, clip, reached, frame) for clip in (frames, changed))
     for one, other in zip(*runs, strict=True):
         difference.append(np.abs(subject.prediction(one) - subject.prediction(other)))
         front.append(_farthest((one != other).any(axis=0), away))
@@ -351,6 +352,7 @@ def recover(
     mask: Mask,
     region: Region,
     undamaged: Video,
+    frame: int = 0,
 ) -> Recovery:
     """Run on from a damaged state.
 
@@ -360,8 +362,10 @@ def recover(
         Before the first of `frames`.
     undamaged
         (T, H, W): what the rule predicts without the damage.
+    frame
+        Number of the first frame.
     """
-    states = [state, *subject.run_frames(state, frames, mask)]
+    states = [state, *subject.run_frames(state, frames, mask, frame)]
     shown = _brightness(subject, states)
     predictions = shown[1:]
     psnr = region_psnr(frames, predictions, region)
@@ -478,5 +482,6 @@ def inspect(
             shown,
             region,
             history.predictions[warm_up:],
+            warm_up,
         )
     return Inspection(subject.config, frames, mask, history, warm_up, ripple, region, recoveries)

@@ -7,7 +7,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is in the optional extra `b
 
 import experiments
 from experiments import BASE, EXPERIMENTS, Experiment
-from runs import Lab, Variant
+from runs import Lab, Score, Variant
 
 from scotopia.model.config import RuleConfig
 from scotopia.model.options import TrainOptions
@@ -86,3 +86,15 @@ def test_variants_of_an_experiment_are_told_apart(name):
 def test_the_base_stands_in_most_experiments():
     shapes = [{variant.config for variant in found.variants} for found in EXPERIMENTS.values()]
     assert all(BASE in found for found in shapes)
+
+
+def test_the_price_of_self_supervision_is_told():
+    def scored(loss, start, psnr):
+        return Variant(loss, BASE, start, loss), Score({"a": psnr}, {"a": 0.0})
+
+    found = [scored("log-dense", "filter", 25.5), scored("observed", "filter", 24.25)]
+    conclude = EXPERIMENTS["losses"].conclude
+    assert conclude(found) == (
+        "What learning without the ground truth costs: 1.25 dB from the start as a filter."
+    )
+    assert conclude(found[:1]) == ""

@@ -80,7 +80,7 @@ def toy(step: Callable[[State, State, Mask], State], steps: int = 1) -> Automato
     return Automaton(
         RuleConfig(channels=1, inputs=("valid", "innovation"), hidden=1, steps_per_frame=steps),
         start=lambda height, width: np.zeros((3, height, width)),
-        step=step,
+        step=lambda state, sample, valid, _number: step(state, sample, valid),
         samples=lambda pixels: pixels * (255 / 128) - 1,
         values=lambda state: state,
         scramble=lambda random, state: random.uniform(-1, 1, state.shape),
@@ -97,10 +97,14 @@ def leaky(state: State, sample: State, valid: Mask) -> State:
 
 
 @BOTH
+@pytest.mark.parametrize("fire_rate", [1, 0.5])
+@pytest.mark.parametrize("dither", [0, 3])
 def test_automaton_computes_what_the_task_computes(
-    make: Make, frames: Video, mask: Mask, kind: str
+    make: Make, frames: Video, mask: Mask, kind: str, fire_rate: float, dither: int
 ) -> None:
-    rule = make(kind)
+    rule = make(kind, fire_rate=fire_rate)
+    if kind == "integer":
+        rule = dataclasses.replace(rule, dither=dither)
     subject = automaton(rule)
     task: Any = float_task if kind == "float" else integer_task
     states = list(subject.run_frames(subject.start(H, W), frames, mask))
@@ -454,12 +458,23 @@ def test_a_rule_that_is_not_finite_is_refused(make: Make, frames: Video, mask: M
         inspect(rule, frames, mask, warm_up=WARM_UP)
 
 
-@pytest.mark.parametrize(("name", "value"), [("block", 2), ("fire_rate", 0.5)])
-def test_rules_that_cannot_be_shown_are_refused(name: str, value: float, make: Make) -> None:
+def test_a_rule_of_several_pixels_a_cell_is_refused(make: Make) -> None:
     rule: Rule = make("float")
-    rule.config = dataclasses.replace(rule.config, channels=5, **{name: value})  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=rf"^{name} {value}: .*; inspect a rule with {name} 1$"):
+    rule.config = dataclasses.replace(rule.config, channels=5, block=2)
+    with pytest.raises(InputError, match=r"^block 2: .*; inspect a rule with block 1$"):
         automaton(rule)
+
+
+@BOTH
+def test_chance_is_the_same_in_both_runs_of_an_experiment(
+    make: Make, frames: Video, mask: Mask, kind: str
+) -> None:
+    subject = automaton(make(kind, fire_rate=0.5))
+    found = inspect(make(kind, fire_rate=0.5), frames, mask, warm_up=WARM_UP)
+    state, rest = found.history.states[WARM_UP - 1], slice(WARM_UP, None)
+    again = list(subject.run_frames(state, frames[rest], mask[rest], WARM_UP))
+    assert all(map(np.array_equal, again, found.history.states[WARM_UP:]))
+    assert found.ripple.violations == 0
 
 
 def test_zero_is_the_state_before_the_first_sample(make: Make) -> None:
