@@ -21,6 +21,7 @@ from scotopia.model.errors import InputError
 from scotopia.model.files import write_atomically
 from scotopia.model.rule import Rule
 from scotopia.model.video import Clip, resolve_clip
+from scotopia.quantize.sweep import pareto_front
 
 DENSITY = 0.01
 FIXED = "normalized-convolution"
@@ -89,7 +90,18 @@ def overview(evaluation: Evaluation, rules: dict[str, Rule], names: Sequence[str
         margin, clip = worst_margin(evaluation, name)
         lead = "" if name == FIXED else f"{margin:+.2f} ({clip})"
         lines.append(f"| {' | '.join([name, *cost, *_scores(evaluation, name), lead])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _front(evaluation, rules)])
+
+
+def _front(evaluation: Evaluation, rules: dict[str, Rule]) -> str:
+    """Tell which rules are worth their size."""
+    names = list(rules)
+    costs = [rules[name].config.macs * rules[name].config.steps_per_frame for name in names]
+    means = mean_scores(evaluation.unseen.values())
+    front = pareto_front(costs, [means[name]["psnr"] for name in names])
+    beaten = [name for place, name in enumerate(names) if place not in front]
+    told = f"On the Pareto front of PSNR against MACs: {', '.join(names[i] for i in front)}."
+    return told + (f" Not on it: {', '.join(beaten)}." if beaten else "")
 
 
 def card(name: str, rule: Rule, evaluation: Evaluation) -> str:
