@@ -326,7 +326,7 @@ def _section(
         f"## {experiment.title}\n",
         f"{experiment.question}\n",
         _table(heads, rows),
-        *filter(None, [experiment.conclude(scores)]),
+        *(f"{told}\n" for told in [experiment.conclude(scores)] if told),
         *(
             [f"Not run yet: {', '.join(f'{v.label} ({v.start})' for v in missing)}.\n"]
             * bool(missing)
