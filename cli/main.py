@@ -188,6 +188,9 @@ def train(
     iterations: Annotated[int | None, training("Optimizer steps.")] = None,
     chunk: Annotated[int | None, training("Frames that a gradient reaches back.")] = None,
     loss: Annotated[str | None, training("dense, log-dense or observed.")] = None,
+    optimizer: Annotated[
+        str | None, training("soap, or adam, the better on a grid of integers.")
+    ] = None,
     learning_rate: Annotated[float | None, training("Peak of the learning rate.")] = None,
     average: Annotated[float | None, training("Decay of the weights' running average.")] = None,
     quantize: Annotated[
@@ -276,6 +279,7 @@ def train(
         batch=batch,
         crop=crop,
         chunk=chunk,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         densities=parse_densities(densities),
         restart=restart,

@@ -12,6 +12,9 @@ from .sensor import Sensor
 MOVING = 0.01
 
 
+OPTIMIZERS = ("soap", "adam")
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """How to train.
@@ -26,6 +29,8 @@ class TrainOptions:
         Side of the square cut out of each video, in pixels; a multiple of the rule's block.
     chunk
         Frames between two truncations of the gradient.
+    optimizer
+        "soap", or "adam", which is the better where weights sit on a grid: see `presets`.
     learning_rate
         Peak, up to 1, of a schedule that warms up for 2 % and falls as a cosine to 1 %.
     densities
@@ -67,6 +72,7 @@ class TrainOptions:
     batch: int = 8
     crop: int = 64
     chunk: int = 8
+    optimizer: str = "soap"
     learning_rate: float = 2e-3
     densities: tuple[float, float, float] = (0.005, 0.01, 0.04)
     restart: float = 0.08
@@ -87,6 +93,10 @@ class TrainOptions:
                 raise InputError(f"{name} {getattr(self, name)} is below 1: choose at least 1")
         if self.seed < 0:
             raise InputError(f"seed {self.seed} is below 0: choose 0 or more")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(
+                f"optimizer {self.optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}"
+            )
         if not 0 < self.learning_rate <= 1:  # also refuses NaN
             raise InputError(
                 f"learning_rate {self.learning_rate:g} is outside (0, 1]: choose 0.002"

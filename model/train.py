@@ -101,7 +101,7 @@ class Trainer:
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
         self.iteration = 0
         self._videos = Videos(clips, options, synthetic)
-        self._optimizer = _new_optimizer(self.rule)
+        self._optimizer = _new_optimizer(self.rule, options.optimizer)
         side = options.crop // block
         self._state = rule.initial_state(options.batch, side, side)
         self._teacher = teacher and copy.deepcopy(teacher).requires_grad_(False).to(device)
@@ -201,13 +201,16 @@ class Trainer:
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 tensor.copy_(torch.from_numpy(checkpoint.tensors[name]))
-        for group in self._optimizer.param_groups:
+        for group in self._optimizer.param_groups:  # SOAP counts here, Adam by weight
             group["step"] = checkpoint.iteration + 1
+        for kept in self._optimizer.state.values():
+            if "step" in kept:
+                kept["step"].fill_(checkpoint.iteration + 1)
         self.iteration = checkpoint.iteration
         self._videos.restore(checkpoint.iteration, checkpoint.slots)
 
     def _tensors(self) -> dict[str, Tensor]:
-        """All that a checkpoint keeps, by name; not copied."""
+        """All that a checkpoint keeps, but for counts of steps, by name; not copied."""
         found = {"state": self._state}
         if self._teacher is not None:
             found["teacher_state"] = self._teacher_state
@@ -216,7 +219,7 @@ class Trainer:
             found |= {f"weight/{name}": weight, f"average/{name}": average}
             for kept, value in self._optimizer.state[weight].items():
                 for place, tensor in enumerate(value if isinstance(value, list) else [value]):
-                    if isinstance(tensor, Tensor):
+                    if isinstance(tensor, Tensor) and kept != "step":
                         found[f"{kept}{place}/{name}"] = tensor
         return found
 
@@ -296,8 +299,11 @@ def choose_device(name: str) -> str:
     return name
 
 
-def _new_optimizer(rule: Rule) -> SOAP:
-    """Make SOAP, its first step done: it only takes a gradient's measure, here of zeros."""
+def _new_optimizer(rule: Rule, name: str) -> torch.optim.Optimizer:
+    """Make an optimizer, its first step done, on a gradient of zeros: it has all of its state.
+
+    SOAP's first step only takes a gradient's measure.
+    """
 
     def group(weight: Tensor) -> dict[str, Any]:
         # As a matrix: one side for the outputs, one for what they read, taps and inputs together.
@@ -310,7 +316,11 @@ def _new_optimizer(rule: Rule) -> SOAP:
             "max_precondition_dim": max(sides) if merge else weight.numel(),
         }
 
-    optimizer = SOAP([group(weight) for weight in rule.parameters()], **SOAP_OPTIONS)
+    optimizer: torch.optim.Optimizer
+    if name == "adam":
+        optimizer = torch.optim.Adam(rule.parameters(), betas=SOAP_OPTIONS["betas"])
+    else:
+        optimizer = SOAP([group(weight) for weight in rule.parameters()], **SOAP_OPTIONS)
     for weight in rule.parameters():
         weight.grad = torch.zeros_like(weight)
     optimizer.step()

@@ -78,9 +78,16 @@ def test_teachers_that_teach_nothing_are_refused(small_config: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "block"), [("dense", 1), ("log-dense", 1), ("observed", 1), ("log-dense", 2)]
+    ("loss", "block", "optimizer"),
+    [
+        ("dense", 1, "soap"),
+        ("log-dense", 1, "soap"),
+        ("log-dense", 1, "adam"),
+        ("observed", 1, "soap"),
+        ("log-dense", 2, "soap"),
+    ],
 )
-def test_training_lowers_the_error(loss: str, block: int) -> None:
+def test_training_lowers_the_error(loss: str, block: int, optimizer: str) -> None:
     torch.manual_seed(0)
     rule = Rule(RuleConfig(channels=4 + block**2, hidden=8, steps_per_frame=2, block=block))
 
@@ -95,6 +102,7 @@ def test_training_lowers_the_error(loss: str, block: int) -> None:
         batch=4,
         crop=12,
         chunk=4,
+        optimizer=optimizer,
         learning_rate=0.02,
         densities=(0.3, 0.3, 0.3),
         average=0.9,
@@ -221,6 +229,7 @@ def test_crop_that_does_not_divide_into_cells_is_refused(small_config: Make) -> 
         ),
         ({"cut": 1.5}, "cut 1.5 is outside [0, 1]: give 0.1 for 10 %"),
         ({"restart": math.nan}, "restart nan is outside [0, 1]: give 0.1 for 10 %"),
+        ({"optimizer": "sgd"}, "optimizer 'sgd' is unknown: choose one of soap, adam"),
         ({"learning_rate": math.nan}, "learning_rate nan is outside (0, 1]: choose 0.002"),
         ({"average": 1}, "average 1 is outside [0, 1): choose 0.998"),
         (
