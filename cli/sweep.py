@@ -575,13 +575,18 @@ def front_table(outcome: Outcome) -> Table:
         column.justify = "right"
     for one in outcome.front:
         costs = [
-            f"{'–' if (value := getattr(one, cost)) is None else f'{value:,}'}"
-            + (" *" if one in outcome.fronts[cost] else "  ")
+            _figure(getattr(one, cost)) + (" *" if one in outcome.fronts[cost] else "  ")
             for cost in COST_TITLES
         ]
         view.add_row(str(one.design), f"{one.psnr:.2f}", f"{one.loss:.2f}", *costs)
     view.caption = "* on the Pareto front of PSNR against this cost"
     return view
+
+
+def _figure(cost: float | None) -> str:
+    if cost is None:
+        return "–"
+    return f"{cost:,.2f}" if isinstance(cost, float) else f"{cost:,}"
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
