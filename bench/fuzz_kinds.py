@@ -289,7 +289,7 @@ def _require(holds: bool, what: str) -> None:
 
 def _check_config(config: RuleConfig) -> None:
     for name, low, high in (
-        *(("block", 1, 4), ("channels", 1, 32), ("hidden", 1, 64)),
+        *(("block", 1, 4), ("channels", 1, 32), ("hidden", 1, 128)),
         *(("steps_per_frame", 1, 64), ("trace_bits", 1, 16)),
     ):
         value = getattr(config, name)

@@ -666,7 +666,9 @@ def fpga(
 ) -> None:
     """Synthesize, place and route an array: what it takes of an FPGA, and how fast it is.
 
-    Needs the extra `fpga`. A first run compiles the tools, for a minute or two.
+    Needs the extra `fpga`, but for --stage estimate, which is of an ECP5 and
+    takes no other option but sizes and --json. A first run compiles the tools,
+    for a minute or two.
 
     LUT4 and block RAMs are estimated for ECP5, whatever the device. Of several
     arrays, those that do not fit are named; exit status 1 if there are any.

@@ -31,6 +31,13 @@ def environment() -> Environment:
     return found
 
 
+def figure(cost: float | None) -> str:
+    """Text of a cost: bits are whole, LUT4 for a throughput are not; a dash for None."""
+    if cost is None:
+        return "–"
+    return f"{cost:,.2f}" if isinstance(cost, float) else f"{cost:,}"
+
+
 def _number(value: float | str) -> str:
     if isinstance(value, str):
         return value

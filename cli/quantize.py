@@ -29,6 +29,7 @@ from scotopia.quantize.search import Build, Cost, Found, Score, cost_of, search
 from scotopia.quantize.task import reconstruct
 
 from .evaluate import clip_names
+from .page import figure
 from .rules import rule_path
 
 #: What a search can lower: bits of weights and state, or LUT4 for 1,000 cell updates a second: they
@@ -106,6 +107,7 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
     source: Rule
     build: Build | None = None
     clips = calibration_clips(job.clips)
+    seen = digests(clips) if job.clips else {}
     result: dict[str, Any] = {"calibration_clips": [clip.name for clip in clips]}
     if job.max_loss is not None and rule_kind(path) == "integer rule":
         source = FakeQuantRule.of(IntegerRule.load(path))
@@ -127,10 +129,10 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         result |= {"calibration": job.method, "hidden": clipped}
     if job.max_loss is not None:
         formats = _search(job, source, build, formats, clips, console, result)
-    source.training_record = with_clips(
-        source.training_record | {"quantized_by": job.command},
-        digests(clips) if job.clips else {},
-    )
+    record = with_clips(source.training_record, seen, seen)
+    source.training_record = record | {
+        "quantized_by": [*record.get("quantized_by", ()), job.command]
+    }
     integer = with_proof(build(formats) if build else formats.integer_rule(source))
     proof = integer.proof
     assert proof is not None
@@ -150,10 +152,11 @@ def _rounded_by_feedback(rule: Rule, moments: Moments) -> Build:
     return lambda formats: formats.integer_rule(round_weights(rule, formats, moments))
 
 
-def _cost(job: Job) -> Cost:
+def _cost(job: Job) -> Cost | None:
+    """What a search lowers in place of bits."""
     if job.cost == "luts":
         return lambda _formats, rule: costs_of_array(rule)[1]
-    return lambda formats, _rule: cost_of(formats, job.cells)
+    return None
 
 
 def calibration_clips(names: Sequence[str]) -> list[Clip]:
@@ -195,7 +198,8 @@ def _search(
     mean_psnr = score_on(clips, job.density)
     cost = _cost(job)
     start = build(formats) if build else formats.integer_rule(source)
-    before = {job.cost: cost(formats, start), "psnr": mean_psnr(start)}
+    price = cost(formats, start) if cost else cost_of(formats, job.cells)
+    before = {job.cost: price, "psnr": mean_psnr(start)}
     with console.status("searching") as status:
         found = search(
             source,
@@ -209,7 +213,7 @@ def _search(
         )
     after = {job.cost: found.cost, "psnr": found.score}
     console.print(
-        f"{before[job.cost]:,g} {job.cost} at {before['psnr']:.2f} dB, now {found.cost:,g} at "
+        f"{figure(price)} {job.cost} at {before['psnr']:.2f} dB, now {figure(found.cost)} at "
         f"{after['psnr']:.2f} dB; {found.tried} rules tried"
     )
     console.print(_width_table(found.formats))
@@ -220,7 +224,8 @@ def _search(
 def _progress(show: Callable[[str], None], unit: str) -> Callable[[Found], None]:
     def on_round(found: Found) -> None:
         show(
-            f"searching: {found.cost:,g} {unit} at {found.score:.2f} dB, {found.tried} rules tried"
+            f"searching: {figure(found.cost)} {unit} at {found.score:.2f} dB, "
+            f"{found.tried} rules tried"
         )
 
     return on_round

@@ -53,6 +53,7 @@ from scotopia.quantize.sweep import (
 )
 
 from .evaluate import clip_names
+from .page import figure
 from .rules import SHIPPED, parse_rounding, rule_path
 from .stop import Stop
 
@@ -575,18 +576,12 @@ def front_table(outcome: Outcome) -> Table:
         column.justify = "right"
     for one in outcome.front:
         costs = [
-            _figure(getattr(one, cost)) + (" *" if one in outcome.fronts[cost] else "  ")
+            figure(getattr(one, cost)) + (" *" if one in outcome.fronts[cost] else "  ")
             for cost in COST_TITLES
         ]
         view.add_row(str(one.design), f"{one.psnr:.2f}", f"{one.loss:.2f}", *costs)
     view.caption = "* on the Pareto front of PSNR against this cost"
     return view
-
-
-def _figure(cost: float | None) -> str:
-    if cost is None:
-        return "–"
-    return f"{cost:,.2f}" if isinstance(cost, float) else f"{cost:,}"
 
 
 def to_json(outcome: Outcome) -> dict[str, Any]:

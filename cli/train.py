@@ -427,8 +427,9 @@ def _train(
         "scotopia": version("scotopia"),
     }
     for seen in job.sources:
-        record = with_clips(record, dict.fromkeys(seen.get("clips", ())) | seen.get("digests", {}))
-    record = with_clips(record, {clip.name: trainer.clips[clip.name] for clip in real})
+        record = with_clips(record, seen.get("clips", ()), seen.get("digests", {}))
+    shown = {clip.name: trainer.clips[clip.name] for clip in real}
+    record = with_clips(record, shown, shown)
     with _open_log(job, trainer.iteration) as log:
         _Loop(job, trainer, validation, done, record, log, progress, console).run()
     return trainer.average

@@ -8,7 +8,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -113,20 +113,27 @@ def check_training_record(record: Any) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If it is no object, or its clips are no list of names.
+        If it is no object, its clips are no list of names, or its digests are none by name.
     """
     if not isinstance(record, dict):
         raise ValueError(f"training is a {type(record).__name__}")
     clips = record.get("clips", [])
     if not isinstance(clips, list) or not all(isinstance(name, str) for name in clips):
         raise ValueError("clips of the training are no list of names")
+    digests = record.get("digests", {})
+    if not isinstance(digests, dict) or not all(isinstance(one, str) for one in digests.values()):
+        raise ValueError("digests of the training are no texts by name")
+    if not isinstance(record.get("quantized_by", []), list):
+        raise ValueError("quantized_by of the training is no list")
     return record
 
 
-def with_clips(record: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
-    """Return a record of training that names these clips, too: `digests` by name."""
-    names = dict.fromkeys([*record.get("clips", ()), *digests])
-    return record | {"clips": [*names], "digests": record.get("digests", {}) | digests}
+def with_clips(
+    record: dict[str, Any], names: Iterable[str], digests: dict[str, str]
+) -> dict[str, Any]:
+    """Return a record of training that names these clips, too, and what digests are known."""
+    clips = dict.fromkeys([*record.get("clips", ()), *names])
+    return record | {"clips": [*clips], "digests": record.get("digests", {}) | digests}
 
 
 def read_rule_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -1,6 +1,6 @@
 """Fewest bits, or least of another cost, within a loss: widths of single channels and neurons."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,13 @@ Build = Callable[[Formats], IntegerRule]
 #: Share of the loss that is left that one round may take, because losses do not quite add up.
 ROUND_SHARE = 0.5
 
+#: What neurons have computed, and gates with them, all of which have one width: no bits of weights
+#: or state, but they take time.
+RESULTS = "hidden"
+
 #: Widths that go one by one: of a neuron's weights, a candidate's or a gate's, of a channel, and of
-#: what a neuron has computed. Gates have one width together.
-FIELDS = ("perceive_weights", "update_weights", "state", "hidden")
+#: what a neuron has computed.
+FIELDS = ("perceive_weights", "update_weights", "state", RESULTS)
 
 #: Loss below which a width is free, dB: less is noise, and no loss at all would have no price.
 FREE = 1e-4
@@ -109,7 +113,7 @@ def search(
     while True:
         left = max_loss - (start - found.score)
         moves = []
-        for narrower in _narrower(found.formats):
+        for narrower in _narrower(found.formats, FIELDS if cost else FIELDS[:-1]):
             integer = make(narrower)
             saved = found.cost - price(narrower, integer)
             if saved <= 0:  # what costs nothing wins nothing
@@ -142,13 +146,14 @@ def search(
         on_round(found)
 
 
-def _narrower(formats: Formats) -> Iterator[Formats]:
+def _narrower(formats: Formats, fields: Sequence[str]) -> Iterator[Formats]:
     """Yield these formats with one width a bit less, where at least two bits are left."""
-    for field in FIELDS:
+    for field in fields:
         for i, format in enumerate(getattr(formats, field)):
             if min(f.bits for f in ((format,) if isinstance(format, QFormat) else format)) > 2:
                 yield _with(formats, field, i, _coarser(format))
-    if formats.config.kind == "gated" and formats.gate.bits > 2:
+    # A dither is added below the state's last bit, where a gate must have as many.
+    if RESULTS in fields and formats.gate.bits > max(2, formats.dither):
         yield replace(formats, gate=_one_bit_less(formats.gate))
 
 

@@ -28,6 +28,7 @@ from scotopia.model import score
 from scotopia.model import task as float_task
 from scotopia.model.checkpoint import digest, digests
 from scotopia.model.errors import InputError
+from scotopia.model.files import with_clips
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.video import Clip
@@ -175,8 +176,9 @@ class Grid:
 
     @property
     def counted(self) -> list[str]:
-        """Names of the clips that means are over: those no rule was trained on, if there are."""
+        """Names of the clips that means are over: those no rule has seen, if there are."""
         known = {name for rule in self.rules for name in rule.trained_on}
+        known |= {clip.name for clip in self.calibration}
         names = sorted(clip.name for clip in self.clips)
         return [name for name in names if name not in known] or names
 
@@ -246,6 +248,7 @@ class Plan:
         grid = self.grid
         frames = {clip.name: _frames_task(clip) for clip in grid.clips}
         calibration = [_frames_task(clip) for clip in grid.calibration]
+        seen_by_all = digests(list(grid.calibration))
         first = grid.clips[0].name
 
         def shown(clip: str, seed: int) -> dict[str, Any]:
@@ -266,7 +269,7 @@ class Plan:
             )
             ranges = {
                 **rule,
-                "calibration": [task.what["clip"] for task in calibration],
+                "calibration": seen_by_all,
                 "density": grid.density,
             }
             seen = _task(
@@ -282,7 +285,7 @@ class Plan:
                 self.integer_rules[design] = _task(
                     quantize,
                     {**how, "estimated": grid.estimate is not None},
-                    (seen, design.precision, rounding, grid.estimate),
+                    (seen, design.precision, rounding, grid.estimate, seen_by_all),
                 )
                 integer = self.integer_rules[design]
                 for clip, seed in product(frames, grid.seeds):
@@ -369,6 +372,7 @@ def quantize(
     precision: Precision,
     rounding: Rounding,
     estimate: Estimator | None,
+    calibration: dict[str, str],
 ) -> Result:
     """Make an integer rule as `scotopia quantize` does, and count what it costs.
 
@@ -380,7 +384,9 @@ def quantize(
     """
     rule, hidden, moments = seen
     formats = Formats.choose(rule, hidden, precision, rounding, scales="kernel")
-    integer = with_proof(formats.integer_rule(round_weights(rule, formats, moments)))
+    rounded = round_weights(rule, formats, moments)
+    rounded.training_record = with_clips(rule.training_record, calibration, calibration)
+    integer = with_proof(formats.integer_rule(rounded))
     cycles, lut4, note = None, None, ""
     if estimate is not None:
         try:

@@ -56,7 +56,8 @@ def test_the_record_says_how_and_by_which_clips_a_rule_was_quantized(
     command = ("quantize", out, "--out", narrow, "--max-loss", 0.5, "--calibrate", moving)
     assert run(*command)[0] == 0
     record = IntegerRule.load(narrow).training
-    assert record["quantized_by"] == f"scotopia {' '.join(map(str, command))}"
+    first = ("quantize", rule, "--out", out)
+    assert record["quantized_by"] == [f"scotopia {' '.join(map(str, c))}" for c in (first, command)]
     assert record["clips"] == ["moving"]
     assert record["digests"] == {"moving": digest(load_clip(moving))}
 

@@ -219,6 +219,23 @@ def rewrite(path: Path, tensors: dict[str, np.ndarray[Any, Any]]) -> None:
     save_file(tensors, path, metadata)
 
 
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (["a"], "training is a list"),
+        ({"clips": "a"}, "clips of the training are no list of names"),
+        ({"digests": None}, "digests of the training are no texts by name"),
+        ({"digests": {"a": None}}, "digests of the training are no texts by name"),
+        ({"quantized_by": "me"}, "quantized_by of the training is no list"),
+    ],
+)
+def test_a_record_of_something_else_is_refused(path: Path, record: Any, reason: str) -> None:
+    rule = Rule.load(path)
+    rule.training_record = record
+    rule.save(path)
+    assert reason in refusal(path)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weight_that_is_not_finite_is_refused(path: Path, value: float) -> None:
     tensors = load_file(path)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,22 @@ def test_neurons_and_gates_lose_bits_where_that_is_cheaper(start: tuple[Rule, Fo
     assert found.rule.gate_format == found.formats.gate
     assert found.rule.perceive.outputs == found.formats.hidden
     assert [f.int_bits for f in found.formats.hidden] == [f.int_bits for f in formats.hidden]
+
+
+def test_a_gate_keeps_the_bits_that_the_dither_needs(start: tuple[Rule, Formats]) -> None:
+    rule, formats = start
+
+    def gate(chosen: Formats, _integer: IntegerRule) -> int:  # all else is free
+        return chosen.gate.bits
+
+    found = search(rule, replace(formats, dither=6), lambda integer: 0.0, 0.1, cost=gate)
+    assert found.formats.gate.bits == 6
+
+
+def test_a_cost_in_bits_leaves_alone_what_it_does_not_count(start: tuple[Rule, Formats]) -> None:
+    rule, formats = start
+    found = search(rule, formats, lambda integer: 0.0, 0.1).formats
+    assert (found.hidden, found.gate) == (formats.hidden, formats.gate)
 
 
 def test_the_rule_is_rounded_as_one_says(start: tuple[Rule, Formats]) -> None:
