@@ -679,6 +679,9 @@ def fpga(
     sizes = list(dict.fromkeys(sizes))
     measuring.check_stage(stage)
     if stage == "estimate":
+        for option, given in (("device", device), ("out", out), ("markdown", markdown)):
+            if given:
+                raise InputError(f"--stage estimate takes no --{option}: leave it out")
         estimates = measuring.run_estimates(rule, sizes)
         console.print(measuring.estimates_table(rule, estimates))
         if refusal := estimates[0].refusal:

@@ -293,6 +293,12 @@ def test_an_estimate_needs_no_tool(
     assert row.split("│")[2].strip() == f"{expected[0]['cycles_per_step']:,}"
 
 
+def test_an_estimate_refuses_what_it_would_not_heed(run: Run, tmp_path: Path) -> None:
+    status, _, error = run("fpga", "--stage", "estimate", "--markdown", tmp_path / "x.md")
+    assert status == 2
+    assert "--stage estimate takes no --markdown: leave it out" in error
+
+
 def test_an_unknown_stage_is_refused(run: Run) -> None:
     status, _, error = run("fpga", "--stage", "pack")
     assert status == 2
