@@ -1,3 +1,4 @@
+import base64
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scotopia.hdl.compiler import signed_digits as digits_of
 from scotopia.model import score
 from scotopia.model import task as float_task
+from scotopia.model.checkpoint import digest
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
@@ -295,6 +297,17 @@ def test_clips_trained_on_count_for_no_mean(grid: MakeGrid) -> None:
     (summary,) = summarize(plan.grid, rows)
     assert summary.psnr == rows[0].psnr != rows[1].psnr
     assert grid(rules=[source], clips=[noise(1)]).counted == ["noise1"]
+
+
+def test_a_clip_that_ranges_were_found_with_counts_as_seen(grid: MakeGrid, tmp_path: Path) -> None:
+    plan = Plan(grid(clips=[noise(0), noise(9, 24)], calibration=[noise(9, 24)]))
+    assert plan.grid.counted == ["noise0"]
+    (made,) = (work_off(plan)[0][task.key] for task in plan.integer_rules.values())
+    path = tmp_path / "rule.safetensors"
+    path.write_bytes(base64.b64decode(made["file"]))
+    record = IntegerRule.load(path).training
+    assert record["clips"] == ["noise9"]
+    assert record["digests"] == {"noise9": digest(noise(9, 24))}
 
 
 coordinates = st.integers(0, 5).map(float)
