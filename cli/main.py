@@ -153,6 +153,7 @@ def train(
     moving_share: Annotated[
         float | None, videos("Share of the real shots from clips in which much moves.")
     ] = None,
+    zoom: Annotated[float | None, videos("Share of the shots at half or twice their size.")] = None,
     restart: Annotated[float | None, videos("Chance that a video ends with a chunk.")] = None,
     cut: Annotated[float | None, videos("Chance of a cut before a chunk.")] = None,
     blackout: Annotated[float | None, videos("Chance that a chunk shows no pixel.")] = None,
@@ -285,6 +286,7 @@ def train(
         restart=restart,
         real_share=real_share,
         moving_share=moving_share,
+        zoom=zoom,
         drift=drift,
         cut=cut,
         blackout=blackout,

@@ -43,6 +43,10 @@ class TrainOptions:
     moving_share
         Share of the real shots that come from clips in which much moves (`score.motion` of at
         least `MOVING`), where there are others, too. Clips that stand still are many and easy.
+    zoom
+        Share of the shots that are shown at half or twice their size: what is busy becomes
+        busier, what is smooth smoother and faster. Needs an even crop; clips of less than twice
+        the crop are not halved.
     drift
         Share of the shots whose brightness and contrast slowly change.
     cut
@@ -78,6 +82,7 @@ class TrainOptions:
     restart: float = 0.08
     real_share: float = 0.7
     moving_share: float = 0.5
+    zoom: float = 0.0
     drift: float = 0.2
     cut: float = 0.02
     blackout: float = 0.01
@@ -111,6 +116,7 @@ class TrainOptions:
             "restart",
             "real_share",
             "moving_share",
+            "zoom",
             "drift",
             "cut",
             "blackout",
@@ -120,6 +126,8 @@ class TrainOptions:
                 raise InputError(
                     f"{name} {getattr(self, name):g} is outside [0, 1]: give 0.1 for 10 %"
                 )
+        if self.zoom and self.crop % 2:
+            raise InputError(f"crop {self.crop} is odd, which zoom cannot halve: choose it even")
         if (self.sensor is None) != (self.sensor_share == 0):
             raise InputError(
                 f"sensor_share {self.sensor_share:g} with {'no' if self.sensor is None else 'a'} "

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -77,7 +78,7 @@ class Videos:
     """An endless batch of videos.
 
     Each is a sequence of shots, seen through one sensor. A shot is a random crop of a random clip,
-    turned and mirrored, its brightness and contrast changed, played forth and back at its own
+    turned and mirrored, its size, brightness and contrast changed, played forth and back at its own
     speed. One shot in ten stands still.
 
     Parameters
@@ -222,9 +223,15 @@ class Videos:
             end = _draw_look(rng, sign)
         stride = int(rng.choice([0, 1, 2, 4], p=[0.1, 0.6, 0.2, 0.1]))  # 0: a still
         position = int(rng.integers(2 * len(clip)))
-        view = clip[:, top : top + options.crop, left : left + options.crop]
+        size = options.crop
+        if rng.random() < options.zoom:
+            double = 2 * size if min(clip.shape[1:]) >= 2 * size else size
+            size = size // 2 if rng.random() < 0.5 else double
+            top, left = (int(rng.integers(side - size + 1)) for side in clip.shape[1:])
+        view = clip[:, top : top + size, left : left + size]
         view = np.rot90(view, turns, (1, 2))
-        return _Shot(view[:, :, ::-1] if mirrored else view, begin, end, stride, position)
+        view = view[:, :, ::-1] if mirrored else view
+        return _Shot(view, begin, end, stride, position, options.crop / size)
 
 
 @dataclass(frozen=True)
@@ -241,13 +248,14 @@ class _Shot:
     end: tuple[float, float]
     stride: int
     position: int
+    zoom: float = 1.0  # 1/2, 1 or 2
 
     def play(self, first: int, count: int) -> NDArray[np.float32]:
         """Return frames `first` to `first + count`, the clip running forth and back."""
         times = np.arange(first, first + count)
         period = max(1, 2 * len(self.view) - 2)
         index = (self.position + self.stride * times) % period
-        frames = self.view[np.minimum(index, period - index)]  # a copy
+        frames = _resize(self.view[np.minimum(index, period - index)], self.zoom)  # a copy
         progress = np.minimum(times / DRIFT_FRAMES, 1).astype(np.float32)[:, None, None]
         contrast, brightness = (
             np.float32(a) + np.float32(b - a) * progress
@@ -257,6 +265,16 @@ class _Shot:
         frames *= contrast
         frames += brightness
         return np.clip(frames, 0, 1, out=frames)
+
+
+def _resize(frames: NDArray[np.float32], zoom: float) -> NDArray[np.float32]:
+    """Show frames at half their size, averaged, at twice, interpolated, or as they are."""
+    if zoom == 1:
+        return frames
+    seen = torch.from_numpy(frames)[:, None]
+    if zoom < 1:
+        return F.avg_pool2d(seen, 2)[:, 0].numpy()
+    return F.interpolate(seen, scale_factor=2, mode="bilinear")[:, 0].numpy()
 
 
 def _draw_look(rng: np.random.Generator, sign: int) -> tuple[float, float]:

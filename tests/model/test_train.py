@@ -227,6 +227,7 @@ def test_crop_that_does_not_divide_into_cells_is_refused(small_config: Make) -> 
             {"densities": (0.0, 0.5, 1.0)},
             "densities 0.0, 0.5, 1.0 do not rise inside (0, 1]: choose 0.005,0.01,0.04",
         ),
+        ({"zoom": 0.5, "crop": 9}, "crop 9 is odd, which zoom cannot halve: choose it even"),
         ({"cut": 1.5}, "cut 1.5 is outside [0, 1]: give 0.1 for 10 %"),
         ({"restart": math.nan}, "restart nan is outside [0, 1]: give 0.1 for 10 %"),
         ({"optimizer": "sgd"}, "optimizer 'sgd' is unknown: choose one of soap, adam"),

@@ -182,6 +182,39 @@ def test_share_of_the_real_shots_from_clips_that_move(share: float) -> None:
     assert count == pytest.approx(200 * share, abs=5 * math.sqrt(200 * share * (1 - share)))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_share_of_the_shots_at_half_or_twice_their_size(share: float) -> None:
+    options = dataclasses.replace(CALM, batch=200, crop=2, chunk=1, zoom=share)
+    found = [shot.zoom for shot in Videos([NOISE], options)._shots]
+    for zoom in (0.5, 2):
+        spread = 5 * math.sqrt(200 * share / 2 * (1 - share / 2))
+        assert found.count(zoom) == pytest.approx(100 * share, abs=spread)
+    assert set(found) <= {0.5, 1, 2}
+
+
+def test_half_the_size_is_averaged_and_twice_is_interpolated() -> None:
+    square: NDArray[np.float32] = np.array([[[0, 0.2], [0.4, 0.6]]], np.float32)
+    half = _Shot(square, (1, 0.5), (1, 0.5), stride=1, position=0, zoom=0.5)
+    assert half.play(0, 1) == pytest.approx(0.3)
+    twice = dataclasses.replace(half, zoom=2).play(0, 1)[0]
+    assert twice[0] == pytest.approx([0, 0.05, 0.15, 0.2])
+    assert twice[:, 0] == pytest.approx([0, 0.1, 0.3, 0.4])
+
+
+def test_zoom_changes_no_other_choice() -> None:
+    plain, zoomed = (
+        Videos([NOISE], dataclasses.replace(CALM, batch=50, crop=2, zoom=zoom))._shots
+        for zoom in (0.0, 1.0)
+    )
+    for a, b in zip(plain, zoomed, strict=True):
+        assert (a.begin, a.end, a.stride, a.position) == (b.begin, b.end, b.stride, b.position)
+
+
+def test_clips_too_small_to_be_halved_are_only_doubled() -> None:
+    options = dataclasses.replace(CALM, batch=50, crop=10, zoom=1.0)
+    assert {shot.zoom for shot in Videos([NOISE], options)._shots} == {1, 2}
+
+
 @pytest.mark.parametrize("length", [1, 10, 11])
 def test_a_clip_is_trained_on_however_short(length: int) -> None:
     clip = Clip("short", NOISE.frames[:1].repeat(length, 0))
