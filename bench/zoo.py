@@ -123,7 +123,9 @@ def card(name: str, rule: Rule, evaluation: Evaluation) -> str:
         f"least lead over the fixed {FIXED}": f"{margin:+.2f} dB, on {clip}",
         "trained on": f"{', '.join(record.get('clips', ())) or 'no real clips'}; "
         f"{record.get('synthetic_clips', 0)} synthetic clips",
-        "training": f"{record.get('iterations', '?')} iterations, loss {options.get('loss', '?')}, "
+        "started as": record.get("start", "?"),
+        "training": f"{record.get('iterations', '?')} iterations, "
+        f"optimizer {options.get('optimizer', '?')}, loss {options.get('loss', '?')}, "
         f"{record.get('seconds', 0) / 60:.0f} minutes",
         "command": f"`{record.get('command', '?')}`",
     }

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
+from scotopia.model.blocks import to_cells, to_pixels
+from scotopia.model.config import REGISTER, RuleConfig
 from scotopia.model.rule import Rule, hard_sigmoid, to_state
 from scotopia.model.task import FIRE_SEED
 from scotopia.model.unroll import draw_fired
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.lfsr import RowRegisters
 
-State = NDArray[Any]  # (C, H, W), numbers as the rule keeps them
+State = NDArray[Any]  # (channels, H, W), numbers as the rule keeps them
 Values = NDArray[np.float64]
 Video = NDArray[np.float32]  # (T, H, W), in [0, 1]
 Mask = NDArray[np.bool_]
@@ -28,6 +28,9 @@ Mask = NDArray[np.bool_]
 class Automaton:
     """A rule of either kind, as functions on arrays without a batch.
 
+    All arrays have a place for each pixel, also where a cell stands for block x block of them: its
+    predictions, samples and traces are then one channel each, and what it has but once is repeated.
+
     Attributes
     ----------
     config
@@ -35,17 +38,17 @@ class Automaton:
     start
         (height, width) to the state before the first sample.
     step
-        State (C, H, W), samples (H, W), valid (H, W) and the number of steps before this one, which
-        decides what is left to chance, to the next state.
+        State (channels, H, W), samples (H, W), valid (H, W) and the number of steps before this
+        one, which decides what is left to chance, to the next state.
     samples
         Pixels in [0, 1], of any shape, to what the sensor delivers.
     values
-        State to real numbers (C, H, W): in [-1, 1], a trace in [0, 1).
+        State to real numbers (channels, H, W): in [-1, 1], a trace in [0, 1).
     scramble
         A generator and a state to random numbers of the state's shape, uniform in each channel's
         range.
     gates
-        State, samples and valid to the gates (channels, H, W) that it opens, in [0, 1]; None if the
+        State, samples and valid to the gates (learned, H, W) that it opens, in [0, 1]; None if the
         rule has none or does not tell.
     """
 
@@ -56,6 +59,16 @@ class Automaton:
     values: Callable[[State], Values]
     scramble: Callable[[np.random.Generator, State], State]
     gates: Callable[[State, State, Mask], Values] | None = None
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels, the input register's two last."""
+        return (*(f"x{i}" for i in range(self.learned)), *REGISTER)
+
+    @property
+    def learned(self) -> int:
+        """Learned channels: the prediction and those that a cell has once."""
+        return self.config.channels - self.config.pixels + 1
 
     def prediction(self, state: State) -> Values:
         """Brightness that a state predicts, (H, W); 0 to 1, not clipped."""
@@ -106,19 +119,7 @@ class Drawn:
 
 
 def automaton(rule: Rule | IntegerRule) -> Automaton:
-    """Wrap a rule.
-
-    Raises
-    ------
-    InputError
-        If a cell of the rule stands for more than one pixel.
-    """
-    config = rule.config
-    if config.block != 1:
-        raise InputError(
-            f"block {config.block}: a cell of this rule stands for {config.block} x {config.block} "
-            "pixels; inspect a rule with block 1"
-        )
+    """Wrap a rule."""
     return _of_integers(rule) if isinstance(rule, IntegerRule) else _of_floats(rule)
 
 
@@ -153,12 +154,30 @@ def _of_integers(rule: IntegerRule) -> Automaton:
 
 
 def _of_floats(rule: Rule) -> Automaton:
-    def batch(
-        state: State, sample: State, valid: Mask
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        tensors = (torch.from_numpy(np.asarray(a, np.float32)) for a in (state, sample, valid))
-        x, shown, where = tensors
-        return x[None], shown[None, None], where[None, None]
+    config = rule.config
+    block, channels, pixels = config.block, config.channels, config.pixels
+
+    def cells(planes: NDArray[Any]) -> torch.Tensor:
+        """(N, H, W) to (1, N * pixels, H / block, W / block)."""
+        tensor = torch.from_numpy(np.asarray(planes, np.float32))[:, None]
+        return to_cells(tensor, block).flatten(0, 1)[None]
+
+    def spread(once: torch.Tensor) -> torch.Tensor:
+        """(N, H / block, W / block) to (N, H, W)."""
+        return once.repeat_interleave(block, 1).repeat_interleave(block, 2)
+
+    def view(found: torch.Tensor) -> State:
+        """Give what cells have, (C, H / block, W / block), a place for each pixel."""
+        predictions, once = found[:pixels], found[pixels:channels]
+        samples, traces = found[channels:].chunk(2)
+        parts = [to_pixels(one, block) for one in (predictions, samples, traces)]
+        planes: State = torch.cat([parts[0], spread(once), *parts[1:]]).numpy()
+        return planes
+
+    def state_of_cells(state: State) -> torch.Tensor:
+        """Undo `view`; with a batch of one."""
+        once = torch.from_numpy(np.ascontiguousarray(state[1:-2, ::block, ::block], np.float32))
+        return torch.cat([cells(state[:1]), once[None], cells(state[-2:])], 1)
 
     @cache
     def drawn(height: int, width: int) -> Drawn:
@@ -174,34 +193,40 @@ def _of_floats(rule: Rule) -> Automaton:
 
     @torch.no_grad()
     def step(state: State, sample: State, valid: Mask, number: int) -> State:
+        before = state_of_cells(state)
         fired = None
-        if rule.config.fire_rate < 1:
-            fired = torch.from_numpy(drawn(*valid.shape)[number])[None]
-        moved: State = rule(*batch(state, sample, valid), fired)[0].numpy()
-        return moved
+        if config.fire_rate < 1:
+            fired = torch.from_numpy(drawn(*before.shape[2:])[number])[None]
+        return view(rule(before, cells(sample[None]), cells(valid[None]), fired)[0])
 
     @torch.no_grad()
     def gates(state: State, sample: State, valid: Mask) -> Values:
         updates: list[torch.Tensor] = []
         hook = rule.update.register_forward_hook(lambda _, __, out: updates.append(out))
         try:
-            rule(*batch(state, sample, valid))
+            rule(state_of_cells(state), cells(sample[None]), cells(valid[None]))
         finally:
             hook.remove()
-        opened: Values = hard_sigmoid(updates[-1].chunk(2, 1)[1])[0].double().numpy()
-        return opened
+        opened = hard_sigmoid(updates[-1].chunk(2, 1)[1])[0]
+        planes = torch.cat([to_pixels(opened[:pixels], block), spread(opened[pixels:])])
+        return planes.double().numpy()
+
+    def start(height: int, width: int) -> State:
+        _, _, rows, columns = cells(np.zeros((1, height, width))).shape
+        return view(rule.initial_state(1, rows, columns)[0])
 
     def scramble(random: np.random.Generator, state: State) -> State:
-        values = random.uniform(-1, 1, state.shape)
-        values[-1] = random.uniform(0, 1 - 2.0**-rule.config.trace_bits, state.shape[1:])
-        return values.astype(state.dtype)
+        values = random.uniform(-1, 1, state_of_cells(state).shape[1:])
+        traces = values[-pixels:]
+        traces[:] = random.uniform(0, 1 - 2.0**-config.trace_bits, traces.shape)
+        return view(torch.from_numpy(values.astype(state.dtype)))
 
     return Automaton(
-        rule.config,
-        start=lambda height, width: rule.initial_state(1, height, width)[0].numpy(),
+        config,
+        start=start,
         step=step,
-        samples=lambda pixels: to_state(torch.from_numpy(pixels)).numpy(),
+        samples=lambda frames: to_state(torch.from_numpy(frames)).numpy(),
         values=lambda state: state.astype(np.float64),
         scramble=scramble,
-        gates=gates if rule.config.kind == "gated" else None,
+        gates=gates if config.kind == "gated" else None,
     )

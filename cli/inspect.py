@@ -52,7 +52,7 @@ class History:
         Name to (T, C): mean, std, min and max over the cells, and `saturated`, the share of cells
         within `END` of -1 or 1 (of a trace: NaN, since both its ends are its daily work).
     gates, gates_at_samples
-        (T, channels): mean opening over a frame's steps and over all cells, or those that a sample
+        (T, learned): mean opening over a frame's steps and over all cells, or those that a sample
         reached in that frame (NaN without one); None if the rule does not tell.
     """
 
@@ -75,7 +75,7 @@ def watch(subject: Automaton, frames: Video, mask: Mask) -> History:
     state = subject.start(*frames.shape[1:])
     states, gates, gates_at_samples = [], [], []
     for number, (sample, valid) in enumerate(zip(subject.samples(frames), mask, strict=True)):
-        opened = np.zeros((subject.config.channels, *valid.shape))
+        opened = np.zeros((subject.learned, *valid.shape))
         steps = subject.config.steps_per_frame
         for step in range(number * steps, (number + 1) * steps):
             if subject.gates:
@@ -146,14 +146,17 @@ class Ripple:
         (S,) effective radius in pixels: the root of the difference's second moment about the
         sample. NaN without a difference.
     farthest
-        (S,) distance of the farthest cell whose difference is above `VISIBLE`, in pixels, -1
+        (S,) distance of the farthest cell whose difference is above `VISIBLE`, in cells, -1
         without one. A distance is the larger of the row's and the column's: steps that light needs.
     front
-        (S,) distance of the farthest cell with any difference in any channel, -1 without one.
+        (S,) distance in cells of the farthest one with any difference in any channel, -1 without
+        one.
     half_life, visible_half_life
         Steps from the peak of `total`, or of `visible`, until it is down to half; None if it never
         is. An integer rule's last bits may flicker on for long, all over the array: the sum of
         that is large, yet nobody sees it.
+    block
+        A cell stands for block x block pixels.
     renewed
         Frames until the pixel's next sample, which ends what the sensor remembers; None if none
         arrives.
@@ -175,18 +178,19 @@ class Ripple:
     half_life: int | None
     visible_half_life: int | None
     renewed: int | None
+    block: int = 1
 
     @property
     def speed(self) -> float:
-        """Pixels that `front` ran in a step, until the light cone met the nearest edge; up to 1."""
+        """Cells that `front` ran in a step, until the light cone met the nearest edge; up to 1."""
         height, width = self.difference.shape[1:]
-        edge = min(self.x, self.y, width - 1 - self.x, height - 1 - self.y)
+        edge = min(self.x, self.y, width - 1 - self.x, height - 1 - self.y) // self.block
         steps = max(1, min(edge, len(self.front)))
         return float(max(0, self.front[steps - 1]) / steps)
 
     @property
     def violations(self) -> int:
-        """Steps after which something differs beyond the light cone, a pixel a step; must be 0."""
+        """Steps after which something differs beyond the light cone, a cell a step; must be 0."""
         return int((self.front > np.arange(1, len(self.front) + 1)).sum())
 
 
@@ -200,10 +204,15 @@ def nearest_shown(shown: Mask) -> tuple[int, int]:
     return int(columns[nearest]), int(rows[nearest])
 
 
-def distances(shape: tuple[int, int], x: int, y: int, wrap: bool) -> NDArray[np.int64]:
-    """Steps that information needs from (x, y) to every cell of (H, W)."""
-    height, width = shape
-    rows, columns = np.abs(np.arange(height) - y), np.abs(np.arange(width) - x)
+def distances(
+    shape: tuple[int, int], x: int, y: int, wrap: bool, block: int = 1
+) -> NDArray[np.int64]:
+    """Steps that information needs from pixel (x, y) to every other of (H, W), a cell a step."""
+    height, width = (side // block for side in shape)
+    rows, columns = (
+        np.abs(np.arange(side) // block - place // block)
+        for side, place in zip(shape, (y, x), strict=True)
+    )
     if wrap:
         rows, columns = np.minimum(rows, height - rows), np.minimum(columns, width - columns)
     return np.maximum(rows[:, None], columns)
@@ -233,7 +242,8 @@ def perturb(
     after = before + 0.5 if before <= 0.5 else before - 0.5
     changed[0, y, x] = after
 
-    away = distances(frames.shape[1:], x, y, subject.config.border == "wrap")
+    block = subject.config.block
+    away = distances(frames.shape[1:], x, y, subject.config.border == "wrap", block)
     difference, front = [], []
     runs = (subject.run(state, clip, reached, frame) for clip in (frames, changed))
     for one, other in zip(*runs, strict=True):
@@ -264,6 +274,7 @@ def perturb(
         front=np.array(front),
         half_life=half_life(total),
         visible_half_life=half_life(visible),
+        block=block,
         renewed=int(later[0]) + 1 if len(later) else None,
     )
 
@@ -307,10 +318,10 @@ class Recovery:
     lasting: int | None
 
 
-def central_region(height: int, width: int) -> Region:
-    """Rows and columns of a centred square, a quarter of the shorter side wide."""
-    side = max(1, min(height, width) // 4)
-    top, left = (height - side) // 2, (width - side) // 2
+def central_region(height: int, width: int, block: int = 1) -> Region:
+    """Rows and columns of a centred square of cells, a quarter of the shorter side wide."""
+    side = max(1, min(height, width) // 4 // block) * block
+    top, left = ((length - side) // 2 // block * block for length in (height, width))
     return slice(top, top + side), slice(left, left + side)
 
 
@@ -327,7 +338,7 @@ def set_to_random(subject: Automaton, state: State, region: Region, seed: int) -
 def set_learned_to_random(subject: Automaton, state: State, region: Region, seed: int) -> State:
     """As `set_to_random`, but the input register, last sample and trace, stays as it is."""
     damaged = set_to_random(subject, state, region, seed)
-    damaged[subject.config.channels :] = state[subject.config.channels :]
+    damaged[subject.learned :] = state[subject.learned :]
     return damaged
 
 
@@ -397,6 +408,8 @@ class Inspection:
     ----------
     frames, mask
         (T, H, W): the truth, and which of its pixels arrive.
+    channel_names, learned
+        As an `Automaton` has them.
     onset
         Frame before which the state is damaged, and in which a sample is changed.
     region
@@ -408,6 +421,8 @@ class Inspection:
     config: RuleConfig
     frames: Video
     mask: Mask
+    channel_names: tuple[str, ...]
+    learned: int
     history: History
     onset: int
     ripple: Ripple
@@ -471,7 +486,7 @@ def inspect(
     state, rest, shown = history.states[warm_up - 1], frames[warm_up:], mask[warm_up:]
     on_stage("one sample")
     ripple = perturb(subject, state, rest, shown, at or nearest_shown(shown[0]), warm_up)
-    region = central_region(height, width)
+    region = central_region(height, width, rule.config.block)
     recoveries = {}
     for name, damage in DAMAGES.items():
         on_stage(f"damage: {name}")
@@ -484,4 +499,15 @@ def inspect(
             history.predictions[warm_up:],
             warm_up,
         )
-    return Inspection(subject.config, frames, mask, history, warm_up, ripple, region, recoveries)
+    return Inspection(
+        subject.config,
+        frames,
+        mask,
+        subject.channel_names,
+        subject.learned,
+        history,
+        warm_up,
+        ripple,
+        region,
+        recoveries,
+    )

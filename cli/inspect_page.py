@@ -45,7 +45,7 @@ def figures_of(
     """
     count, height, width = found.frames.shape
     history, ripple = found.history, found.ripple
-    names = found.config.channel_names
+    names = found.channel_names
     rows, columns = found.region
     after = slice(found.onset, None)
     return {
@@ -58,6 +58,7 @@ def figures_of(
         "frames": count,
         "width": width,
         "height": height,
+        "block": found.config.block,
         "steps_per_frame": found.config.steps_per_frame,
         "warm_up": found.onset,
         "psnr": _pooled_psnr(found.frames[after], history.predictions[after]),
@@ -73,7 +74,7 @@ def figures_of(
                 "mean": finite(history.gates[:, c], 5),
                 "at_samples": finite(history.gates_at_samples[:, c], 5),
             }
-            for c, name in enumerate(names[: found.config.channels])
+            for c, name in enumerate(names[: found.learned])
         },
         "sample": _ripple_figures(ripple),
         "damage": {
@@ -105,7 +106,8 @@ def _pooled_psnr(frames: Video, estimates: Video) -> float:
 
 def _ripple_figures(ripple: Ripple) -> dict[str, Any]:
     def places(distances: NDArray[np.int64]) -> list[int | None]:
-        return [int(distance) if distance >= 0 else None for distance in distances]
+        pixels = distances * ripple.block
+        return [int(distance) if distance >= 0 else None for distance in pixels]
 
     peak = int(ripple.visible.argmax())
     return {
@@ -123,8 +125,8 @@ def _ripple_figures(ripple: Ripple) -> dict[str, Any]:
         "light_cone": {
             "steps_checked": len(ripple.front),
             "violations": ripple.violations,
-            "front_pixels_per_step": round(ripple.speed, 4),
-            "visible_reach_pixels": max(0, int(ripple.farthest.max())),
+            "front_pixels_per_step": round(ripple.speed * ripple.block, 4),
+            "visible_reach_pixels": max(0, int(ripple.farthest.max()) * ripple.block),
             "visible_reach_step": int(ripple.farthest.argmax()) + 1,
         },
         "by_step": {
@@ -140,8 +142,8 @@ def _ripple_figures(ripple: Ripple) -> dict[str, Any]:
 
 def render_page(found: Inspection, figures: dict[str, Any]) -> str:
     """Value of an inspection as one HTML page that refers to nothing outside itself."""
-    names = found.config.channel_names
-    channels, stride = _channel_sheets(found.history.values, found.config.channels)
+    names = found.channel_names
+    channels, stride = _channel_sheets(found.history.values, found.learned)
     truth = gray(found.frames)
     samples = np.stack([truth * found.mask, found.mask * np.uint8(255)], axis=-1)
     steps = _ripple_steps(found)
@@ -181,7 +183,7 @@ def render_page(found: Inspection, figures: dict[str, Any]) -> str:
             figures=figures,
             data=data,
             names=names,
-            learned=found.config.channels,
+            learned=found.learned,
             channels=channels,
             stride=stride,
             percent=f"{100 * figures['density']:g}",

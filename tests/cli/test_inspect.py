@@ -458,11 +458,58 @@ def test_a_rule_that_is_not_finite_is_refused(make: Make, frames: Video, mask: M
         inspect(rule, frames, mask, warm_up=WARM_UP)
 
 
-def test_a_rule_of_several_pixels_a_cell_is_refused(make: Make) -> None:
-    rule: Rule = make("float")
-    rule.config = dataclasses.replace(rule.config, channels=5, block=2)
-    with pytest.raises(InputError, match=r"^block 2: .*; inspect a rule with block 1$"):
-        automaton(rule)
+# Cells of several pixels
+
+SIDE = 12  # pixels
+
+
+@pytest.fixture
+def pairs(make: Make) -> Rule:
+    """A rule whose cells stand for 2 x 2 pixels each."""
+    rule: Rule = make("float", channels=6, block=2)
+    return rule
+
+
+def test_a_rule_of_several_pixels_a_cell_computes_what_the_task_computes(
+    pairs: Rule, frames: Video, mask: Mask
+) -> None:
+    frames, mask = frames[:9, :, :SIDE], mask[:9, :, :SIDE]
+    history = watch(automaton(pairs), frames, mask)
+    estimates = float_task.reconstruct(pairs, frames, mask)
+    assert np.allclose(history.predictions, estimates, atol=1e-6)
+    for values, state in zip(history.values, float_task.run(pairs, frames, mask), strict=True):
+        assert values.shape == (5, SIDE, SIDE)  # a prediction, two channels, sample and trace
+        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            place = 2 * row + column
+            of_cells = state[[place, 4, 5, 6 + place, 10 + place]].numpy()
+            assert np.array_equal(values[:, row::2, column::2], of_cells)
+
+
+def test_what_several_pixels_a_cell_hear_and_how_they_mend(
+    pairs: Rule, frames: Video, mask: Mask
+) -> None:
+    found = inspect(pairs, frames[:, :, :SIDE], mask[:, :, :SIDE], (5, 8), warm_up=WARM_UP)
+    ripple = found.ripple
+    assert ripple.violations == 0
+    assert ripple.front[0] == 1  # cells: columns 2 to 7, rows 6 to 11
+    assert ripple.difference[0, 6:12, 2:8].any()
+    assert not ripple.difference[0, :6].any() and not ripple.difference[0, :, 8:].any()
+    assert found.history.gates is not None and found.history.gates.shape == (T, 3)
+    rows, columns = found.region
+    assert all(edge % 2 == 0 for edge in (rows.start, rows.stop, columns.start, columns.stop))
+    subject = automaton(pairs)
+    damaged = set_to_random(subject, found.history.states[4], found.region, 0)
+    assert np.array_equal(damaged[1:3, ::2, ::2], damaged[1:3, 1::2, 1::2])  # what a cell has once
+    page = render_page(found, figures(found, kind="float rule"))
+    assert "one cell, 2 pixels, a step" in page
+    assert figures(found)["sample"]["by_step"]["front"][0] == 2
+
+
+def test_frames_that_do_not_divide_into_cells_are_refused(
+    pairs: Rule, frames: Video, mask: Mask
+) -> None:
+    with pytest.raises(InputError, match="13 x 12 pixels do not divide into cells of 2 x 2"):
+        inspect(pairs, frames, mask, warm_up=WARM_UP)
 
 
 @BOTH
