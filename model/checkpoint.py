@@ -110,8 +110,13 @@ class Checkpoint:
         for old, new in ((self.config, config), (self.options, options)):
             before = json.loads(json.dumps(old))  # tuples become lists, as in a file
             for name, now in json.loads(json.dumps(new)).items():
-                if before.get(name) != now:
-                    expected = _text(before.get(name))
+                if name not in before:
+                    raise InputError(
+                        f"checkpoint {path} is from before there was {name}: remove it to start "
+                        "anew"
+                    )
+                if before[name] != now:
+                    expected = _text(before[name])
                     raise InputError(
                         f"checkpoint {path} was made with {name} {expected}, not {_text(now)}: "
                         f"ask for {expected}, or remove it to start anew"

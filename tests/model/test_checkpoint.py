@@ -129,6 +129,16 @@ def test_a_checkpoint_of_other_options_is_refused(fields: dict[str, Any], what: 
     )
 
 
+def test_a_checkpoint_from_before_an_option_is_refused() -> None:
+    checkpoint = trainer(1).checkpoint()
+    del checkpoint.options["zoom"]
+    with pytest.raises(InputError) as caught:
+        trainer(0).resume(checkpoint, Path("a.checkpoint"))
+    assert str(caught.value) == (
+        "checkpoint a.checkpoint is from before there was zoom: remove it to start anew"
+    )
+
+
 @pytest.mark.parametrize(
     ("clips", "what"),
     [
