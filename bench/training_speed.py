@@ -1,7 +1,9 @@
 """Training's cell updates a second, against a plain PyTorch loop: python bench/training_speed.py
 
-Both train one rule on the same videos: a chunk forward, then backward. They take turns, so that
-whatever else the machine does slows both; what is printed are medians of rounds.
+Both train the rule of the preset `retina` on the same videos: a chunk forward, then backward. They
+take turns, so that whatever else the machine does slows both; what is printed are medians of
+rounds. Beside them stands a large matrix product, which is as fast as this processor multiplies: no
+loop that does all multiplications can be faster.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +21,18 @@ from torch import Tensor
 from scotopia.model import native
 from scotopia.model.config import RuleConfig
 from scotopia.model.options import TrainOptions
+from scotopia.model.presets import PRESETS
 from scotopia.model.rule import Rule
 from scotopia.model.unroll import unroll
 
-#: Inputs that the plain loop is written for.
-INPUTS = ("valid", "innovation", "trust", "recall")
+#: Side of the square matrices that tell how fast this processor multiplies.
+SIDE = 1024
 
 Loop = Callable[[Rule, Tensor, Tensor, Tensor], Tensor]
 
 
 def plain_loop(rule: Rule, state: Tensor, samples: Tensor, valids: Tensor) -> Tensor:
-    """Unroll a gated rule as one would who has PyTorch and no more: (B, T, 1, H, W)."""
+    """Unroll the preset's rule as one would who has PyTorch and no more: (B, T, 1, H, W)."""
     config = rule.config
     perceive, update = rule.perceive, rule.update
     x, last, trace = state[:, :-2], state[:, -2:-1], state[:, -1:]
@@ -37,13 +41,14 @@ def plain_loop(rule: Rule, state: Tensor, samples: Tensor, valids: Tensor) -> Te
     for t in range(samples.shape[1]):
         sample, valid = samples[:, t], valids[:, t]
         for _ in range(config.steps_per_frame):
+            flicker = (valid * (trace > 0) * (sample - last)).clamp(-1, 1)
             last = torch.where(valid > 0, sample, last)
             trace = torch.where(valid > 0, 1 - tick, (trace - tick).clamp(min=0))
             error = last - x[:, :1]
             recent = trace + (8 * trace - 7).clamp(min=0) + 2 * (64 * trace - 63).clamp(min=0)
             trust = (recent - 4 * x[:, 1:2]).clamp(0, 1)
             innovation, recall = (valid * error).clamp(-1, 1), (trust * error).clamp(-1, 1)
-            seen = torch.cat([x, valid, innovation, trust, recall], 1)
+            seen = torch.cat([x, flicker, innovation, trust, recall], 1)
             seen = F.pad(seen, (1, 1, 1, 1), mode="replicate")
             hidden = F.conv2d(seen, perceive.weight, perceive.bias).relu()
             candidate, gate = F.conv2d(hidden, update.weight, update.bias).chunk(2, 1)
@@ -114,17 +119,28 @@ class Work:
             torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * float(a.abs().max()))
 
 
+def multiply(matrix: Tensor) -> Tensor:
+    """Multiply as fast as it goes."""
+    return matrix @ matrix
+
+
 def measure(work: Work, rounds: int) -> dict[tuple[str, str], list[float]]:
     """Seconds of each round, by what is done and by loop."""
     tasks = {"forward": work.forward, "forward and backward": work.forward_and_backward}
+    matrix = torch.rand(SIDE, SIDE)
     seconds: dict[tuple[str, str], list[float]] = {}
     for number in range(rounds + 1):
-        for task, do in tasks.items():
-            for name, loop in LOOPS.items():
-                start = time.perf_counter()
-                do(loop)
-                if number > 0:  # the first round fills caches
-                    seconds.setdefault((task, name), []).append(time.perf_counter() - start)
+        runs: dict[tuple[str, str], Callable[[], object]] = {
+            (task, name): partial(do, loop)
+            for task, do in tasks.items()
+            for name, loop in LOOPS.items()
+        }
+        runs["", "matrix product"] = partial(multiply, matrix)
+        for key, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if number > 0:  # the first round fills caches
+                seconds.setdefault(key, []).append(time.perf_counter() - start)
     return seconds
 
 
@@ -132,14 +148,16 @@ def main() -> None:
     """Print a table for one thread and one for all cores."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--batch", type=int, default=8, help="videos side by side")
-    parser.add_argument("--crop", type=int, default=64, help="their side, in pixels")
-    parser.add_argument("--chunk", type=int, default=8, help="their frames")
+    preset = PRESETS["retina"]
+    given = preset.options
+    parser.add_argument("--batch", type=int, default=given.batch, help="videos side by side")
+    parser.add_argument("--crop", type=int, default=given.crop, help="their side, in pixels")
+    parser.add_argument("--chunk", type=int, default=given.chunk, help="their frames")
     arguments = parser.parse_args()
     if not native.available():
         raise SystemExit("training_speed: there is no g++: install it, for training needs it")
     options = TrainOptions(batch=arguments.batch, crop=arguments.crop, chunk=arguments.chunk)
-    work = Work.draw(RuleConfig(channels=8, hidden=16, trace_bits=10, inputs=INPUTS), options)
+    work = Work.draw(preset.config, options)
     work.check()
     cores = len(os.sched_getaffinity(0))
     print(
@@ -163,6 +181,12 @@ def main() -> None:
             # Of neighbours in time, so that both had the same share of the machine.
             pairs = zip(seconds[task, "plain"], seconds[task, "scotopia"], strict=True)
             print(f"{line}   {statistics.median(a / b for a, b in pairs):.1f}x")
+        products = SIDE**3 / statistics.median(seconds["", "matrix product"])
+        # Backward multiplies twice as much as forward: for the weights, and for what they read.
+        for task, times in (("forward", 1), ("forward and backward", 3)):
+            done = work.updates * work.rule.config.macs * times
+            share = done / statistics.median(seconds[task, "scotopia"]) / products
+            print(f"{task}: {share:.0%} of the multiplications a second of a matrix product")
 
 
 if __name__ == "__main__":
