@@ -158,6 +158,9 @@ def train(
     cut: Annotated[float | None, videos("Chance of a cut before a chunk.")] = None,
     blackout: Annotated[float | None, videos("Chance that a chunk shows no pixel.")] = None,
     drift: Annotated[float | None, videos("Share of the shots whose light changes.")] = None,
+    flutter: Annotated[
+        float | None, videos("Share of the shots whose light differs from frame to frame.")
+    ] = None,
     sensor_share: Annotated[
         float | None, videos("Share of the videos seen through a sensor, up to the flaws below.")
     ] = None,
@@ -288,6 +291,7 @@ def train(
         moving_share=moving_share,
         zoom=zoom,
         drift=drift,
+        flutter=flutter,
         cut=cut,
         blackout=blackout,
         sensor=None if sensor.is_ideal else sensor,

@@ -49,6 +49,9 @@ class TrainOptions:
         the crop are not halved.
     drift
         Share of the shots whose brightness and contrast slowly change.
+    flutter
+        Share of the shots whose light is not the same from frame to frame, as under lamps on the
+        mains or in a time-lapse: a rule learns to see through it.
     cut
         Chance that a video jumps to another shot between two chunks. Unlike at a restart, its
         state stays: the rule learns to forget.
@@ -84,6 +87,7 @@ class TrainOptions:
     moving_share: float = 0.5
     zoom: float = 0.0
     drift: float = 0.2
+    flutter: float = 0.0
     cut: float = 0.02
     blackout: float = 0.01
     sensor: Sensor | None = None
@@ -118,6 +122,7 @@ class TrainOptions:
             "moving_share",
             "zoom",
             "drift",
+            "flutter",
             "cut",
             "blackout",
             "sensor_share",

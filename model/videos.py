@@ -24,6 +24,9 @@ from .score import MOTION_LAG, motion
 from .sensor import MAX_PHOTONS, Pattern, Sensor
 from .video import Clip
 
+#: Least and largest amplitude of light that flutters, as a share of its mean.
+FLUTTER = 0.005, 0.08
+
 #: Frames in which a drifting shot goes from one brightness and contrast to another.
 DRIFT_FRAMES = 200
 
@@ -78,8 +81,8 @@ class Videos:
     """An endless batch of videos.
 
     Each is a sequence of shots, seen through one sensor. A shot is a random crop of a random clip,
-    turned and mirrored, its size, brightness and contrast changed, played forth and back at its own
-    speed. One shot in ten stands still.
+    turned and mirrored, its size, brightness and contrast changed, its light steady or not, played
+    forth and back at its own speed. One shot in ten stands still.
 
     Parameters
     ----------
@@ -231,7 +234,11 @@ class Videos:
         view = clip[:, top : top + size, left : left + size]
         view = np.rot90(view, turns, (1, 2))
         view = view[:, :, ::-1] if mirrored else view
-        return _Shot(view, begin, end, stride, position, options.crop / size)
+        flutter = _Flutter()
+        if rng.random() < options.flutter:
+            turn = rng.uniform(0.1, np.pi)  # up to light and dark in turn
+            flutter = _Flutter(log_uniform(rng, *FLUTTER), turn, rng.uniform(0, 2 * np.pi))
+        return _Shot(view, begin, end, stride, position, options.crop / size, flutter)
 
 
 @dataclass(frozen=True)
@@ -242,6 +249,21 @@ class _Video:
 
 
 @dataclass(frozen=True)
+class _Flutter:
+    """A light whose strength is a sine of time."""
+
+    amplitude: float = 0.0  # of its mean
+    turn: float = 0.0  # radians a frame
+    phase: float = 0.0
+
+    def light(self, times: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Tell how strong it is, about 1."""
+        wave = np.sin(self.phase + self.turn * times)
+        light: NDArray[np.float32] = (1 + self.amplitude * wave).astype(np.float32)
+        return light
+
+
+@dataclass(frozen=True)
 class _Shot:
     view: NDArray[np.float32]  # T, H, W of a clip: nothing is copied before it is played
     begin: tuple[float, float]  # contrast and brightness
@@ -249,6 +271,7 @@ class _Shot:
     stride: int
     position: int
     zoom: float = 1.0  # 1/2, 1 or 2
+    flutter: _Flutter = _Flutter()
 
     def play(self, first: int, count: int) -> NDArray[np.float32]:
         """Return frames `first` to `first + count`, the clip running forth and back."""
@@ -264,6 +287,7 @@ class _Shot:
         frames -= 0.5
         frames *= contrast
         frames += brightness
+        frames *= self.flutter.light(times)[:, None, None]
         return np.clip(frames, 0, 1, out=frames)
 
 

@@ -12,7 +12,7 @@ from scotopia.model.errors import InputError
 from scotopia.model.options import TrainOptions
 from scotopia.model.sensor import Sensor
 from scotopia.model.video import Clip
-from scotopia.model.videos import DRIFT_FRAMES, Chunk, Videos, _Shot, _weaken
+from scotopia.model.videos import DRIFT_FRAMES, Chunk, Videos, _Flutter, _Shot, _weaken
 
 NOISE = Clip("noise", np.random.default_rng(0).random((10, 14, 12), dtype=np.float32))
 #: Without anything that interrupts a video.
@@ -161,6 +161,22 @@ def test_drift_goes_from_one_look_to_another_and_stays() -> None:
     assert found[DRIFT_FRAMES // 2] == pytest.approx(0.5 * 0.75 + 0.375)
     assert found[DRIFT_FRAMES:].tolist() == [0.75] * 3
     assert np.abs(np.diff(found)).max() < 0.01
+
+
+def test_light_that_flutters_turns_dark_and_bright() -> None:
+    flutter = _Flutter(amplitude=0.1, turn=np.pi, phase=np.pi / 2)
+    shot = dataclasses.replace(ramp((1, 0.5), (1, 0.5)), stride=0, flutter=flutter)
+    assert shot.play(0, 4).flatten() == pytest.approx([0.55, 0.45, 0.55, 0.45])
+    assert shot.play(3, 2).flatten() == pytest.approx([0.45, 0.55])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_share_of_the_shots_whose_light_flutters(share: float) -> None:
+    options = dataclasses.replace(CALM, batch=200, flutter=share)
+    shots = Videos([NOISE], options)._shots
+    count = sum(shot.flutter.amplitude > 0 for shot in shots)
+    assert count == pytest.approx(200 * share, abs=5 * math.sqrt(200 * share * (1 - share)))
+    assert all(shot.flutter.amplitude <= 0.08 for shot in shots)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
