@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from scotopia.cli.evaluate import Shown
 from scotopia.cli.main import load_rule
+from scotopia.cli.rules import rule_path
 from scotopia.model import baselines
 from scotopia.model.config import RuleConfig
 from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.score import psnr, psnr_curve
+from scotopia.model.sensor import Sensor
 from scotopia.model.start import start_as_filter
 from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.task import reconstruct
@@ -26,7 +29,7 @@ See = Callable[[np.ndarray, np.ndarray], np.ndarray]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiler")]
 
 
-@pytest.fixture(scope="module", params=["retina", "retina-int", "retina-shift"])
+@pytest.fixture(scope="module", params=["retina", "retina-int", "retina-shift", "retina-noise"])
 def see(request: pytest.FixtureRequest) -> See:
     """How a shipped rule reconstructs, its state as hardware has it if the rule is of integers."""
     rule = load_rule(request.param)
@@ -111,6 +114,18 @@ def test_an_even_surface_is_even_at_any_brightness(see: See, brightness: float) 
     frames = np.full((120, 32, 32), brightness, np.float32)
     curve = psnr_curve(frames, see(frames, sample_mask(frames.shape, 0.01, 0)))
     assert curve[60:].min() > 30
+
+
+@pytest.mark.parametrize("photons", [10, 30, 100])
+def test_a_rule_trained_with_noise_beats_one_that_was_not(photons: float) -> None:
+    clip = embedded_clip()
+    shown = Shown.by_protocol(clip, 0.01, 0, Sensor(photons=photons))
+    trained, other = (
+        psnr(clip.frames, reconstruct(rule, shown.readings, shown.mask))
+        for rule in (Rule.load(rule_path(name)) for name in ("retina-noise", "retina"))
+    )
+    assert trained > other + 1
+    assert trained > psnr(clip.frames, fixed_baseline(shown.readings, shown.mask))
 
 
 def test_trained_on_one_video_it_beats_the_fixed_baseline_on_others() -> None:
