@@ -51,7 +51,8 @@ def test_card_says_what_a_rule_costs_and_how_it_was_made(rule, evaluation):
     text = zoo.card("small", rule, evaluation)
     assert "- parameters: 181" in text
     assert "- trained on: shown; 0 synthetic clips" in text
-    assert "- training: ? iterations, loss ?, 2 minutes" in text
+    assert "- started as: ?" in text
+    assert "- training: ? iterations, optimizer ?, loss ?, 2 minutes" in text
     assert "- command: `scotopia train`" in text
 
 
