@@ -3,7 +3,8 @@
 // It computes what `Rule.forward` computes (rule.py says what and why); tests compare the two.
 // Two loops do nearly all the work, both over planes of pixels with the vector in the direction
 // of the row: `combine` (each output a weighted sum of inputs: both layers, and their transposes)
-// and `correlate` (each weight's gradient the sum over all cells of a product of two planes).
+// and `correlate` (each weight's gradient the sum over all cells of a product of two planes). What
+// a cell sees of the pixels that arrive is nearly always zero; both loops leave out rows of zeros.
 //
 // The rule's shape comes from the compiler's command line, so that all inner loops have constant
 // length: CHANNELS, HIDDEN, PIXELS (of one cell), GATED, BORDER, TRACE_TICK, and one of
@@ -14,6 +15,7 @@
 // 2**24 of their last bits, floats hold them exactly: then this is the integer rule. With WIDE 1 they
 // are doubles, which hold 2**53, in half the speed.
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -22,11 +24,11 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16;
+constexpr int LANES = 16, REGISTERS = 32;
 #elif defined(__AVX__)
-constexpr int LANES = 8;
+constexpr int LANES = 8, REGISTERS = 16;
 #else
-constexpr int LANES = 4;
+constexpr int LANES = 4, REGISTERS = 16;
 #endif
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 struct Aligned {
@@ -43,9 +45,12 @@ constexpr int INPUTS = HAS_SAMPLE + HAS_TRACE + HAS_VALID + HAS_FLICKER + HAS_IN
 constexpr int SEEN = CHANNELS + INPUTS * PIXELS;
 constexpr int STATE = CHANNELS + 2 * PIXELS;
 constexpr int UPDATES = (GATED ? 2 : 1) * CHANNELS;
-// What a cell sees that depends on the learned channels: these, and the last inputs.
-constexpr int DERIVED = (HAS_INNOVATION + HAS_TRUST + HAS_RECALL) * PIXELS;
+// What a cell always sees that depends on the learned channels: these, and the last inputs.
+constexpr int DERIVED = (HAS_TRUST + HAS_RECALL) * PIXELS;
 constexpr int FIRST_DERIVED = SEEN - DERIVED;
+// What a cell sees that is zero but where a pixel has just arrived.
+constexpr int FIRST_ARRIVAL = CHANNELS + (HAS_SAMPLE + HAS_TRACE) * PIXELS;
+constexpr int ARRIVALS = (HAS_VALID + HAS_FLICKER + HAS_INNOVATION) * PIXELS;
 enum { ZERO, REPLICATE, WRAP };
 
 // The planes that one loop works on never overlap, which the compiler cannot know.
@@ -155,20 +160,29 @@ struct Planes {
     }
 };
 
-// out[n] = finish(n, bias[n] + sum over k of weight[k][n] * in[k]), for N outputs along one row.
+// An input of a layer along one row, and its number among the layer's: inputs that are zero all
+// along are left out.
+struct Input {
+    const float* row;
+    int number;
+};
+
+// out[n] = finish(n, bias[n] + sum over k of weight[k's number][n] * in[k]), for N outputs along one
+// row.
 template <int N, typename T, typename Finish>
-void combine(int count, const float* const* in, const float* weight, const float* bias,
+void combine(int count, const Input* in, const float* weight, const float* bias,
              float* const* out, int begin, int end, Finish finish) {
     int x = begin;
     for (; x + LANES < end; x += TILE) {
         Sums<T> left[N], right[N];
         for (int n = 0; n < N; n++) left[n] = right[n] = Sums<T>::all(bias[n]);
         for (int k = 0; k < count; k++) {
-            const auto a = Sums<T>::of(in[k] + x), b = Sums<T>::of(in[k] + x + LANES);
+            const float* w = weight + in[k].number * N;
+            const auto a = Sums<T>::of(in[k].row + x), b = Sums<T>::of(in[k].row + x + LANES);
 #pragma GCC unroll 16
             for (int n = 0; n < N; n++) {
-                left[n].add(weight[k * N + n], a);
-                right[n].add(weight[k * N + n], b);
+                left[n].add(w[n], a);
+                right[n].add(w[n], b);
             }
         }
         for (int n = 0; n < N; n++) {
@@ -181,9 +195,10 @@ void combine(int count, const float* const* in, const float* weight, const float
         Sums<T> sum[N];
         for (int n = 0; n < N; n++) sum[n] = Sums<T>::all(bias[n]);
         for (int k = 0; k < count; k++) {
-            const auto a = Sums<T>::of(in[k] + x);
+            const float* w = weight + in[k].number * N;
+            const auto a = Sums<T>::of(in[k].row + x);
 #pragma GCC unroll 16
-            for (int n = 0; n < N; n++) sum[n].add(weight[k * N + n], a);
+            for (int n = 0; n < N; n++) sum[n].add(w[n], a);
         }
         for (int n = 0; n < N; n++)
             if (out[n]) finish(n, sum[n], out[n] + x);
@@ -209,15 +224,17 @@ struct Settle {
     }
 };
 
-// sum(n, m) += a[n] * b[m], added up over `height` rows, each lane on its own.
-template <int N, int M, typename Sum>
-void correlate(Rows a, Rows b, int height, int width, Sum sum) {
+// sum(n, m) += a[n] * b[m], added up over `height` rows, each lane on its own; rows of b that are
+// zero are left out.
+template <int N, int M, typename Silent, typename Sum>
+void correlate(Rows a, Rows b, int height, int width, Silent silent, Sum sum) {
     Vector lanes[N][M];
 #pragma GCC unroll 16
     for (int n = 0; n < N; n++)
 #pragma GCC unroll 4
         for (int m = 0; m < M; m++) lanes[n][m] = Vector{};
-    for (int y = 0; y < height; y++)
+    for (int y = 0; y < height; y++) {
+        if (silent(y)) continue;
         for (int x = 0; x < width; x += LANES) {
             const float* left = a.first + y * a.to_row + x;
             const float* right = b.first + y * b.to_row + x;
@@ -231,23 +248,23 @@ void correlate(Rows a, Rows b, int height, int width, Sum sum) {
                 for (int m = 0; m < M; m++) lanes[n][m] += u * v[m];
             }
         }
+    }
 #pragma GCC unroll 16
     for (int n = 0; n < N; n++)
 #pragma GCC unroll 4
         for (int m = 0; m < M; m++) sum(n, m) += lanes[n][m];
 }
 
-// Outputs in blocks of at most 8 floats or 4 doubles, the last padded: two accumulators for each fit
-// the vector registers.
-constexpr int blocks(int outputs, int most = 8) { return (outputs + most - 1) / most; }
-constexpr int block_size(int outputs, int most = 8) {
+// Outputs in blocks of at most `most`, the last padded, so that their sums fit the vector registers.
+constexpr int blocks(int outputs, int most) { return (outputs + most - 1) / most; }
+constexpr int block_size(int outputs, int most) {
     return (outputs + blocks(outputs, most) - 1) / blocks(outputs, most);
 }
 
-// Call `f(size, first)` for each block; only the last may be smaller.
-template <int OUTPUTS, typename F>
+// Call `f(size, first)` for each block of at most `MOST`; only the last may be smaller.
+template <int OUTPUTS, int MOST, typename F>
 void over_blocks(F f) {
-    constexpr int N = block_size(OUTPUTS), WHOLE = OUTPUTS / N, REST = OUTPUTS % N;
+    constexpr int N = block_size(OUTPUTS, MOST), WHOLE = OUTPUTS / N, REST = OUTPUTS % N;
     for (int b = 0; b < WHOLE; b++) f(std::integral_constant<int, N>(), b * N);
     if constexpr (REST) f(std::integral_constant<int, REST>(), WHOLE * N);
 }
@@ -255,7 +272,8 @@ void over_blocks(F f) {
 // Weights in the order in which `combine` reads them: [block][input][output in the block].
 template <int OUTPUTS, typename T = float>
 struct Weights {
-    static constexpr int MOST = 32 / sizeof(T);
+    // Of each output two sums, beside two inputs, a weight, and one that is spare.
+    static constexpr int MOST = (REGISTERS - 4) / 2 * 4 / sizeof(T);
     static constexpr int N = block_size(OUTPUTS, MOST), BLOCKS = blocks(OUTPUTS, MOST);
     int inputs;
     std::vector<float> weight, bias;
@@ -265,11 +283,12 @@ struct Weights {
         return weight[(output / N * inputs + input) * N + output % N];
     }
     template <typename Finish = Keep>
-    void apply(const float* const* in, float* const* out, int begin, int end, Finish finish = {}) {
+    void apply(int count, const Input* in, float* const* out, int begin, int end,
+               Finish finish = {}) {
         float* padded[BLOCKS * N] = {};
         for (int o = 0; o < OUTPUTS; o++) padded[o] = out[o];
         for (int b = 0; b < BLOCKS; b++)
-            combine<N, T>(inputs, in, &weight[b * inputs * N], &bias[b * N], padded + b * N, begin,
+            combine<N, T>(count, in, &weight[b * inputs * N], &bias[b * N], padded + b * N, begin,
                           end, [&](int n, const Sums<T>& sum, float* to) {
                               finish(b * N + n, sum, to);
                           });
@@ -292,12 +311,14 @@ struct Video {
     Grids grids;
     int height, width, row;  // row: numbers from one row of a saved plane to the next
     Planes seen, updates;
+    std::vector<char> silence;  // ARRIVALS x (height + 2), see `silent`
     Weights<HIDDEN, Real> perceive{SEEN * 9};
     Weights<UPDATES, Real> update{HIDDEN};
 
     Video(int height, int width, const Parameters& p, Grids grids)
         : grids(grids), height(height), width(width), row((width + TILE - 1) / TILE * TILE),
-          seen(SEEN, height, width), updates(UPDATES, height, width) {
+          seen(SEEN, height, width), updates(UPDATES, height, width),
+          silence(ARRIVALS * (height + 2)) {
         for (int h = 0; h < HIDDEN; h++) {
             for (int k = 0; k < SEEN * 9; k++) perceive(h, k) = p.perceive[h * SEEN * 9 + k];
             perceive.bias[h] = p.perceive_bias[h];
@@ -374,7 +395,24 @@ struct Video {
 #endif
             }
         }
-        if (BORDER == ZERO) return;  // planes start as zeros
+        if (BORDER != ZERO) surround();  // planes start as zeros
+        for (int c = 0; c < ARRIVALS; c++)
+            for (int y = -1; y <= height; y++) {
+                const float* row = seen.at(FIRST_ARRIVAL + c, y);
+                bool zero = true;
+                for (int x = -1; x <= width; x++) zero &= row[x] == 0;
+                silence[c * (height + 2) + y + 1] = zero;
+            }
+    }
+
+    // Whether row y of a channel of `seen` is zero, margin included.
+    bool silent(int c, int y) const {
+        const int arrival = c - FIRST_ARRIVAL;
+        return arrival >= 0 && arrival < ARRIVALS && silence[arrival * (height + 2) + y + 1];
+    }
+
+    // Write what lies beyond the border.
+    void surround() {
         for (int c = 0; c < SEEN; c++) {
             for (int y = 0; y < height; y++) {
                 *seen.at(c, y, -1) = *seen.at(c, y, BORDER == WRAP ? width - 1 : 0);
@@ -389,16 +427,19 @@ struct Video {
 
     // hidden: HIDDEN planes, written.
     void think(int y, float* hidden) {
-        const float* in[SEEN * 9];
+        Input in[SEEN * 9];
         float* out[HIDDEN];
+        int count = 0;
         for (int c = 0; c < SEEN; c++)
-            for (int tap = 0; tap < 9; tap++)
-                in[9 * c + tap] = seen.at(c, y + tap / 3 - 1, tap % 3 - 1);
+            for (int tap = 0; tap < 9; tap++) {
+                const int row = y + tap / 3 - 1;
+                if (!silent(c, row)) in[count++] = {seen.at(c, row, tap % 3 - 1), 9 * c + tap};
+            }
         for (int h = 0; h < HIDDEN; h++) out[h] = hidden + at(HIDDEN, h, y);
 #if QUANTIZED
-        perceive.apply(in, out, 0, width, Settle{grids, AT_HIDDEN});
+        perceive.apply(count, in, out, 0, width, Settle{grids, AT_HIDDEN});
 #else
-        perceive.apply(in, out, 0, width, Rectify());
+        perceive.apply(count, in, out, 0, width, Rectify());
 #endif
     }
 
@@ -409,14 +450,14 @@ struct Video {
     float candidate(float u) const { return QUANTIZED ? u : clamp<float>(u, -1, 1); }
 
     void propose(int y, const float* hidden) {
-        const float* in[HIDDEN];
+        Input in[HIDDEN];
         float* out[UPDATES];
-        for (int h = 0; h < HIDDEN; h++) in[h] = hidden + at(HIDDEN, h, y);
+        for (int h = 0; h < HIDDEN; h++) in[h] = {hidden + at(HIDDEN, h, y), h};
         for (int o = 0; o < UPDATES; o++) out[o] = updates.at(o, y);
 #if QUANTIZED
-        update.apply(in, out, 0, width, Settle{grids, AT_UPDATES});
+        update.apply(HIDDEN, in, out, 0, width, Settle{grids, AT_UPDATES});
 #else
-        update.apply(in, out, 0, width);
+        update.apply(HIDDEN, in, out, 0, width);
 #endif
     }
 
@@ -504,22 +545,14 @@ struct Gradient {
                 [[maybe_unused]] const float* v = valid + (size_t(q) * height + y) * width;
                 const float* x0 = before + video.at(STATE, q, y);
                 float* out = dstate + video.at(CHANNELS, q, y);
-                [[maybe_unused]] int derived = CHANNELS + q;
 #if HAS_INNOVATION
-                const float* dinnovation = dseen.at(derived, y);
-                derived += PIXELS;
-                EACH_CELL {
-                    const float was = v[x] * (last[x] - x0[x]);
-                    [[maybe_unused]] const float innovation = SETTLE(AT_INNOVATION, was, -1, 1);
-                    const bool passes = PASSES(AT_INNOVATION, innovation, was, -1, 1);
-                    out[x] -= passes ? v[x] * dinnovation[x] : 0;
-                }
+                backward_arrivals(AT_INNOVATION, q, y, v, last, x0, out);
 #endif
 #if HAS_TRUST
                 const float* doubt = before + video.at(STATE, PIXELS, y);
                 float* ddoubt = dstate + video.at(CHANNELS, PIXELS, y);
-                const float* dtrust = dseen.at(derived, y);
-                const float* drecall = HAS_RECALL ? dseen.at(derived + PIXELS, y) : dtrust;
+                const float* dtrust = dseen.at(CHANNELS + q, y);
+                const float* drecall = HAS_RECALL ? dseen.at(CHANNELS + PIXELS + q, y) : dtrust;
                 EACH_CELL {
                     const float t = recency(age[x]) - 4 * doubt[x];
                     const float trust = SETTLE(AT_TRUST, t, 0, 1);
@@ -535,6 +568,47 @@ struct Gradient {
 #endif
             }
         }
+    }
+
+    // Through an input number `at` that compares the sample that has just arrived with a prediction,
+    // of pixel q of each cell of row y; out: the prediction's gradient, added to.
+    [[maybe_unused]] void backward_arrivals(int at, int q, int y, const float* valid,
+                                            const float* last, const float* prediction,
+                                            float* out) {
+        for (int x = 0; x < video.width; x++) {
+            if (valid[x] == 0) continue;
+            const float was = valid[x] * (last[x] - prediction[x]);
+            [[maybe_unused]] const float compared = SETTLE(at, was, -1, 1);
+            if (PASSES(at, compared, was, -1, 1))
+                out[x] -= valid[x] * dseen_at(CHANNELS + at * PIXELS + q, y, x);
+        }
+    }
+
+    // Gradient of what one cell shows in one channel of `seen`: for the few that have anything to.
+    float dseen_at(int c, int y, int x) {
+        float sums[9] = {};  // apart, so that none waits for another
+        for (const int row : places(y, video.height))
+            for (const int column : places(x, video.width)) {
+                if (row == NOWHERE || column == NOWHERE) continue;
+                for (int h = 0; h < HIDDEN; h++) {
+                    const float* weight = p.perceive + (h * SEEN + c) * 9;
+                    for (int tap = 0; tap < 9; tap++)
+                        sums[tap] +=
+                            weight[tap] * *at_dhidden(h, row + 1 - tap / 3, column + 1 - tap % 3);
+                }
+            }
+        float sum = 0;
+        for (const float part : sums) sum += part;
+        return sum;
+    }
+
+    // Where a cell at place i of n along a side is seen: there, and beyond the border.
+    static constexpr int NOWHERE = -2;
+    static std::array<int, 3> places(int i, int n) {
+        if (BORDER == ZERO) return {i, NOWHERE, NOWHERE};
+        const bool above = i == (BORDER == WRAP ? n - 1 : 0);
+        const bool below = i == (BORDER == WRAP ? 0 : n - 1);
+        return {i, above ? -1 : NOWHERE, below ? n : NOWHERE};
     }
 
     void backward_update(int y, const float* before, const float* fired, float* dstate) {
@@ -577,11 +651,11 @@ struct Gradient {
 
     void backward_hidden(int y, const float* hidden) {
         const int width = video.width;
-        const float* in[UPDATES];
+        Input in[UPDATES];
         float* out[HIDDEN];
-        for (int o = 0; o < UPDATES; o++) in[o] = dupdates.at(o, y);
+        for (int o = 0; o < UPDATES; o++) in[o] = {dupdates.at(o, y), o};
         for (int h = 0; h < HIDDEN; h++) out[h] = at_dhidden(h, y);
-        update.apply(in, out, 0, width);
+        update.apply(UPDATES, in, out, 0, width);
         for (int h = 0; h < HIDDEN; h++) {
             const float* active = hidden + video.at(HIDDEN, h, y);
             EACH_CELL {
@@ -603,24 +677,27 @@ struct Gradient {
         constexpr int STRIP = 8;  // rows whose hidden gradients stay in the nearest cache
         for (int top = 0; top < height; top += STRIP) {
             const int rows = top + STRIP < height ? STRIP : height - top;
-            over_blocks<HIDDEN>([&](auto size, int first) {
+            // As many sums as fit the registers, beside one row of a and three of b, or one.
+            over_blocks<HIDDEN, (REGISTERS - 4) / 3>([&](auto size, int first) {
                 constexpr int N = size;
                 const Rows a = dhidden.rows(first, top + 1);
                 for (int c = 0; c < SEEN; c++)
                     for (int dy = 0; dy < 3; dy++) {
                         Rows b = video.seen.rows(c, top + dy - 1, -1);
                         b.to_plane = 1;  // the three taps of a row
-                        correlate<N, 3>(a, b, rows, width, [&](int n, int dx) -> Vector& {
+                        const auto silent = [&](int y) { return video.silent(c, top + dy - 1 + y); };
+                        correlate<N, 3>(a, b, rows, width, silent, [&](int n, int dx) -> Vector& {
                             return dperceive[((first + n) * SEEN + c) * 9 + 3 * dy + dx].lanes;
                         });
                     }
             });
-            over_blocks<UPDATES>([&](auto size, int first) {
+            over_blocks<UPDATES, REGISTERS / 2>([&](auto size, int first) {
                 constexpr int N = size;
                 const Rows a = dupdates.rows(first, top);
                 for (int h = 0; h < HIDDEN; h++) {
                     const Rows b{hidden + video.at(HIDDEN, h, top), 0, video.at(HIDDEN, 0, 1)};
-                    correlate<N, 1>(a, b, rows, width, [&](int n, int) -> Vector& {
+                    const auto heard = [](int) { return false; };
+                    correlate<N, 1>(a, b, rows, width, heard, [&](int n, int) -> Vector& {
                         return dupdate[(first + n) * HIDDEN + h].lanes;
                     });
                 }
@@ -640,14 +717,14 @@ struct Gradient {
         const int height = video.height, width = video.width;
         // A cell beyond the border stands for one inside (or for zero), which gets its gradient.
         for (int y = -1; y <= height; y++) {
-            const float* in[HIDDEN * 9];
+            Input in[HIDDEN * 9];
             float* out[LEARNED];
             for (int h = 0; h < HIDDEN; h++)
                 for (int tap = 0; tap < 9; tap++)
-                    in[9 * h + tap] = at_dhidden(h, y + 1 - tap / 3, 1 - tap % 3);
+                    in[9 * h + tap] = {at_dhidden(h, y + 1 - tap / 3, 1 - tap % 3), 9 * h + tap};
             for (int c = 0; c < LEARNED; c++) out[c] = dseen.at(c, y);
             if (BORDER == ZERO && (y < 0 || y == height)) continue;
-            perceive.apply(in, out, BORDER == ZERO ? 0 : -1, width + (BORDER != ZERO));
+            perceive.apply(HIDDEN * 9, in, out, BORDER == ZERO ? 0 : -1, width + (BORDER != ZERO));
         }
         if (BORDER == ZERO) return;
         for (int c = 0; c < LEARNED; c++) {
