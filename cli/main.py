@@ -154,6 +154,7 @@ def train(
         float | None, videos("Share of the real shots from clips in which much moves.")
     ] = None,
     zoom: Annotated[float | None, videos("Share of the shots at half or twice their size.")] = None,
+    blend: Annotated[float | None, videos("Share of the shots that show two at once.")] = None,
     restart: Annotated[float | None, videos("Chance that a video ends with a chunk.")] = None,
     cut: Annotated[float | None, videos("Chance of a cut before a chunk.")] = None,
     blackout: Annotated[float | None, videos("Chance that a chunk shows no pixel.")] = None,
@@ -290,6 +291,7 @@ def train(
         real_share=real_share,
         moving_share=moving_share,
         zoom=zoom,
+        blend=blend,
         drift=drift,
         flutter=flutter,
         cut=cut,

@@ -47,6 +47,10 @@ class TrainOptions:
         Share of the shots that are shown at half or twice their size: what is busy becomes
         busier, what is smooth smoother and faster. Needs an even crop; clips of less than twice
         the crop are not halved.
+    blend
+        Share of the shots that are two shots seen through each other, as in a window pane. What
+        moves is then no longer told by what it looks like: a rule that is to hold its samples on
+        some clips and to drop them on others learns to tell by the samples themselves.
     drift
         Share of the shots whose brightness and contrast slowly change.
     flutter
@@ -86,6 +90,7 @@ class TrainOptions:
     real_share: float = 0.7
     moving_share: float = 0.5
     zoom: float = 0.0
+    blend: float = 0.0
     drift: float = 0.2
     flutter: float = 0.0
     cut: float = 0.02
@@ -121,6 +126,7 @@ class TrainOptions:
             "real_share",
             "moving_share",
             "zoom",
+            "blend",
             "drift",
             "flutter",
             "cut",

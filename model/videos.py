@@ -27,6 +27,9 @@ from .video import Clip
 #: Least and largest amplitude of light that flutters, as a share of its mean.
 FLUTTER = 0.005, 0.08
 
+#: Least and largest share of the first of two shots that are seen through each other.
+BLEND = 0.25, 0.75
+
 #: Frames in which a drifting shot goes from one brightness and contrast to another.
 DRIFT_FRAMES = 200
 
@@ -82,7 +85,7 @@ class Videos:
 
     Each is a sequence of shots, seen through one sensor. A shot is a random crop of a random clip,
     turned and mirrored, its size, brightness and contrast changed, its light steady or not, played
-    forth and back at its own speed. One shot in ten stands still.
+    forth and back at its own speed. One in ten stands still. Two may be seen through each other.
 
     Parameters
     ----------
@@ -213,7 +216,15 @@ class Videos:
         return _Video(life, density, pattern)
 
     def _shot(self, place: int, slot: Slot) -> "_Shot":
-        rng, options = self._rng(_SHOT, place, slot.generation, slot.shot), self.options
+        rng = self._rng(_SHOT, place, slot.generation, slot.shot)
+        shot = self._draw_shot(rng)
+        if rng.random() >= self.options.blend:
+            return shot
+        other = self._draw_shot(rng)
+        return dataclasses.replace(shot, other=other, share=rng.uniform(*BLEND))
+
+    def _draw_shot(self, rng: np.random.Generator) -> "_Shot":
+        options = self.options
         group = self._moving if rng.random() < options.moving_share else self._quiet
         if self._synthetic and (not group or rng.random() >= options.real_share):
             group = self._synthetic
@@ -272,6 +283,8 @@ class _Shot:
     position: int
     zoom: float = 1.0  # 1/2, 1 or 2
     flutter: _Flutter = _Flutter()
+    other: "_Shot | None" = None  # seen through this one
+    share: float = 1.0  # of this one
 
     def play(self, first: int, count: int) -> NDArray[np.float32]:
         """Return frames `first` to `first + count`, the clip running forth and back."""
@@ -288,7 +301,11 @@ class _Shot:
         frames *= contrast
         frames += brightness
         frames *= self.flutter.light(times)[:, None, None]
-        return np.clip(frames, 0, 1, out=frames)
+        np.clip(frames, 0, 1, out=frames)
+        if self.other is not None:
+            frames *= np.float32(self.share)
+            frames += np.float32(1 - self.share) * self.other.play(first, count)
+        return frames
 
 
 def _resize(frames: NDArray[np.float32], zoom: float) -> NDArray[np.float32]:

@@ -208,6 +208,24 @@ def test_share_of_the_shots_at_half_or_twice_their_size(share: float) -> None:
     assert set(found) <= {0.5, 1, 2}
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_share_of_the_shots_that_show_two(share: float) -> None:
+    options = dataclasses.replace(CALM, batch=200, blend=share)
+    shots = Videos([NOISE], options)._shots
+    count = sum(shot.other is not None for shot in shots)
+    assert count == pytest.approx(200 * share, abs=5 * math.sqrt(200 * share * (1 - share)))
+    assert all(0.25 <= shot.share <= 0.75 for shot in shots if shot.other is not None)
+
+
+def test_two_shots_are_seen_through_each_other() -> None:
+    shot = ramp((1, 0.5), (1, 0.5))
+    still = dataclasses.replace(shot, stride=0)
+    blend = dataclasses.replace(shot, other=still, share=0.75)
+    assert shot.play(0, 4).flatten().tolist() == [0.5, 0.75, 1, 0.75]
+    assert still.play(0, 4).flatten().tolist() == [0.5, 0.5, 0.5, 0.5]
+    assert blend.play(0, 4).flatten().tolist() == [0.5, 0.6875, 0.875, 0.6875]
+
+
 def test_half_the_size_is_averaged_and_twice_is_interpolated() -> None:
     square: NDArray[np.float32] = np.array([[[0, 0.2], [0.4, 0.6]]], np.float32)
     half = _Shot(square, (1, 0.5), (1, 0.5), stride=1, position=0, zoom=0.5)
@@ -224,6 +242,17 @@ def test_zoom_changes_no_other_choice() -> None:
     )
     for a, b in zip(plain, zoomed, strict=True):
         assert (a.begin, a.end, a.stride, a.position) == (b.begin, b.end, b.stride, b.position)
+
+
+def test_a_blend_changes_no_other_choice() -> None:
+    alone, blended = (
+        Videos([NOISE], dataclasses.replace(CALM, batch=50, blend=blend))._shots
+        for blend in (0.0, 1.0)
+    )
+    for a, b in zip(alone, blended, strict=True):
+        assert (a.begin, a.end, a.stride, a.position) == (b.begin, b.end, b.stride, b.position)
+        assert b.other is not None
+        assert b.other.position != b.position or b.other.begin != b.begin
 
 
 def test_clips_too_small_to_be_halved_are_only_doubled() -> None:
