@@ -1,0 +1,78 @@
+"""What a rule would gain by judging better how fast a clip changes: python bench/held_doubt.py
+
+Scores a rule as it is, and with the doubt of all cells held at one value, clip by clip. Where a
+value scores higher than the rule's own doubt, the rule misjudges there how long a sample counts: no
+other weight is changed.
+"""
+
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scotopia.cli.evaluate import clip_names
+from scotopia.cli.rules import rule_path
+from scotopia.model import baselines, score
+from scotopia.model.rule import Rule
+from scotopia.model.sampling import sample_mask
+from scotopia.model.task import reconstruct
+from scotopia.model.video import Clip, resolve_clip
+
+DENSITY, SEED = 0.01, 0
+
+#: Frames of a clip that are shown: its first ones, since each value runs through all of them.
+FRAMES = 120
+
+
+class HeldDoubtRule(Rule):
+    """A rule whose cells' doubt is one constant, whatever they think."""
+
+    fusible = False
+    held = 0.0
+
+    def perception(self, x: Tensor, *register: Any) -> Tensor:
+        """As the rule's own, but for the doubt."""
+        x = x.clone()
+        x[:, self.config.doubt] = self.held
+        return super().perception(x, *register)
+
+
+def score_of(clip: Clip, rule: Rule | None) -> float:
+    """PSNR in dB of a rule, or of the fixed normalized convolution."""
+    mask = sample_mask(clip.frames.shape, DENSITY, SEED)
+    if rule is None:
+        fixed = baselines.BASELINES["normalized-convolution"]
+        return score.psnr(clip.frames, baselines.reconstruct(fixed, mask, mask * clip.frames))
+    return score.psnr(clip.frames, reconstruct(rule, clip.frames, mask))
+
+
+def main() -> None:
+    """Score and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rule", default="retina")
+    parser.add_argument(
+        "--clips",
+        nargs="+",
+        default=["out/clips/held_out", "out/clips/blind", "davis_road"],
+    )
+    parser.add_argument("--frames", type=int, default=FRAMES)
+    values = [0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45]
+    parser.add_argument("--doubts", nargs="+", type=float, default=values)
+    arguments = parser.parse_args()
+    path = rule_path(arguments.rule)
+    rule, held = Rule.load(path), HeldDoubtRule.load(path)
+    print(f"PSNR in dB, first {arguments.frames} frames, density {DENSITY}, seed {SEED}")
+    print(f"{'clip':14}{'fixed':>8}{'own':>8}" + "".join(f"{d:8g}" for d in arguments.doubts))
+    for name in clip_names(arguments.clips):
+        whole = resolve_clip(name)
+        clip = Clip(whole.name, whole.frames[: arguments.frames])
+        found = [score_of(clip, None), score_of(clip, rule)]
+        for held.held in arguments.doubts:
+            found.append(score_of(clip, held))
+        print(f"{clip.name:14}" + "".join(f"{psnr:8.2f}" for psnr in found), flush=True)
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        main()
