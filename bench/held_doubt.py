@@ -8,18 +8,14 @@ other weight is changed.
 import argparse
 from typing import Any
 
-import torch
 from torch import Tensor
+from training_gain import DENSITY, SEED, score_of_fixed
 
 from scotopia.cli.evaluate import clip_names
 from scotopia.cli.rules import rule_path
-from scotopia.model import baselines, score
 from scotopia.model.rule import Rule
-from scotopia.model.sampling import sample_mask
-from scotopia.model.task import reconstruct
+from scotopia.model.train import validate
 from scotopia.model.video import Clip, resolve_clip
-
-DENSITY, SEED = 0.01, 0
 
 #: Frames of a clip that are shown: its first ones, since each value runs through all of them.
 FRAMES = 120
@@ -36,15 +32,6 @@ class HeldDoubtRule(Rule):
         x = x.clone()
         x[:, self.config.doubt] = self.held
         return super().perception(x, *register)
-
-
-def score_of(clip: Clip, rule: Rule | None) -> float:
-    """PSNR in dB of a rule, or of the fixed normalized convolution."""
-    mask = sample_mask(clip.frames.shape, DENSITY, SEED)
-    if rule is None:
-        fixed = baselines.BASELINES["normalized-convolution"]
-        return score.psnr(clip.frames, baselines.reconstruct(fixed, mask, mask * clip.frames))
-    return score.psnr(clip.frames, reconstruct(rule, clip.frames, mask))
 
 
 def main() -> None:
@@ -67,12 +54,11 @@ def main() -> None:
     for name in clip_names(arguments.clips):
         whole = resolve_clip(name)
         clip = Clip(whole.name, whole.frames[: arguments.frames])
-        found = [score_of(clip, None), score_of(clip, rule)]
+        found = [score_of_fixed([clip]), validate(rule, [clip], DENSITY, SEED)]
         for held.held in arguments.doubts:
-            found.append(score_of(clip, held))
+            found.append(validate(held, [clip], DENSITY, SEED))
         print(f"{clip.name:14}" + "".join(f"{psnr:8.2f}" for psnr in found), flush=True)
 
 
 if __name__ == "__main__":
-    with torch.no_grad():
-        main()
+    main()

@@ -10,6 +10,7 @@ import torch
 
 from scotopia.model.config import RuleConfig
 from scotopia.model.rule import Rule
+from scotopia.model.train import validate
 from scotopia.model.video import Clip
 
 
@@ -32,10 +33,10 @@ def clip() -> Clip:
 def test_a_doubt_held_where_it_is_changes_nothing_later(rule: Path, clip: Clip) -> None:
     held = held_doubt.HeldDoubtRule.load(rule)
     held.held = 0.3
-    own = held_doubt.score_of(clip, Rule.load(rule))
-    assert held_doubt.score_of(clip, held) == pytest.approx(own, abs=1e-5)
+    own = validate(Rule.load(rule), [clip])
+    assert validate(held, [clip]) == pytest.approx(own, abs=1e-5)
     held.held = -1.0
-    assert held_doubt.score_of(clip, held) != pytest.approx(own, abs=1e-5)
+    assert validate(held, [clip]) != pytest.approx(own, abs=1e-5)
 
 
 def test_table(
@@ -45,8 +46,7 @@ def test_table(
     np.savez(tmp_path / "noise.npz", frames=frames)
     arguments = ["--rule", rule, "--clips", tmp_path / "noise.npz", "--frames", 24, "--doubts", 0.3]
     monkeypatch.setattr(sys, "argv", ["held_doubt", *map(str, arguments)])
-    with torch.no_grad():
-        held_doubt.main()
+    held_doubt.main()
     *_, heads, line = capsys.readouterr().out.splitlines()
     assert heads.split() == ["clip", "fixed", "own", "0.3"]
     name, *numbers = line.split()

@@ -43,6 +43,7 @@ def gradients(rule: Rule, predictions: Tensor) -> list[Tensor]:
     [
         {"inputs": INPUTS, "trace_bits": 8},
         {"inputs": INPUTS, "block": 2, "channels": 6, "border": "wrap"},
+        {"inputs": INPUTS, "border": "zero"},
         {"inputs": (), "kind": "residual", "border": "zero"},
         {"inputs": ("sample", "trust"), "fire_rate": 0.5, "perception": "depthwise"},
         {"inputs": ("valid", "innovation"), "fire_rate": 0.5, "kind": "residual"},
