@@ -254,6 +254,23 @@ class _Compiler:
         sample_frac = rule.sample_format.frac_bits
 
         self._comment("registers")
+        if "fresh" in formats:
+            fresh = self._allocate(1)
+            self._carry_from(valid)
+            self._emit(  # which a full trace hands on
+                Instruction(
+                    trace.bits, read=trace.plane, read_bits=trace.bits, carry=Carry.CONTINUE
+                )
+            )
+            self._emit(
+                Instruction(
+                    1, read=valid, read_bits=1, write=fresh, write_bits=1, carry=Carry.CONTINUE
+                )
+            )
+            inputs["fresh"] = self._total(
+                [_Term(0, 1, None, fresh)], -formats["fresh"].frac_bits, formats["fresh"]
+            )
+            self._free(fresh, 1)
         if "flicker" in formats:
             change = self._allocate(1)
             self._flag_or(trace)  # the trace is 0 until a sample was seen

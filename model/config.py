@@ -18,7 +18,7 @@ FILTERS: dict[Perception, int] = {"depthwise": 3, "sobel": 4}
 #: from the pixel's last one, if that has left a trace; `innovation`, valid * (sample -
 #: prediction); `trust`, how much of the last sample still counts, by its age and by what the cell
 #: doubts; `recall`, trust * (sample - prediction).
-INPUTS = ("sample", "trace", "valid", "flicker", "innovation", "trust", "recall")
+INPUTS = ("sample", "trace", "valid", "fresh", "flicker", "innovation", "trust", "recall")
 
 #: Channels of the input register, behind the learned ones.
 REGISTER = ("sample", "trace")

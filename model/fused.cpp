@@ -41,7 +41,8 @@ typedef float Real;
 #endif
 
 constexpr int TILE = 2 * LANES;  // cells of a row that are worked on together
-constexpr int INPUTS = HAS_SAMPLE + HAS_TRACE + HAS_VALID + HAS_FLICKER + HAS_INNOVATION + HAS_TRUST + HAS_RECALL;
+constexpr int INPUTS =
+    HAS_SAMPLE + HAS_TRACE + HAS_VALID + HAS_FRESH + HAS_FLICKER + HAS_INNOVATION + HAS_TRUST + HAS_RECALL;
 constexpr int SEEN = CHANNELS + INPUTS * PIXELS;
 constexpr int STATE = CHANNELS + 2 * PIXELS;
 constexpr int UPDATES = (GATED ? 2 : 1) * CHANNELS;
@@ -50,7 +51,7 @@ constexpr int DERIVED = (HAS_TRUST + HAS_RECALL) * PIXELS;
 constexpr int FIRST_DERIVED = SEEN - DERIVED;
 // What a cell sees that is zero but where a pixel has just arrived.
 constexpr int FIRST_ARRIVAL = CHANNELS + (HAS_SAMPLE + HAS_TRACE) * PIXELS;
-constexpr int ARRIVALS = (HAS_VALID + HAS_FLICKER + HAS_INNOVATION) * PIXELS;
+constexpr int ARRIVALS = (HAS_VALID + HAS_FRESH + HAS_FLICKER + HAS_INNOVATION) * PIXELS;
 enum { ZERO, REPLICATE, WRAP };
 
 // The planes that one loop works on never overlap, which the compiler cannot know.
@@ -101,7 +102,7 @@ struct Grid {
     float scale, unit, low, high;
 };
 // A rule's grids: of its inputs, of its hidden neurons, of its updates, of its learned channels.
-constexpr int AT_FLICKER = HAS_SAMPLE + HAS_TRACE + HAS_VALID;
+constexpr int AT_FLICKER = HAS_SAMPLE + HAS_TRACE + HAS_VALID + HAS_FRESH;
 constexpr int AT_INNOVATION = AT_FLICKER + HAS_FLICKER;
 constexpr int AT_TRUST = AT_INNOVATION + HAS_INNOVATION;
 constexpr int AT_RECALL = AT_TRUST + HAS_TRUST;
@@ -355,8 +356,12 @@ struct Video {
                     return plane;
                 };
 
+#if HAS_FRESH  // like the flicker, by the register as it was
+                float* fresh = seen.at(input + (AT_FLICKER - 1) * PIXELS, y);
+                EACH_CELL fresh[x] = age[x] < 1 - float(TRACE_TICK) ? valid[in + x] : 0;
+#endif
 #if HAS_FLICKER
-                float* flicker = seen.at(input + (HAS_SAMPLE + HAS_TRACE + HAS_VALID) * PIXELS, y);
+                float* flicker = seen.at(input + AT_FLICKER * PIXELS, y);
                 EACH_CELL flicker[x] =
                     age[x] > 0 ? SETTLE(AT_FLICKER, valid[in + x] * (sample[in + x] - last[x]), -1, 1) : 0;
 #endif
@@ -373,6 +378,9 @@ struct Video {
 #endif
 #if HAS_VALID
                 std::memcpy(channel(), valid + in, 4 * width);
+#endif
+#if HAS_FRESH
+                channel();
 #endif
 #if HAS_FLICKER
                 channel();

@@ -176,7 +176,10 @@ class StepGraph:
         return self.node("Slice", tensor, *ends, axis, to=to, shape=self.cells(behind - first))
 
     def latch(self, sample: str, valid: str, old_sample: str, old_trace: str) -> tuple[str, ...]:
-        """As `Rule.latch`: tensors of the new sample, trace and flicker (not yet clipped)."""
+        """As `Rule.forward`: tensors of the new sample and trace, what is fresh and what flickers.
+
+        The flicker is not yet clipped.
+        """
         tick = 2.0**-self.config.trace_bits
         surprise = self.node("Sub", sample, old_sample, to="arriving_change")
         change = self.node("Mul", valid, surprise, to="change")
@@ -187,10 +190,16 @@ class StepGraph:
         refreshed = self.node("Mul", valid, youth, to="refreshed")
         new_trace = self.node("Add", aged, refreshed, to="new_trace")
         has_trace = self.node("Sign", old_trace, to="has_trace")  # traces are never negative
-        return new_sample, new_trace, self.node("Mul", change, has_trace, to="flicker_sum")
+        flicker = self.node("Mul", change, has_trace, to="flicker_sum")
+        if "fresh" not in self.config.inputs:
+            return new_sample, new_trace, valid, flicker
+        age = self.node("Sub", self.constant("newest_trace", 1 - tick), old_trace, to="old_age")
+        has_age = self.node("Sign", age, to="has_age")  # traces are never above the newest
+        fresh = self.node("Mul", valid, has_age, to="fresh_sum")
+        return new_sample, new_trace, fresh, flicker
 
     def perception(
-        self, x: str, sample: str, trace: str, valid: str, flicker: str, fit: Fit
+        self, x: str, sample: str, trace: str, valid: str, fresh: str, flicker: str, fit: Fit
     ) -> str:
         """As `Rule.perception`: what a cell shows, with a border of one cell around."""
         config = self.config
@@ -205,6 +214,8 @@ class StepGraph:
                     seen[name] = fit(name, trace)
                 case "valid":
                     seen[name] = fit(name, valid)
+                case "fresh":
+                    seen[name] = fit(name, fresh)
                 case "flicker":
                     seen[name] = fit(name, flicker)
                 case "innovation":
@@ -288,13 +299,13 @@ def float_graph(rule: Rule) -> StepGraph:
     graph.split("state", x=config.channels, old_sample=config.pixels, old_trace=config.pixels)
 
     def clip(name: str, tensor: str, to: str | None = None) -> str:
-        if name in ("sample", "trace", "valid"):
+        if name in ("sample", "trace", "valid", "fresh"):
             return tensor
         ends = [graph.constant(str(end), end) for end in (0 if name == "trust" else -1, 1)]
         return graph.node("Clip", tensor, *ends, to=to or name)
 
-    sample, trace, flicker = graph.latch("sample", "valid", "old_sample", "old_trace")
-    padded = graph.perception("x", sample, trace, "valid", flicker, clip)
+    sample, trace, fresh, flicker = graph.latch("sample", "valid", "old_sample", "old_trace")
+    padded = graph.perception("x", sample, trace, "valid", fresh, flicker, clip)
     if isinstance(rule.perceive, FilteredLayer):
         kernel = graph.node(
             "Einsum",

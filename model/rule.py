@@ -171,8 +171,10 @@ class Rule(nn.Module):
         x, register = state[:, : self.config.channels], state[:, self.config.channels :]
         last, trace = register.chunk(2, 1)
         flicker = valid * (trace > 0) * (sample - last)
+        fresh = valid * (trace < 1 - 2.0**-self.config.trace_bits)
         sample, trace = self.latch(last, trace, sample, valid)
-        hidden = F.relu(self.perceive(self.perception(x, sample, trace, valid, flicker)))
+        seen = self.perception(x, sample, trace, valid, fresh, flicker)
+        hidden = F.relu(self.perceive(seen))
         updated = self.apply_update(x, self.update(hidden))
         if fired is not None:
             updated = torch.where(fired > 0, updated, x)
@@ -187,7 +189,13 @@ class Rule(nn.Module):
         return last + valid * (sample - last), aged + valid * (1 - tick - aged)
 
     def perception(
-        self, x: Tensor, sample: Tensor, trace: Tensor, valid: Tensor, flicker: Tensor
+        self,
+        x: Tensor,
+        sample: Tensor,
+        trace: Tensor,
+        valid: Tensor,
+        fresh: Tensor,
+        flicker: Tensor,
     ) -> Tensor:
         """Gather what a cell shows its neighbours, with a border of one cell around."""
         surprise = sample - x[:, : self.config.pixels]
@@ -195,6 +203,7 @@ class Rule(nn.Module):
             "sample": sample,
             "trace": trace,
             "valid": valid,
+            "fresh": fresh,
             "flicker": flicker.clamp(-1, 1),
             "innovation": (valid * surprise).clamp(-1, 1),
         }

@@ -58,6 +58,7 @@ _WHAT_INPUTS_ARE = {
     "sample": "the last sample",
     "trace": "how long ago it arrived",
     "valid": "whether it arrived in this frame",
+    "fresh": "whether it arrived in this step",
     "flicker": "what it changed by, if the one before has left a trace",
     "innovation": "what the prediction missed it by, if it arrived in this frame",
     "trust": "how much of the last sample still counts",
@@ -192,6 +193,7 @@ def _inputs(rule: IntegerRule) -> list[dict[str, object]]:
         "sample": ("last", sample),
         "trace": ("trace", rule.trace_format.frac_bits),
         "valid": ("arrived", 0),
+        "fresh": (f"arrived && age < {rule.trace_format.highest}", 0),
         "flicker": ("age > 0 ? last - old : 0", sample),
         "innovation": ("arrived ? surprise : 0", sample),
     }
@@ -222,7 +224,7 @@ def _needs(rule: IntegerRule) -> dict[str, bool]:
     """Which local variables the inputs speak of."""
     needed_by = {
         "last": {"sample", "flicker", "innovation", "recall"},
-        "age": {"flicker", "trace", "trust"},
+        "age": {"fresh", "flicker", "trace", "trust"},
         "trace": {"trace", "trust"},
         "surprise": {"innovation", "recall"},
     }

@@ -144,6 +144,7 @@ class FakeQuantRule(Rule):
             "sample": register,
             "trace": trace,
             "valid": arrived.to(x.dtype),
+            "fresh": (arrived & (age < 1 - tick)).to(x.dtype),
             "flicker": flicker,
             "innovation": valid * surprise,
         }

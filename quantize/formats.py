@@ -134,6 +134,7 @@ class Formats:
         inputs = {
             "trace": QFormat(0, config.trace_bits, signed=False),
             "valid": QFormat(1, 0, signed=False),
+            "fresh": QFormat(1, 0, signed=False),
             "trust": QFormat(0, precision.gate, signed=False),
         }
         perceive, _, update, _ = (_array(tensor) for tensor in folded_layers(rule))

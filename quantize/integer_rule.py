@@ -334,7 +334,9 @@ class IntegerRule:
         trace = np.where(valid, self.trace_format.highest, np.maximum(age - 1, 0))
         flicker = np.where(age > 0, last - old, 0)
 
-        seen = np.concatenate([x, self.inputs(x, last, trace, valid, flicker)], axis=-3)
+        fresh = valid & (age < self.trace_format.highest)
+        inputs = self.inputs(x, last, trace, valid, fresh, flicker)
+        seen = np.concatenate([x, inputs], axis=-3)
         hidden = self.perceive(self.neighbourhood(seen), self.rounding, self.overflow)
         update = self.update(hidden[..., None, :], self.rounding, self.overflow).reshape(
             *x.shape[:-3], -1, *x.shape[-2:]
@@ -358,6 +360,7 @@ class IntegerRule:
         last: IntArray,
         trace: IntArray,
         valid: NDArray[np.bool_],
+        fresh: NDArray[np.bool_],
         flicker: IntArray,
     ) -> IntArray:
         """Codes of `config.inputs`, (..., inputs, H, W)."""
@@ -367,6 +370,7 @@ class IntegerRule:
             "sample": (last, frac),
             "trace": (trace, self.trace_format.frac_bits),
             "valid": (valid.astype(np.int64), 0),
+            "fresh": (fresh.astype(np.int64), 0),
             "flicker": (flicker, frac),
             "innovation": (valid * surprise, frac),
         }

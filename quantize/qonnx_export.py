@@ -152,7 +152,8 @@ def _bounds(rule: IntegerRule) -> dict[str, int]:
     }
     frac = rule.sample_format.frac_bits
     surprise = 1 << rule.sample_format.bits
-    sources = {"valid": (1, 0), "flicker": (surprise, frac), "innovation": (surprise, frac)}
+    sources = {name: (1, 0) for name in ("valid", "fresh")}
+    sources |= {name: (surprise, frac) for name in ("flicker", "innovation")}
     if "trust" in rule.config.inputs:
         doubt = rule.state_formats[rule.config.doubt]
         finest = max(rule.trace_format.frac_bits, doubt.frac_bits)
@@ -275,8 +276,8 @@ def qonnx_graph(rule: IntegerRule, height: int, width: int) -> QuantGraph:
     def fit(name: str, tensor: str) -> str:
         return graph.round(tensor, f"input.{name}", (formats[name],))
 
-    sample, trace, flicker = graph.latch(arriving, valid, old_sample, old_trace)
-    padded = graph.perception(x, sample, trace, valid, flicker, fit)
+    sample, trace, fresh, flicker = graph.latch(arriving, valid, old_sample, old_trace)
+    padded = graph.perception(x, sample, trace, valid, fresh, flicker, fit)
     total = graph.layer(rule.perceive, padded, "perceive", 3, to="hidden_sum")
     rectified = graph.node("Relu", total, to="hidden_relu")
     hidden = graph.round(rectified, "hidden", rule.perceive.outputs)

@@ -357,6 +357,7 @@ class _Step:
             "sample": ([last], frac),
             "trace": ([trace], rule.trace_format.frac_bits),
             "valid": ([Interval(0, 1)], 0),
+            "fresh": ([Interval(0, int(box["trace"].lowest < rule.trace_format.highest))], 0),
             "flicker": ([arriving, -box["sample"]], frac),
             "innovation": ([arriving, -prediction], frac),
         }
@@ -518,9 +519,10 @@ class _WatchedRule(IntegerRule):
         last: IntArray,
         trace: IntArray,
         valid: NDArray[np.bool_],
+        fresh: NDArray[np.bool_],
         flicker: IntArray,
     ) -> IntArray:
-        codes = super().inputs(x, last, trace, valid, flicker)
+        codes = super().inputs(x, last, trace, valid, fresh, flicker)
         for i, name in enumerate(_input_names(self)):
             self.watch.compare(name, codes[..., i, :, :], self.watch.proof.results[name].fitted)
         return codes

@@ -72,6 +72,7 @@ def mixed_rule(
         "sample": state[0],
         "trace": QFormat(0, config.trace_bits, signed=False),
         "valid": QFormat(1, int(rng.integers(0, 3)), signed=False),
+        "fresh": QFormat(1, int(rng.integers(0, 3)), signed=False),
         "flicker": QFormat(int(rng.integers(0, 3)), 6),
         "innovation": QFormat(int(rng.integers(0, 3)), 6),
         "trust": QFormat(0, int(rng.integers(2, 9)), signed=False),

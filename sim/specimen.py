@@ -29,6 +29,7 @@ def specimen(seed: int = 133) -> IntegerRule:
         "sample": state[0],
         "trace": QFormat(0, 3, signed=False),
         "valid": QFormat(1, 0, signed=False),
+        "fresh": QFormat(1, 0, signed=False),
         "flicker": QFormat(2, 4),
         "innovation": QFormat(2, 4),
         "trust": QFormat(0, 4, signed=False),

@@ -277,7 +277,7 @@ def add_tick(model: Any) -> None:
         (
             point_elsewhere,
             True,
-            "model FILE holds no rule (perceive.weight has 0 bytes for (3, 10, 3, 3)): "
+            "model FILE holds no rule (perceive.weight has 0 bytes for (3, 11, 3, 3)): "
             "export it again",
         ),
         (

@@ -83,7 +83,7 @@ def test_information_travels_one_pixel_a_step(
 def test_border_is_what_lies_beyond(border: str, small_config: Make) -> None:
     rule = Rule(small_config(border=border, inputs=()))
     x = random_state(rule)[:, :3]
-    seen = rule.perception(x, NOTHING, NOTHING, NOTHING, NOTHING)[0]
+    seen = rule.perception(x, *[NOTHING] * 5)[0]
     assert torch.equal(seen[:, 1:-1, 1:-1], x[0])
     expected = {"zero": 0 * x[0, :, 0, 0], "replicate": x[0, :, 0, 0], "wrap": x[0, :, 6, 6]}
     assert torch.equal(seen[:, 0, 0], expected[border])
@@ -103,12 +103,24 @@ def test_sample_is_latched_and_its_trace_falls_to_zero(small_config: Make) -> No
         assert torch.equal(state[0, -2:], expected)
 
 
+def test_a_sample_is_fresh_in_the_step_that_takes_it(small_config: Make) -> None:
+    rule = Rule(small_config(inputs=("fresh",), trace_bits=2))
+    seen: list[float] = []
+    rule.perceive.register_forward_hook(
+        lambda _, shown, __: seen.append(shown[0][0, -1, 4, 4].item())
+    )
+    state = rule.initial_state(1, 7, 7)
+    for valid in (1, 1, 0, 1):
+        state = rule(state, NOTHING, NOTHING + valid)
+    assert seen == [1, 0, 0, 1]
+
+
 def test_inputs_are_what_the_config_says(small_config: Make) -> None:
     rule = Rule(small_config(channels=2, inputs=INPUTS))
     x = torch.tensor([-0.75, 0.0])[:, None, None].expand(1, 2, 7, 7)
     sample = torch.full((1, 1, 7, 7), 0.5)
     trace, valid = torch.full((1, 1, 7, 7), 0.25), torch.ones(1, 1, 7, 7)
-    seen = rule.perception(x, sample, trace, valid, sample - 0.75)[0, :, 3, 3]
+    seen = rule.perception(x, sample, trace, valid, 0 * valid, sample - 0.75)[0, :, 3, 3]
     # innovation, 1.25, is clipped
     assert dict(zip(("x0", "x1", *INPUTS), seen.tolist(), strict=True)) == {
         "x0": -0.75,
@@ -116,6 +128,7 @@ def test_inputs_are_what_the_config_says(small_config: Make) -> None:
         "sample": 0.5,
         "trace": 0.25,
         "valid": 1.0,
+        "fresh": 0.0,
         "flicker": -0.25,
         "innovation": 1.0,
         "trust": 0.25,
@@ -133,7 +146,8 @@ def test_doubt_takes_from_the_trust(doubt: float, trust: float, small_config: Ma
     rule = Rule(small_config(channels=2, inputs=("trust",)))
     x = torch.tensor([0.0, doubt])[:, None, None].expand(1, 2, 7, 7)
     trace = torch.full((1, 1, 7, 7), 63 / 64)
-    assert rule.perception(x, NOTHING, trace, NOTHING, NOTHING)[0, 2, 3, 3] == trust
+    seen = rule.perception(x, NOTHING, trace, NOTHING, NOTHING, NOTHING)[0]
+    assert seen[2, 3, 3] == trust
 
 
 def test_recall_needs_trust() -> None:
@@ -172,13 +186,13 @@ def test_cost_of_the_default_rule() -> None:
         ({"border": "mirror"}, "border 'mirror' is unknown: choose zero, replicate or wrap"),
         (
             {"inputs": ("trace", "sample")},
-            "inputs trace, sample are not a part of sample, trace, valid, flicker, innovation, "
-            "trust, recall in that order: name each once, in that order",
+            "inputs trace, sample are not a part of sample, trace, valid, fresh, flicker, "
+            "innovation, trust, recall in that order: name each once, in that order",
         ),
         (
             {"inputs": ("sample", "flow")},
-            "inputs sample, flow are not a part of sample, trace, valid, flicker, innovation, "
-            "trust, recall in that order: name each once, in that order",
+            "inputs sample, flow are not a part of sample, trace, valid, fresh, flicker, "
+            "innovation, trust, recall in that order: name each once, in that order",
         ),
     ],
 )

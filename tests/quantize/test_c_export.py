@@ -148,7 +148,17 @@ def assert_c_is_the_rule(
 
 KINDS = ["gated", "residual"]
 BORDERS = ["zero", "replicate", "wrap"]
-SETS = [INPUTS, (), ("sample",), ("trace",), ("valid",), ("flicker",), ("innovation",), ("trust",)]
+SETS = [
+    INPUTS,
+    (),
+    ("sample",),
+    ("trace",),
+    ("valid",),
+    ("fresh",),
+    ("flicker",),
+    ("innovation",),
+    ("trust",),
+]
 SETS += [("trust", "recall"), ("valid", "trust"), ("sample", "trace")]
 
 #: Every rounding with every overflow; all else changes along with periods that share no factor.
@@ -244,6 +254,7 @@ def widest_formats(rounding: Rounding) -> IntegerRule:
         "sample": QFormat(1, 27),
         "trace": QFormat(0, 16, signed=False),
         "valid": QFormat(1, 27, signed=False),
+        "fresh": QFormat(1, 27, signed=False),
         "flicker": QFormat(-3, 27),
         "innovation": QFormat(28, -27),
         "trust": QFormat(28, -10, signed=False),
@@ -251,8 +262,8 @@ def widest_formats(rounding: Rounding) -> IntegerRule:
     }
     config = RuleConfig(channels=2, hidden=1, inputs=INPUTS, trace_bits=16)
     state, hidden, gate = (QFormat(1, 27),) * 2, QFormat(1, 20, False), QFormat(0, 28, False)
-    weight = np.zeros((1, 9, 9), np.int64)
-    weight[0, 0, 0] = weight[0, 8, 4] = 1  # formats so far apart leave room for hardly any weight
+    weight = np.zeros((1, 10, 9), np.int64)
+    weight[0, 0, 0] = weight[0, 9, 4] = 1  # formats so far apart leave room for hardly any weight
     return IntegerRule(
         config=config,
         state_formats=state,

@@ -90,6 +90,7 @@ def reference_step(
                 "sample": value(last, formats[S]),
                 "trace": value(trace, formats[T]),
                 "valid": Fraction(arrived),
+                "fresh": Fraction(arrived and state[T][y][x] < 2**config.trace_bits - 1),
                 "flicker": Fraction(0),
                 "innovation": arrived * surprise,
             }
@@ -616,7 +617,7 @@ def set_weight(code: int, dtype: type = np.int64) -> Callable[[dict[str, Any]], 
     [
         (
             lambda t: t.update({"perceive.weight": t["perceive.weight"][:2]}),
-            "weight has shape (2, 10, 9), its formats ask for (3, 10) and a number of taps: "
+            "weight has shape (2, 11, 9), its formats ask for (3, 11) and a number of taps: "
             "write the rule again",
         ),
         (

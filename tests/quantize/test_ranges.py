@@ -351,8 +351,10 @@ def test_inputs_have_the_ends_of_all_states_and_samples(
         last = np.where(valid, sample, old)
         trace = np.where(valid, rule.trace_format.highest, np.maximum(age - 1, 0))
         flicker = np.where(age > 0, last - old, 0)
+        fresh = valid & (age < rule.trace_format.highest)
         x = np.stack([x0, x1])[:, :, None]
-        shown = rule.inputs(x, last[:, None], trace[:, None], valid[:, None], flicker[:, None])
+        register = (last, trace, valid, fresh, flicker)
+        shown = rule.inputs(x, *(part[:, None] for part in register))
         for name, codes in zip(INPUTS, shown, strict=True):
             found = results[f"input {name}"]
             # Without a trace nothing flickers, and what is recalled is the older the less it is
