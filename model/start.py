@@ -5,9 +5,15 @@ where nothing moves, and leaves it only slowly. This start is near the other opt
 smooths where it does not trust its samples, and forgets them where they change. Seven hidden
 neurons do that; the others, and the other channels, are left to chance and to training.
 
+With the input `fresh` and five neurons and a channel more, it also learns from each sample
+whether it forgets too fast or too slowly, see `_write_verdict`.
+
 Or a rule starts as another that is no larger, and computes what that one does (Chen, Goodfellow,
 Shlens: "Net2Net", 2016): to train a small rule first, or a trained one further.
 """
+
+import copy
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +25,16 @@ from .rule import FilteredLayer, Rule
 #: Hidden neurons that are written down, by what they carry.
 NEURONS = 7
 
+#: The same, with those of the verdict.
+NEURONS_OF_VERDICT = NEURONS + 5
+
 #: Inputs without which there is nothing to write down.
 INPUTS = ("flicker", "innovation", "trust", "recall")
+
+#: Kernels: the neighbours' weighted mean, the cell itself, what makes one the other.
+BLUR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+HERE = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
+LAPLACIAN = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]) / 4
 
 #: Steps a frame that the rates below are for.
 STEPS = 8
@@ -36,6 +50,13 @@ SURPRISE = 0.0192 * ALARM  # doubt that a pixel raises that is not what was pred
 CALM = 0.9962  # share of the doubt that is left after a step
 EASE = 0.0004  # by how much it falls besides
 DOUBT_GATE = 0.933
+
+# Of the verdict, by hand, for moving and static clips of the same kind of start.
+CALM_WITH_VERDICT = 0.985  # the same where a verdict keeps up what lasts
+CONTRAST = 4  # by how much the Laplacian outweighs the innovation in a vote
+SILENCE = 4  # what keeps a vote silent where no sample arrives
+VOTE = 16  # what a vote adds to the verdict, by the innovation
+FOLLOW = 1 / 16  # doubt that a step adds, by the verdict
 
 
 def can_start_as_filter(config: RuleConfig) -> bool:
@@ -65,35 +86,27 @@ def start_as_filter(rule: Rule) -> None:
     flicker, innovation, trust, recall = (channels + config.inputs.index(name) for name in INPUTS)
     prediction, doubt = 0, config.doubt
 
-    blur = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
-    here = torch.zeros(3, 3)
-    here[1, 1] = 1
-    pull = 4 * RECALL_REACH * blur
+    pull = 4 * RECALL_REACH * BLUR
     pull[1, 1] = 1
 
     # As cells compute it: (neuron, channel, kernel, bias).
-    if isinstance(layer, FilteredLayer):
-        layer.mix[:NEURONS] = 0
-    else:
-        layer.weight[:NEURONS] = 0
-    assert layer.bias is not None
-    layer.bias[:NEURONS] = 0
+    _kernels(layer)[:NEURONS] = 0
+    _bias(layer)[:NEURONS] = 0
     for neuron, channel, kernel in (
         (0, recall, pull),
         (1, recall, -pull),
-        (2, prediction, blur),
-        (3, flicker, 4 * blur),
-        (4, flicker, -4 * blur),
-        (3, innovation, 4 * SURPRISE / ALARM * blur),
-        (4, innovation, -4 * SURPRISE / ALARM * blur),
-        (5, doubt, blur),
-        (6, trust, here),
+        (2, prediction, BLUR),
+        (3, flicker, 4 * BLUR),
+        (4, flicker, -4 * BLUR),
+        (3, innovation, 4 * SURPRISE / ALARM * BLUR),
+        (4, innovation, -4 * SURPRISE / ALARM * BLUR),
+        (5, doubt, BLUR),
+        (6, trust, HERE),
     ):
         _set_kernel(rule, neuron, channel, kernel)
-    layer.bias[2] = 1  # the prediction is signed, a neuron is not
+    _bias(layer)[2] = 1  # the prediction is signed, a neuron is not
 
-    weight, bias = update.weight[:, :, 0, 0], update.bias
-    assert bias is not None
+    weight, bias = update.weight[:, :, 0, 0], _bias(update)
     for channel in (prediction, doubt):
         for output in (channel, channels + channel):  # candidate, gate
             weight[output] = bias[output] = 0
@@ -105,8 +118,94 @@ def start_as_filter(rule: Rule) -> None:
     weight[channels + prediction, 6] = _before_gate(held) - _before_gate(FREE_GATE)
     bias[channels + prediction] = _before_gate(FREE_GATE)
     weight[doubt, 3] = weight[doubt, 4] = ALARM
-    weight[doubt, 5], bias[doubt] = CALM**longer, -EASE * longer
+    calm = CALM_WITH_VERDICT if _has_room_for_verdict(config) else CALM
+    weight[doubt, 5], bias[doubt] = calm**longer, -EASE * longer
     bias[channels + doubt] = _before_gate(DOUBT_GATE)
+    if _has_room_for_verdict(config):
+        _write_verdict(rule)
+        bias[doubt] -= weight[doubt, NEURONS]  # whose neuron is one more than the verdict
+
+
+@torch.no_grad()
+def held_weights(rule: Rule) -> list[tuple[nn.Parameter, Tensor]]:
+    """Tell which weights training has to leave alone: those of the verdict, if it is as written.
+
+    It sums up over hundreds of frames what no gradient through a chunk of a few can see, but each
+    would disturb.
+
+    Returns
+    -------
+    Parameters, and where each is held; none if the rule has no verdict.
+    """
+    config = rule.config
+    if not (can_start_as_filter(config) and _has_room_for_verdict(config)):
+        return []
+    written = copy.deepcopy(rule)
+    _write_verdict(written)
+    verdict = config.doubt + 1
+    scale = rule.update.weight[verdict, NEURONS, 0, 0]  # integers have the channel fill its range
+    written.update.weight[verdict] *= scale
+    _bias(written.update)[verdict] *= scale
+    kernels = _kernels(written.perceive)
+    kernels[NEURONS, verdict] /= scale
+
+    held = []
+    for mine, its, rows in (
+        (_kernels(rule.perceive), kernels, slice(NEURONS, NEURONS_OF_VERDICT)),
+        (_bias(rule.perceive), _bias(written.perceive), slice(NEURONS, NEURONS_OF_VERDICT)),
+        (rule.update.weight, written.update.weight, [verdict, config.channels + verdict]),
+        (_bias(rule.update), _bias(written.update), [verdict, config.channels + verdict]),
+    ):
+        mask = torch.zeros_like(mine, dtype=torch.bool)
+        mask[rows] = True
+        if mine is rule.update.weight:
+            mask[config.doubt, NEURONS] = True
+        if not mine[mask].allclose(its[mask], atol=1e-6):  # lstsq is not the same everywhere
+            return []
+        held.append((mine, mask))
+    return held
+
+
+def _has_room_for_verdict(config: RuleConfig) -> bool:
+    return (
+        "fresh" in config.inputs
+        and config.hidden >= NEURONS_OF_VERDICT
+        and config.channels > config.doubt + 1
+    )
+
+
+def _write_verdict(rule: Rule) -> None:
+    """Let the doubt settle where samples are as often on either side of the prediction's mean.
+
+    Where a sample lies on the side to which smoothing would move the prediction, more smoothing
+    had been better, else less: innovation times Laplacian is zero on the average just where the
+    doubt is right, whatever the contrast. Four neurons make their product, or nearly: |a + b| -
+    |a - b| = 2 sign(a b) min(|a|, |b|). A channel, the verdict, sums the votes up, and the doubt
+    follows it.
+    """
+    config = rule.config
+    layer, update, channels = rule.perceive, rule.update, config.channels
+    weight, bias, hidden_bias = update.weight[:, :, 0, 0], _bias(update), _bias(layer)
+    prediction, doubt, verdict = 0, config.doubt, config.doubt + 1
+    fresh, innovation = (channels + config.inputs.index(name) for name in ("fresh", "innovation"))
+    longer = STEPS / config.steps_per_frame
+    summed, first = NEURONS, NEURONS + 1
+    _kernels(layer)[NEURONS:NEURONS_OF_VERDICT] = 0
+    for output in (verdict, channels + verdict):
+        weight[output] = bias[output] = 0
+
+    _set_kernel(rule, summed, verdict, BLUR)
+    hidden_bias[summed] = 1  # the verdict is signed, a neuron is not
+    # It keeps all that it has; with powers of two, in any format.
+    weight[verdict, summed], bias[verdict] = 1, -1
+    bias[channels + verdict] = _before_gate(1)
+    for neuron, (missed, bent) in enumerate(product((1, -1), repeat=2), first):
+        _set_kernel(rule, neuron, innovation, missed * HERE)
+        _set_kernel(rule, neuron, prediction, bent * CONTRAST * LAPLACIAN)
+        _set_kernel(rule, neuron, fresh, SILENCE * HERE)
+        hidden_bias[neuron] = -SILENCE
+        weight[verdict, neuron] = missed * bent * VOTE
+    weight[doubt, summed] = FOLLOW * longer
 
 
 @torch.no_grad()
@@ -172,9 +271,14 @@ def start_as(rule: Rule, other: Rule) -> None:
     _bias(rule.update)[outputs] = _bias(other.update)
 
 
-def _bias(layer: FilteredLayer | nn.Conv2d) -> Tensor:
+def _bias(layer: FilteredLayer | nn.Conv2d) -> nn.Parameter:
     assert layer.bias is not None
     return layer.bias
+
+
+def _kernels(layer: FilteredLayer | nn.Conv2d) -> nn.Parameter:
+    """What a layer has for each neuron and channel."""
+    return layer.mix if isinstance(layer, FilteredLayer) else layer.weight
 
 
 def _set_kernel(rule: Rule, neuron: int, channel: int, kernel: torch.Tensor) -> None:

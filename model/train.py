@@ -19,6 +19,7 @@ from .errors import InputError
 from .options import TrainOptions
 from .rule import Rule, to_state
 from .sampling import sample_mask
+from .start import held_weights
 from .task import reconstruct
 from .unroll import unroll
 from .video import Clip
@@ -98,6 +99,7 @@ class Trainer:
         self.clips = digests([*clips, *synthetic])
         self.options = options
         self.rule = rule.to(device)
+        self._held = held_weights(self.rule)
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
         self.iteration = 0
         self._videos = Videos(clips, options, synthetic)
@@ -149,12 +151,19 @@ class Trainer:
         _check_finite("loss", loss, iteration)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        kept = []
+        for weight, mask in self._held:
+            assert weight.grad is not None
+            weight.grad[mask] = 0
+            kept.append(weight[mask].detach())
         norm = torch.nn.utils.clip_grad_norm_(self.rule.parameters(), MAX_NORM)
         _check_finite("gradient", norm, iteration)
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
         self._optimizer.step()
         with torch.no_grad():
+            for (weight, mask), values in zip(self._held, kept, strict=True):
+                weight[mask] = values  # SOAP may move what has no gradient, too
             weights = list(self.rule.parameters())
             _check_finite("sum of the weights", sum(w.abs().sum() for w in weights), iteration)
             decay = average_decay(iteration, self.options.average)

@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,12 +9,22 @@ import torch
 
 from scotopia.model import baselines
 from scotopia.model.errors import InputError
+from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.score import psnr
-from scotopia.model.start import NEURONS, can_start_as_filter, start_as, start_as_filter
+from scotopia.model.start import INPUTS as INPUTS_OF_FILTER
+from scotopia.model.start import (
+    NEURONS,
+    NEURONS_OF_VERDICT,
+    can_start_as_filter,
+    held_weights,
+    start_as,
+    start_as_filter,
+)
 from scotopia.model.task import reconstruct, run
-from scotopia.model.video import embedded_clip
+from scotopia.model.train import train
+from scotopia.model.video import Clip, embedded_clip
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
@@ -83,6 +95,81 @@ def test_a_pixel_that_changed_is_doubted_for_a_while_and_its_neighbours_too(
     assert alarmed[3:6, 3:6].min() > 0.1
     assert alarmed[0, 0] < 0.05
     assert later.max() < alarmed.max() / 2
+
+
+@pytest.fixture
+def judge(small_config: Make) -> Rule:
+    rule = Rule(small_config(channels=3, hidden=NEURONS_OF_VERDICT, trace_bits=10))
+    start_as_filter(rule)
+    return rule
+
+
+@torch.no_grad()
+def vote(judge: Rule, missed_by: float, bent: float, steps: int = 1) -> float:
+    """Verdict on the whole array after one sample at a prediction that its neighbours surpass."""
+    state, valid = judge.initial_state(1, 9, 9), torch.zeros(1, 1, 9, 9)
+    state[0, 0, 4, 4], valid[0, 0, 4, 4] = -bent, 1
+    for _ in range(steps):
+        state = judge(state, torch.full((1, 1, 9, 9), missed_by - bent), valid)
+    return float(state[0, 2].sum())
+
+
+@pytest.mark.parametrize("contrast", [0.02, 0.1, 0.5])
+def test_a_sample_votes_for_smoothing_where_that_leads_towards_it(
+    contrast: float, judge: Rule
+) -> None:
+    votes = {
+        (missed_by, bent): vote(judge, missed_by * contrast, bent * contrast)
+        for missed_by in (1, -1)
+        for bent in (1, -1)
+    }
+    assert votes == {key: pytest.approx(votes[1, 1] * key[0] * key[1], rel=1e-4) for key in votes}
+    assert votes[1, 1] > 0.2
+
+
+def test_no_sample_no_vote_and_no_sample_votes_twice(judge: Rule) -> None:
+    assert vote(judge, 0.0, 0.3) == pytest.approx(0, abs=1e-5)
+    assert vote(judge, 0.3, 0.3, steps=5) == pytest.approx(vote(judge, 0.3, 0.3), rel=1e-4)
+
+
+def test_the_doubt_follows_the_verdict(judge: Rule) -> None:
+    doubts = []
+    for verdict in (-0.02, 0, 0.02):
+        state = judge.initial_state(1, 9, 9)
+        state[0, 1], state[0, 2] = 0.1, verdict
+        with torch.no_grad():
+            for _ in range(8):
+                state = judge(state, torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 9, 9))
+        assert state[0, 2].sub(verdict).abs().max() < 1e-5  # which stays until the next vote
+        doubts.append(float(state[0, 1, 4, 4]))
+    assert doubts[0] + 0.02 < doubts[1] < doubts[2] - 0.02
+
+
+def test_training_leaves_the_verdict_alone(judge: Rule) -> None:
+    before = copy.deepcopy(judge)
+    held = held_weights(judge)
+    assert [int(mask.sum()) for _, mask in held] == [
+        5 * 9 * judge.config.perceived,
+        5,
+        2 * 12 + 1,
+        2,
+    ]
+    clip = Clip("noise", np.random.default_rng(0).random((30, 16, 16), np.float32))
+    options = TrainOptions(iterations=3, batch=2, crop=12, learning_rate=1e-2)
+    train(judge, [clip], options)
+    for (weight, mask), was in zip(
+        held, [weight for weight, _ in held_weights(before)], strict=True
+    ):
+        assert weight[mask].equal(was[mask])
+        assert not weight[~mask].equal(was[~mask])
+
+
+def test_only_a_verdict_as_written_is_left_alone(judge: Rule, float_rule: Make) -> None:
+    assert held_weights(float_rule(0, judge.config)) == []
+    assert held_weights(Rule(dataclasses.replace(judge.config, inputs=INPUTS_OF_FILTER))) == []
+    with torch.no_grad():
+        judge.update.weight[2, 11] += 1e-3
+    assert held_weights(judge) == []
 
 
 @pytest.mark.parametrize(
