@@ -165,8 +165,12 @@ def fill_range(rule: Rule, scales: NDArray[np.float64]) -> Rule:
 
 
 def _scales(rule: Rule, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Factors that fill the range with these peaks; 1 where others expect a channel's own scale."""
-    scales = np.maximum(1 / np.maximum(peaks, 1 / MOST_SCALED), 1)
+    """Factors that fill the range with these peaks; 1 where others expect a channel's own scale.
+
+    They are powers of two, so that weights that were exact stay so: what sums up over hundreds of
+    frames would drift.
+    """
+    scales = 2.0 ** np.floor(np.log2(np.maximum(1 / np.maximum(peaks, 1 / MOST_SCALED), 1)))
     scales[: rule.config.pixels] = 1  # predictions
     if "trust" in rule.config.inputs:
         scales[rule.config.doubt] = 1
