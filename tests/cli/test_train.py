@@ -14,13 +14,18 @@ from scotopia.cli import main as cli
 from scotopia.cli import train as command
 from scotopia.model import native, score
 from scotopia.model.checkpoint import Checkpoint, digest
+from scotopia.model.config import RuleConfig
 from scotopia.model.presets import find_preset
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
+from scotopia.model.start import held_weights, start_as_filter
 from scotopia.model.train import Trainer, validate
-from scotopia.model.video import load_clip
+from scotopia.model.video import Clip, load_clip
 from scotopia.quantize import task as integer_task
+from scotopia.quantize.fake import FakeQuantRule
+from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.qformat import Rounding
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -535,3 +540,15 @@ def test_quantization_that_makes_no_sense_is_refused(
     answer = run("train", clip, "--out", out, *EFFORT, *arguments)
     assert answer == (2, "", f"scotopia: {sentence}\n")
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("bits", "scales"), [(7, "kernel"), (2, "weight")])
+def test_integers_hold_the_verdict_as_it_was_written(bits: int, scales: str) -> None:
+    inputs = ("fresh", "flicker", "innovation", "trust", "recall")
+    rule = Rule(RuleConfig(channels=3, hidden=12, inputs=inputs, steps_per_frame=8, trace_bits=11))
+    start_as_filter(rule)
+    clip = Clip("noise", np.random.default_rng(0).random((6, 16, 16), np.float32))
+    start = command.Quantization("start", rule, Precision(bits), Rounding.RND, scales)
+    twin = start.new_rule([clip], density=0.1)
+    assert len(held_weights(twin)) == 4
+    assert len(held_weights(FakeQuantRule.of(twin.integer_rule()).float())) == 4
