@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# A worker for each processor; eight take all the memory that a laptop has.
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-slow check venv clean
 
@@ -12,10 +14,10 @@ demo: venv
 	$(BIN)/scotopia demo
 
 test: venv
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: venv
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: venv
 	$(BIN)/ruff check .

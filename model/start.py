@@ -53,10 +53,10 @@ DOUBT_GATE = 0.933
 
 # Of the verdict, by hand, for moving and static clips of the same kind of start.
 CALM_WITH_VERDICT = 0.985  # the same where a verdict keeps up what lasts
-CONTRAST = 4  # by how much the Laplacian outweighs the innovation in a vote
+CONTRAST = 2  # by how much the Laplacian outweighs the innovation in a vote
 SILENCE = 4  # what keeps a vote silent where no sample arrives
 VOTE = 16  # what a vote adds to the verdict, by the innovation
-FOLLOW = 1 / 16  # doubt that a step adds, by the verdict
+FOLLOW = 1 / 8  # doubt that a step adds, by the verdict
 
 
 def can_start_as_filter(config: RuleConfig) -> bool:
