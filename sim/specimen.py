@@ -9,15 +9,17 @@ from scotopia.quantize.ranges import with_proof
 
 
 def specimen(seed: int = 133) -> IntegerRule:
-    """Return a rule of random weights: gated, every input, cells that fire at random, dither.
+    """Return a rule of random weights: gated, all inputs but one, random firing, dither.
 
     It computes nothing of use, but by this seed its states move through most of their range, and
     saturate at one end or the other.
     """
+    # What is fresh takes the instructions that the others do, and nothing else of the hardware.
+    inputs = tuple(name for name in INPUTS if name != "fresh")
     config = RuleConfig(
         channels=2,
         hidden=3,
-        inputs=INPUTS,
+        inputs=inputs,
         steps_per_frame=2,
         border="replicate",
         trace_bits=3,
@@ -29,13 +31,12 @@ def specimen(seed: int = 133) -> IntegerRule:
         "sample": state[0],
         "trace": QFormat(0, 3, signed=False),
         "valid": QFormat(1, 0, signed=False),
-        "fresh": QFormat(1, 0, signed=False),
         "flicker": QFormat(2, 4),
         "innovation": QFormat(2, 4),
         "trust": QFormat(0, 4, signed=False),
         "recall": QFormat(1, 4),
     }
-    inputs = tuple(formats[name] for name in INPUTS)
+    input_formats = tuple(formats[name] for name in inputs)
     hidden = (
         QFormat(1, 4, signed=False),
         QFormat(0, 4, signed=False),
@@ -65,9 +66,9 @@ def specimen(seed: int = 133) -> IntegerRule:
             config=config,
             state_formats=state,
             sample_format=state[0],
-            input_formats=inputs,
+            input_formats=input_formats,
             gate_format=gate,
-            perceive=layer(state + inputs, hidden, 9, 7, 64),
+            perceive=layer(state + input_formats, hidden, 9, 7, 64),
             update=layer(hidden, update_formats(config, state, gate), 1, 15, 96),
             dither=3,
         )

@@ -108,7 +108,7 @@ def test_calibration_scales_channels_so_that_they_fill_their_range(
     states = torch.stack(list(run(rule, clip.frames, sample_mask(clip.frames.shape, 0.3, 0))))
     peak = states[:, 2].abs().amax()
     assert 0.3 < ratio[2, 0] * peak < 2
-    assert torch.equal(ratio.log2(), ratio.log2().round())
+    assert torch.equal(ratio[:3].log2(), ratio[:3].log2().round())
 
 
 def test_moments_are_those_of_the_rule_that_fills_its_range(

@@ -45,9 +45,9 @@ def test_devices_differ_and_are_drawn_alike_each_time() -> None:
 
 
 def test_weights_at_both_ends_and_saturated_states_occur() -> None:
-    rules = dict(Device.draw(3).rules(12))
+    rules = dict(Device.draw(4).rules(12))
     assert any(set(np.unique(r.perceive.weight)) <= {-128, 0, 127} for r in rules.values())
-    device = Device.draw(3)
+    device = Device.draw(4)
     reached = {"lowest": False, "highest": False}
     for seed, rule in rules.items():
         states = stimulus_of(rule, seed, device.height, device.width).expected
@@ -65,7 +65,7 @@ def test_rules_agree_on_a_shared_device() -> None:
 
 
 def test_stage_that_is_wrong_is_named_with_its_rule() -> None:
-    device = Device.draw(1)
+    device = Device.draw(3)
     ((seed, rule),) = device.rules(1)
     program = Program.compile(rule)
     stimulus = stimulus_of(rule, seed, device.height, device.width)
