@@ -127,7 +127,7 @@ def start_as_filter(rule: Rule) -> None:
 
 
 @torch.no_grad()
-def held_weights(rule: Rule) -> list[tuple[nn.Parameter, Tensor]]:
+def held_weights(rule: Rule) -> list[tuple[Tensor, Tensor]]:
     """Tell which weights training has to leave alone: those of the verdict, if it is as written.
 
     It sums up over hundreds of frames what no gradient through a chunk of a few can see, but each
@@ -271,12 +271,12 @@ def start_as(rule: Rule, other: Rule) -> None:
     _bias(rule.update)[outputs] = _bias(other.update)
 
 
-def _bias(layer: FilteredLayer | nn.Conv2d) -> nn.Parameter:
+def _bias(layer: FilteredLayer | nn.Conv2d) -> Tensor:
     assert layer.bias is not None
     return layer.bias
 
 
-def _kernels(layer: FilteredLayer | nn.Conv2d) -> nn.Parameter:
+def _kernels(layer: FilteredLayer | nn.Conv2d) -> Tensor:
     """What a layer has for each neuron and channel."""
     return layer.mix if isinstance(layer, FilteredLayer) else layer.weight
 
