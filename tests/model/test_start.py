@@ -155,7 +155,7 @@ def test_training_leaves_the_verdict_alone(judge: Rule) -> None:
         2,
     ]
     clip = Clip("noise", np.random.default_rng(0).random((30, 16, 16), np.float32))
-    options = TrainOptions(iterations=3, batch=2, crop=12, learning_rate=1e-2)
+    options = TrainOptions(iterations=25, batch=2, crop=12, learning_rate=1e-2)
     train(judge, [clip], options)
     for (weight, mask), was in zip(
         held, [weight for weight, _ in held_weights(before)], strict=True
