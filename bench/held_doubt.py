@@ -9,7 +9,7 @@ import argparse
 from typing import Any
 
 from torch import Tensor
-from training_gain import DENSITY, SEED, score_of_fixed
+from training_gain import DENSITY, HELD_OUT, SEED, score_of_fixed
 
 from scotopia.cli.evaluate import clip_names
 from scotopia.cli.rules import rule_path
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument(
         "--clips",
         nargs="+",
-        default=["out/clips/held_out", "out/clips/blind", "davis_road"],
+        default=HELD_OUT,
     )
     parser.add_argument("--frames", type=int, default=FRAMES)
     values = [0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45]

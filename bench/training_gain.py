@@ -23,6 +23,9 @@ from scotopia.model.video import Clip, resolve_clip
 
 DENSITY, SEED = 0.01, 0
 
+#: The sixteen clips of the README.
+HELD_OUT = ["out/clips/held_out", "out/clips/blind", "davis_road"]
+
 #: Seconds between two looks at the log.
 PATIENCE = 2.0
 
@@ -76,7 +79,7 @@ def main() -> None:
     parser.add_argument(
         "--held-out",
         nargs="+",
-        default=["out/clips/held_out", "out/clips/blind", "davis_road"],
+        default=HELD_OUT,
     )
     parser.add_argument("--minutes", type=float, default=20)
     arguments, options = parser.parse_known_args()
