@@ -176,10 +176,7 @@ class StepGraph:
         return self.node("Slice", tensor, *ends, axis, to=to, shape=self.cells(behind - first))
 
     def latch(self, sample: str, valid: str, old_sample: str, old_trace: str) -> tuple[str, ...]:
-        """As `Rule.forward`: tensors of the new sample and trace, what is fresh and what flickers.
-
-        The flicker is not yet clipped.
-        """
+        """As `Rule.latch`: tensors of the new sample, trace and flicker (not yet clipped)."""
         tick = 2.0**-self.config.trace_bits
         surprise = self.node("Sub", sample, old_sample, to="arriving_change")
         change = self.node("Mul", valid, surprise, to="change")
@@ -190,16 +187,17 @@ class StepGraph:
         refreshed = self.node("Mul", valid, youth, to="refreshed")
         new_trace = self.node("Add", aged, refreshed, to="new_trace")
         has_trace = self.node("Sign", old_trace, to="has_trace")  # traces are never negative
-        flicker = self.node("Mul", change, has_trace, to="flicker_sum")
-        if "fresh" not in self.config.inputs:
-            return new_sample, new_trace, valid, flicker
-        age = self.node("Sub", self.constant("newest_trace", 1 - tick), old_trace, to="old_age")
+        return new_sample, new_trace, self.node("Mul", change, has_trace, to="flicker_sum")
+
+    def fresh(self, valid: str, old_trace: str) -> str:
+        """As in `Rule.forward`: where a sample arrived in this step."""
+        newest = self.constant("newest_trace", 1 - 2.0**-self.config.trace_bits)
+        age = self.node("Sub", newest, old_trace, to="old_age")
         has_age = self.node("Sign", age, to="has_age")  # traces are never above the newest
-        fresh = self.node("Mul", valid, has_age, to="fresh_sum")
-        return new_sample, new_trace, fresh, flicker
+        return self.node("Mul", valid, has_age, to="fresh_sum")
 
     def perception(
-        self, x: str, sample: str, trace: str, valid: str, fresh: str, flicker: str, fit: Fit
+        self, x: str, sample: str, trace: str, valid: str, old_trace: str, flicker: str, fit: Fit
     ) -> str:
         """As `Rule.perception`: what a cell shows, with a border of one cell around."""
         config = self.config
@@ -215,7 +213,7 @@ class StepGraph:
                 case "valid":
                     seen[name] = fit(name, valid)
                 case "fresh":
-                    seen[name] = fit(name, fresh)
+                    seen[name] = fit(name, self.fresh(valid, old_trace))
                 case "flicker":
                     seen[name] = fit(name, flicker)
                 case "innovation":
@@ -304,8 +302,8 @@ def float_graph(rule: Rule) -> StepGraph:
         ends = [graph.constant(str(end), end) for end in (0 if name == "trust" else -1, 1)]
         return graph.node("Clip", tensor, *ends, to=to or name)
 
-    sample, trace, fresh, flicker = graph.latch("sample", "valid", "old_sample", "old_trace")
-    padded = graph.perception("x", sample, trace, "valid", fresh, flicker, clip)
+    sample, trace, flicker = graph.latch("sample", "valid", "old_sample", "old_trace")
+    padded = graph.perception("x", sample, trace, "valid", "old_trace", flicker, clip)
     if isinstance(rule.perceive, FilteredLayer):
         kernel = graph.node(
             "Einsum",

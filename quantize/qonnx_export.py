@@ -276,8 +276,8 @@ def qonnx_graph(rule: IntegerRule, height: int, width: int) -> QuantGraph:
     def fit(name: str, tensor: str) -> str:
         return graph.round(tensor, f"input.{name}", (formats[name],))
 
-    sample, trace, fresh, flicker = graph.latch(arriving, valid, old_sample, old_trace)
-    padded = graph.perception(x, sample, trace, valid, fresh, flicker, fit)
+    sample, trace, flicker = graph.latch(arriving, valid, old_sample, old_trace)
+    padded = graph.perception(x, sample, trace, valid, old_trace, flicker, fit)
     total = graph.layer(rule.perceive, padded, "perceive", 3, to="hidden_sum")
     rectified = graph.node("Relu", total, to="hidden_relu")
     hidden = graph.round(rectified, "hidden", rule.perceive.outputs)
