@@ -5,8 +5,6 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# A worker for each processor; eight take all the memory that a laptop has.
-PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-slow check venv clean
 
@@ -14,10 +12,10 @@ demo: venv
 	$(BIN)/scotopia demo
 
 test: venv
-	$(PYTEST) -m "not slow"
+	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m "not slow"
 
 test-slow: venv
-	$(PYTEST)
+	$(BIN)/pytest
 
 check: venv
 	$(BIN)/ruff check .

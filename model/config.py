@@ -14,10 +14,11 @@ FILTERS: dict[Perception, int] = {"depthwise": 3, "sobel": 4}
 
 #: What a cell may perceive beside its learned channels, in this order:
 #: `sample`, the last sample; `trace`, 1 when it arrived, falling linearly to 0; `valid`, 1 while
-#: the frame that brought it lasts; `flicker`, in the step that takes a sample, what it differs by
-#: from the pixel's last one, if that has left a trace; `innovation`, valid * (sample -
-#: prediction); `trust`, how much of the last sample still counts, by its age and by what the cell
-#: doubts; `recall`, trust * (sample - prediction).
+#: the frame that brought it lasts; `fresh`, 1 in the step that takes it, if none was taken in the
+#: step before; `flicker`, in the step that takes a sample, what it differs by from the pixel's last
+#: one, if that has left a trace; `innovation`, valid * (sample - prediction); `trust`, how much of
+#: the last sample still counts, by its age and by what the cell doubts; `recall`, trust * (sample -
+#: prediction).
 INPUTS = ("sample", "trace", "valid", "fresh", "flicker", "innovation", "trust", "recall")
 
 #: Channels of the input register, behind the learned ones.

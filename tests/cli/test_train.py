@@ -25,6 +25,7 @@ from scotopia.quantize import task as integer_task
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.post_training import fill_range
 from scotopia.quantize.qformat import Rounding
 
 Run = Callable[..., tuple[int, str, str]]
@@ -548,7 +549,8 @@ def test_integers_hold_the_verdict_as_it_was_written(bits: int, scales: str) -> 
     rule = Rule(RuleConfig(channels=3, hidden=12, inputs=inputs, steps_per_frame=8, trace_bits=11))
     start_as_filter(rule)
     clip = Clip("noise", np.random.default_rng(0).random((6, 16, 16), np.float32))
-    start = command.Quantization("start", rule, Precision(bits), Rounding.RND, scales)
+    filled = fill_range(rule, np.array([1.0, 1, 2]))  # as where verdicts are small
+    start = command.Quantization("start", filled, Precision(bits), Rounding.RND, scales)
     twin = start.new_rule([clip], density=0.1)
     assert len(held_weights(twin)) == 4
     assert len(held_weights(FakeQuantRule.of(twin.integer_rule()).float())) == 4
