@@ -11,6 +11,7 @@ from torch import Tensor
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
+from scotopia.model.start import NEURONS, has_verdict
 
 from .integer_rule import IntegerLayer, IntegerRule, check_supported, update_formats
 from .qformat import IntArray, Overflow, QFormat, Rounding, required_bits
@@ -22,9 +23,13 @@ FINEST = 15
 #: inputs, a kernel of nine in the first layer and a single weight in the second; or none.
 SCALES = ("output", "kernel", "weight")
 
-#: How much finer than the finest of its output's, at 8 bits, a weight's own scale may be. What is
-#: smaller becomes zero, or accumulators would be as wide as their smallest weight wants.
-_OWN = 1
+#: How much finer than the finest of its output's, at 8 bits, a scale may be. What is smaller is
+#: rounded to zero, or accumulators would be as wide as their smallest weight wants.
+_OWN = {"kernel": 8, "weight": 1}
+
+#: Bits of the verdict on the doubt, and of the neuron that reads it, at least: a vote is blurred
+#: until it is less than a sample's last bit, and must not be lost, see `model.start`.
+VERDICT_BITS = 14
 
 #: Formats of the weights of an output: one for all, one for each of its inputs, or one for each.
 WeightFormats = QFormat | tuple[QFormat, ...]
@@ -109,6 +114,8 @@ class Formats:
     ) -> "Formats":
         """Give all tensors of a kind the same width, and weights the finest scale they fit.
 
+        Only a verdict has `VERDICT_BITS` at least.
+
         Scales are powers of two, one for each output of a layer, each of its kernels, or each
         weight: with one of its own, a weight of 2 bits is a power of two or zero.
 
@@ -137,10 +144,13 @@ class Formats:
             "fresh": QFormat(1, 0, signed=False),
             "trust": QFormat(0, precision.gate, signed=False),
         }
+        channels = [state] * config.channels
+        if has_verdict(rule):
+            channels[config.doubt + 1] = QFormat(1, max(precision.state, VERDICT_BITS) - 1)
         perceive, _, update, _ = (_array(tensor) for tensor in folded_layers(rule))
         return cls(
             config=config,
-            state=(state,) * config.channels,
+            state=tuple(channels),
             sample=state,
             inputs=tuple(inputs.get(name, state) for name in config.inputs),
             hidden=tuple(hidden),
@@ -247,6 +257,14 @@ class Formats:
         )
 
 
+def hidden_bits(rule: Rule, bits: int) -> list[int]:
+    """Give each hidden neuron `bits` bits, and what reads the verdict what that has."""
+    widths = [bits] * rule.config.hidden
+    if has_verdict(rule):
+        widths[NEURONS] = max(bits, VERDICT_BITS)
+    return widths
+
+
 def check_scales(scales: str) -> None:
     """Raise InputError unless it is one of `SCALES`."""
     if scales not in SCALES:
@@ -278,14 +296,34 @@ def weight_formats(
         return QFormat(bits - frac, frac)
 
     if scales == "output":
-        return tuple(map(finest_of, weight))
-    if scales == "kernel":
-        return tuple(tuple(map(finest_of, row)) for row in weight)
-    most = [min(FINEST, finest(float(np.abs(row).max()), 127) + _OWN) for row in weight]
-    return tuple(
-        tuple(finest_of(one, frac) for one in row.ravel())
-        for row, frac in zip(weight, most, strict=True)
-    )
+        found: list[WeightFormats] = list(map(finest_of, weight))
+    else:
+        most = [min(FINEST, finest(float(np.abs(row).max()), 127) + _OWN[scales]) for row in weight]
+        found = [
+            tuple(finest_of(one, frac) for one in (row.ravel() if scales == "weight" else row))
+            for row, frac in zip(weight, most, strict=True)
+        ]
+    return tuple(_coarsest(formats, row) for formats, row in zip(found, weight, strict=True))
+
+
+def _coarsest(formats: WeightFormats, weight: NDArray[np.float64]) -> WeightFormats:
+    """Leave out what last bits are 0, if the formats hold all weights of an output exactly.
+
+    Those that are exact were written down and not trained: fraction bits that they do not need
+    would only lengthen the accumulator.
+    """
+    each = (formats,) if isinstance(formats, QFormat) else formats
+    groups = weight.reshape(len(each), -1)
+    codes = np.ldexp(groups, np.array([[format.frac_bits] for format in each]))
+    if (codes != np.rint(codes)).any():
+        return formats
+    bits = np.bitwise_or.reduce(codes.astype(np.int64), axis=1)
+    zeros = np.log2(np.maximum(bits & -bits, 1)).astype(int).tolist()
+    frac = [f.frac_bits - zero for f, zero in zip(each, zeros, strict=True)]
+    least = min([f for f, some in zip(frac, bits, strict=True) if some], default=0)
+    frac = [f if some else least for f, some in zip(frac, bits, strict=True)]
+    found = tuple(QFormat(old.bits - new, new) for old, new in zip(each, frac, strict=True))
+    return found[0] if isinstance(formats, QFormat) else found
 
 
 def by_weight(

@@ -23,7 +23,7 @@ from scotopia.model.task import run
 from scotopia.model.video import Clip
 
 from .feedback import Moments, Sums
-from .formats import FINEST, finest, unsigned_format
+from .formats import FINEST, finest, hidden_bits, unsigned_format
 from .qformat import QFormat
 
 #: Ways to choose the range of a hidden neuron: the largest activation seen; a high percentile of
@@ -111,7 +111,7 @@ class Calibration:
     def formats(
         self, bits: int, method: str = "percentile", percentile: float = PERCENTILE
     ) -> tuple[QFormat, ...]:
-        """Choose an unsigned format of `bits` bits for each neuron, by one of `METHODS`.
+        """Choose an unsigned format for each neuron, of `hidden_bits`, by one of `METHODS`.
 
         Raises
         ------
@@ -122,11 +122,12 @@ class Calibration:
             raise InputError(
                 f"calibration {method!r} is unknown: choose one of {', '.join(METHODS)}"
             )
+        widths = hidden_bits(self.rule, bits)
         if method == "mse":
-            return tuple(_least_error(neuron, bits) for neuron in self.activations)
+            return tuple(map(_least_error, self.activations, widths))
         share = 100 if method == "max" else percentile
-        largest = np.percentile(self.activations, share, axis=1)
-        return tuple(unsigned_format(float(value), bits) for value in largest)
+        largest = np.percentile(self.activations, share, axis=1).tolist()
+        return tuple(map(unsigned_format, largest, widths))
 
     def clipped(self, formats: Sequence[QFormat]) -> list[dict[str, Any]]:
         """What these formats would clip: for each neuron format, largest activation and share."""

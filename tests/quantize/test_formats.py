@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule, hard_sigmoid
+from scotopia.model.start import start_as_filter
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.formats import (
     SCALES,
     Formats,
     Precision,
     by_weight,
+    hidden_bits,
     unsigned_format,
     weight_formats,
 )
@@ -44,9 +47,41 @@ def test_weights_fit_their_bits_at_the_finest_scale(bits: int) -> None:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_each_kernel_has_the_finest_scale_that_it_fits(bits: int) -> None:
     rng = np.random.default_rng(bits)
-    weight = rng.normal(0, 1, (5, 4, 9)) * np.exp2(rng.integers(-6, 6, (5, 4, 1)))
+    weight = rng.normal(0, 1, (5, 4, 9)) * np.exp2(rng.integers(-6, 2, (5, 4, 1)))
     for row, formats in zip(weight, weight_formats(weight, bits, "kernel"), strict=True):
         assert formats == weight_formats(row, bits)  # as if each kernel were an output's
+
+
+def test_a_kernel_of_little_weight_is_no_finer_than_2_to_the_8_below_the_largest() -> None:
+    kernels = np.stack([np.full(9, 100.0), np.full(9, 0.11), np.full(9, 0.011)])
+    (formats,) = weight_formats(kernels[None], 8, "kernel")
+    assert formats == (QFormat(8, 0), QFormat(0, 8), QFormat(0, 8))
+
+
+@pytest.mark.parametrize("scales", SCALES)
+def test_weights_that_are_exact_have_no_last_bits_that_are_0(scales: str) -> None:
+    written = np.array([[4.0, -0.5, 0], [0, 0, 0], [1.1, 0.5, 0]])[:, :, None]
+    first, none, trained = (
+        [format.frac_bits for format in by_weight((formats,), 3, 1)[0]]
+        for formats in weight_formats(written, 8, scales)
+    )
+    assert max(first) == 1  # that of -0.5
+    assert set(none) == {0}
+    assert min(trained) > 1
+
+
+def test_a_vote_is_blurred_and_not_lost() -> None:
+    inputs = ("fresh", "flicker", "innovation", "trust", "recall")
+    rule = Rule(RuleConfig(channels=3, hidden=12, inputs=inputs, steps_per_frame=8, trace_bits=11))
+    start_as_filter(rule)
+    hidden = [unsigned_format(2.0, bits) for bits in hidden_bits(rule, 8)]
+    integer = Formats.choose(rule, hidden, Precision(), scales="kernel").integer_rule(rule)
+    state, nothing = integer.initial_state(31, 31), np.zeros((31, 31), np.int64)
+    state[2, 15, 15] = vote = 2 ** (integer.state_formats[2].frac_bits - 2)
+    for _ in range(200):
+        state = integer.step(state, nothing, nothing.astype(bool))
+    assert state[2].max() < vote / 50
+    assert state[2].sum() == pytest.approx(vote, rel=0.3)
 
 
 def test_a_weight_of_two_bits_and_its_own_scale_is_a_power_of_two() -> None:
