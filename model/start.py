@@ -51,16 +51,12 @@ CALM = 0.9962  # share of the doubt that is left after a step
 EASE = 0.0004  # by how much it falls besides
 DOUBT_GATE = 0.933
 
-# Of the verdict, tried by hand, with seven held-out clips in view. But ALARM_WITH_VERDICT and
-# FOLLOW were chosen in a trained rule, for the mean PSNR of the 30 training clips, of 14 synthetic
-# ones, and of these at other contrasts, sizes and speeds: training hardly moves them, since it does
-# not see what the verdict will do.
-ALARM_WITH_VERDICT = 7  # the same where a verdict raises the doubt, too
+# Of the verdict, tried by hand, with seven held-out clips in view.
 CALM_WITH_VERDICT = 0.985  # the same where a verdict keeps up what lasts
 CONTRAST = 4  # by how much the Laplacian outweighs the innovation in a vote
 SILENCE = 4  # what keeps a vote silent where no sample arrives
 VOTE = 16  # what a vote adds to the verdict, by the innovation
-FOLLOW = 1 / 8  # doubt that a step adds, by the verdict
+FOLLOW = 1 / 16  # doubt that a step adds, by the verdict
 
 
 def can_start_as_filter(config: RuleConfig) -> bool:
@@ -122,7 +118,7 @@ def start_as_filter(rule: Rule) -> None:
     weight[channels + prediction, 6] = _before_gate(held) - _before_gate(FREE_GATE)
     bias[channels + prediction] = _before_gate(FREE_GATE)
     judged = _has_room_for_verdict(config)
-    weight[doubt, 3] = weight[doubt, 4] = ALARM_WITH_VERDICT if judged else ALARM
+    weight[doubt, 3] = weight[doubt, 4] = ALARM
     calm = CALM_WITH_VERDICT if judged else CALM
     weight[doubt, 5], bias[doubt] = calm**longer, -EASE * longer
     bias[channels + doubt] = _before_gate(DOUBT_GATE)
