@@ -5,7 +5,7 @@ where nothing moves, and leaves it only slowly. This start is near the other opt
 smooths where it does not trust its samples, and forgets them where they change. Seven hidden
 neurons do that; the others, and the other channels, are left to chance and to training.
 
-With the input `fresh` and five neurons and a channel more, it also learns from each sample
+With the input `fresh` and six neurons and a channel more, it also learns from each sample
 whether it forgets too fast or too slowly, see `_write_verdict`.
 
 Or a rule starts as another that is no larger, and computes what that one does (Chen, Goodfellow,
@@ -26,7 +26,7 @@ from .rule import FilteredLayer, Rule
 NEURONS = 7
 
 #: The same, with those of the verdict.
-NEURONS_OF_VERDICT = NEURONS + 5
+NEURONS_OF_VERDICT = NEURONS + 6
 
 #: Inputs without which there is nothing to write down.
 INPUTS = ("flicker", "innovation", "trust", "recall")
@@ -56,7 +56,9 @@ CALM_WITH_VERDICT = 0.985  # the same where a verdict keeps up what lasts
 CONTRAST = 4  # by how much the Laplacian outweighs the innovation in a vote
 SILENCE = 4  # what keeps a vote silent where no sample arrives
 VOTE = 16  # what a vote adds to the verdict, by the innovation
-FOLLOW = 1 / 16  # doubt that a step adds, by the verdict
+FOLLOW = 1 / 8  # doubt that a step adds, by the verdict
+CEILING = 13 / 32  # doubt beyond which a pixel only forgets, and smooths no better
+PRESS = 1 / 2  # doubt that a step takes away, by what is above the ceiling
 
 
 def can_start_as_filter(config: RuleConfig) -> bool:
@@ -160,7 +162,7 @@ def held_weights(rule: Rule) -> list[tuple[Tensor, Tensor]]:
         mask = torch.zeros_like(mine, dtype=torch.bool)
         mask[rows] = True
         if mine is rule.update.weight:
-            mask[config.doubt, NEURONS] = True
+            mask[config.doubt, NEURONS : NEURONS + 2] = True
         if not mine[mask].allclose(its[mask], atol=1e-6):  # lstsq is not the same everywhere
             return []
         held.append((mine, mask))
@@ -187,7 +189,8 @@ def _write_verdict(rule: Rule) -> None:
     had been better, else less: innovation times Laplacian is zero on the average just where the
     doubt is right, whatever the contrast. Four neurons make their product, or nearly: |a + b| -
     |a - b| = 2 sign(a b) min(|a|, |b|). A channel, the verdict, sums the votes up, and the doubt
-    follows it.
+    follows it. Not without end: where the clip itself is noise, more smoothing is always better,
+    but more doubt is none. So one more neuron presses the doubt down to a ceiling.
     """
     config = rule.config
     layer, update, channels = rule.perceive, rule.update, config.channels
@@ -195,7 +198,7 @@ def _write_verdict(rule: Rule) -> None:
     prediction, doubt, verdict = 0, config.doubt, config.doubt + 1
     fresh, innovation = (channels + config.inputs.index(name) for name in ("fresh", "innovation"))
     longer = STEPS / config.steps_per_frame
-    summed, first = NEURONS, NEURONS + 1
+    summed, above, first = NEURONS, NEURONS + 1, NEURONS + 2
     _kernels(layer)[NEURONS:NEURONS_OF_VERDICT] = 0
     for output in (verdict, channels + verdict):
         weight[output] = bias[output] = 0
@@ -212,6 +215,10 @@ def _write_verdict(rule: Rule) -> None:
         hidden_bias[neuron] = -SILENCE
         weight[verdict, neuron] = missed * bent * VOTE
     weight[doubt, summed] = FOLLOW * longer
+
+    _set_kernel(rule, above, doubt, BLUR)
+    hidden_bias[above] = -CEILING
+    weight[doubt, above] = -PRESS
 
 
 @torch.no_grad()

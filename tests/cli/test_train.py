@@ -546,7 +546,7 @@ def test_quantization_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize(("bits", "scales"), [(7, "kernel"), (2, "weight")])
 def test_integers_hold_the_verdict_as_it_was_written(bits: int, scales: str) -> None:
     inputs = ("fresh", "flicker", "innovation", "trust", "recall")
-    rule = Rule(RuleConfig(channels=3, hidden=12, inputs=inputs, steps_per_frame=8, trace_bits=11))
+    rule = Rule(RuleConfig(channels=3, hidden=13, inputs=inputs, steps_per_frame=8, trace_bits=11))
     start_as_filter(rule)
     clip = Clip("noise", np.random.default_rng(0).random((6, 16, 16), np.float32))
     filled = fill_range(rule, np.array([1.0, 1, 2]))  # as where verdicts are small

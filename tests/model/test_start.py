@@ -13,8 +13,8 @@ from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.score import psnr
-from scotopia.model.start import INPUTS as INPUTS_OF_FILTER
 from scotopia.model.start import (
+    CEILING,
     NEURONS,
     NEURONS_OF_VERDICT,
     can_start_as_filter,
@@ -22,6 +22,7 @@ from scotopia.model.start import (
     start_as,
     start_as_filter,
 )
+from scotopia.model.start import INPUTS as INPUTS_OF_FILTER
 from scotopia.model.task import reconstruct, run
 from scotopia.model.train import train
 from scotopia.model.video import Clip, embedded_clip
@@ -145,13 +146,30 @@ def test_the_doubt_follows_the_verdict(judge: Rule) -> None:
     assert doubts[0] + 0.02 < doubts[1] < doubts[2] - 0.02
 
 
+def test_a_ceiling_presses_down_what_is_above_it_alone(judge: Rule) -> None:
+    free = copy.deepcopy(judge)
+    with torch.no_grad():
+        free.update.weight[1, NEURONS + 1] = 0
+    left = {}
+    for doubt in (CEILING - 0.1, 0.9):
+        for rule in (free, judge):
+            state = rule.initial_state(1, 9, 9)
+            state[0, 1] = doubt
+            with torch.no_grad():
+                for _ in range(6):
+                    state = rule(state, torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 9, 9))
+            left[doubt, rule is judge] = float(state[0, 1, 4, 4])
+    assert left[CEILING - 0.1, True] == left[CEILING - 0.1, False]
+    assert left[0.9, True] < CEILING < CEILING + 0.1 < left[0.9, False]
+
+
 def test_training_leaves_the_verdict_alone(judge: Rule) -> None:
     before = copy.deepcopy(judge)
     held = held_weights(judge)
     assert [int(mask.sum()) for _, mask in held] == [
-        5 * 9 * judge.config.perceived,
-        5,
-        2 * 12 + 1,
+        6 * 9 * judge.config.perceived,
+        6,
+        2 * 13 + 2,
         2,
     ]
     clip = Clip("noise", np.random.default_rng(0).random((30, 16, 16), np.float32))
@@ -168,7 +186,7 @@ def test_only_a_verdict_as_written_is_left_alone(judge: Rule, float_rule: Make) 
     assert held_weights(float_rule(0, judge.config)) == []
     assert held_weights(Rule(dataclasses.replace(judge.config, inputs=INPUTS_OF_FILTER))) == []
     with torch.no_grad():
-        judge.update.weight[2, 11] += 1e-3
+        judge.update.weight[2, 12] += 1e-3
     assert held_weights(judge) == []
 
 

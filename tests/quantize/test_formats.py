@@ -72,7 +72,7 @@ def test_weights_that_are_exact_have_no_last_bits_that_are_0(scales: str) -> Non
 
 def test_a_vote_is_blurred_and_not_lost() -> None:
     inputs = ("fresh", "flicker", "innovation", "trust", "recall")
-    rule = Rule(RuleConfig(channels=3, hidden=12, inputs=inputs, steps_per_frame=8, trace_bits=11))
+    rule = Rule(RuleConfig(channels=3, hidden=13, inputs=inputs, steps_per_frame=8, trace_bits=11))
     start_as_filter(rule)
     hidden = [unsigned_format(2.0, bits) for bits in hidden_bits(rule, 8)]
     integer = Formats.choose(rule, hidden, Precision(), scales="kernel").integer_rule(rule)
