@@ -6,9 +6,8 @@ other weight is changed.
 """
 
 import argparse
-from typing import Any
 
-from torch import Tensor
+import torch
 from training_gain import DENSITY, HELD_OUT, SEED, score_of_fixed
 
 from scotopia.cli.evaluate import clip_names
@@ -21,17 +20,16 @@ from scotopia.model.video import Clip, resolve_clip
 FRAMES = 120
 
 
-class HeldDoubtRule(Rule):
-    """A rule whose cells' doubt is one constant, whatever they think."""
-
-    fusible = False
-    held = 0.0
-
-    def perception(self, x: Tensor, *register: Any) -> Tensor:
-        """As the rule's own, but for the doubt."""
-        x = x.clone()
-        x[:, self.config.doubt] = self.held
-        return super().perception(x, *register)
+@torch.no_grad()
+def hold_doubt(rule: Rule, value: float) -> None:
+    """Make a gated rule's doubt `value` after each step, in every cell; no other weight changes."""
+    config = rule.config
+    assert config.kind == "gated"
+    bias = rule.update.bias
+    assert bias is not None
+    candidate, gate = config.doubt, config.channels + config.doubt
+    rule.update.weight[[candidate, gate]] = 0
+    bias[candidate], bias[gate] = value, 2  # the gate is open
 
 
 def main() -> None:
@@ -48,14 +46,15 @@ def main() -> None:
     parser.add_argument("--doubts", nargs="+", type=float, default=values)
     arguments = parser.parse_args()
     path = rule_path(arguments.rule)
-    rule, held = Rule.load(path), HeldDoubtRule.load(path)
+    rule, held = Rule.load(path), Rule.load(path)
     print(f"PSNR in dB, first {arguments.frames} frames, density {DENSITY}, seed {SEED}")
     print(f"{'clip':14}{'fixed':>8}{'own':>8}" + "".join(f"{d:8g}" for d in arguments.doubts))
     for name in clip_names(arguments.clips):
         whole = resolve_clip(name)
         clip = Clip(whole.name, whole.frames[: arguments.frames])
         found = [score_of_fixed([clip]), validate(rule, [clip], DENSITY, SEED)]
-        for held.held in arguments.doubts:
+        for doubt in arguments.doubts:
+            hold_doubt(held, doubt)
             found.append(validate(held, [clip], DENSITY, SEED))
         print(f"{clip.name:14}" + "".join(f"{psnr:8.2f}" for psnr in found), flush=True)
 
