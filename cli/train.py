@@ -431,8 +431,7 @@ def _train(
     shown = {clip.name: trainer.clips[clip.name] for clip in real}
     record = with_clips(record, shown, shown)
     with _open_log(job, trainer.iteration) as log:
-        _Loop(job, trainer, validation, done, record, log, progress, console).run()
-    return trainer.average
+        return _Loop(job, trainer, validation, done, record, log, progress, console).run()
 
 
 def _new_rule(job: Job, real: Sequence[Clip], synthetic: Sequence[Clip]) -> Rule:
@@ -453,7 +452,7 @@ class _Loop:
     progress: Progress
     console: Console
 
-    def run(self) -> None:
+    def run(self) -> Rule:
         trainer, done, job = self.trainer, self.done, self.job
         total = job.options.iterations
         self.bar = self.progress.add_task("train", total=total, completed=trainer.iteration)
@@ -493,11 +492,11 @@ class _Loop:
                             f"go on with --resume from {job.checkpoint}"
                         )
                         raise SystemExit(128 + stop.received)
-        self._save_rule()
+        return self._save_rule()
 
     def _validate(self) -> float:
         done, trainer = self.done, self.trainer
-        done.psnr = validate(trainer.average, self.validation)
+        done.psnr = validate(trainer.result(), self.validation)
         if done.best_psnr is None or done.psnr > done.best_psnr:
             done.best_psnr, done.best_iteration = done.psnr, trainer.iteration
         if not self.console.is_terminal:  # where there is no bar to watch
@@ -526,18 +525,19 @@ class _Loop:
             )
             self.log.flush()
 
-    def _save_rule(self) -> None:
-        self.trainer.average.training_record = self.record | {
+    def _save_rule(self) -> Rule:
+        rule = self.trainer.result()
+        rule.training_record = self.record | {
             "iterations": self.trainer.iteration,
             "seconds": round(self.done.seconds, 1),
             "validation_psnr": self.done.psnr,
             "best_validation": {"psnr": self.done.best_psnr, "iteration": self.done.best_iteration},
         }
-        rule = self.trainer.average
         if isinstance(rule, FakeQuantRule):
             with_proof(rule.integer_rule()).save(self.job.out)
         else:
             rule.save(self.job.out)
+        return rule
 
 
 def _find_checkpoint(job: Job) -> Checkpoint | None:

@@ -56,8 +56,10 @@ CALM_WITH_VERDICT = 0.985  # the same where a verdict keeps up what lasts
 CONTRAST = 4  # by how much the Laplacian outweighs the innovation in a vote
 SILENCE = 4  # what keeps a vote silent where no sample arrives
 VOTE = 16  # what a vote adds to the verdict, by the innovation
-FOLLOW = 1 / 8  # doubt that a step adds, by the verdict
+FOLLOW = 1 / 16  # doubt that a step adds, by the verdict
 CEILING = 13 / 32  # doubt beyond which a pixel only forgets, and smooths no better
+# From `settle` on.
+FOLLOW_WHEN_SETTLED = 1 / 8
 PRESS = 1 / 2  # doubt that a step takes away, by what is above the ceiling
 
 
@@ -161,10 +163,10 @@ def held_weights(rule: Rule) -> list[tuple[Tensor, Tensor]]:
     ):
         mask = torch.zeros_like(mine, dtype=torch.bool)
         mask[rows] = True
-        if mine is rule.update.weight:
-            mask[config.doubt, NEURONS : NEURONS + 2] = True
         if not mine[mask].allclose(its[mask], atol=1e-6):  # lstsq is not the same everywhere
             return []
+        if mine is rule.update.weight:
+            mask[config.doubt, NEURONS : NEURONS + 2] = True  # which `settle` changes
         held.append((mine, mask))
     return held
 
@@ -189,8 +191,7 @@ def _write_verdict(rule: Rule) -> None:
     had been better, else less: innovation times Laplacian is zero on the average just where the
     doubt is right, whatever the contrast. Four neurons make their product, or nearly: |a + b| -
     |a - b| = 2 sign(a b) min(|a|, |b|). A channel, the verdict, sums the votes up, and the doubt
-    follows it. Not without end: where the clip itself is noise, more smoothing is always better,
-    but more doubt is none. So one more neuron presses the doubt down to a ceiling.
+    follows it. One more neuron carries what is above the `CEILING`; see `settle`.
     """
     config = rule.config
     layer, update, channels = rule.perceive, rule.update, config.channels
@@ -218,7 +219,25 @@ def _write_verdict(rule: Rule) -> None:
 
     _set_kernel(rule, above, doubt, BLUR)
     hidden_bias[above] = -CEILING
-    weight[doubt, above] = -PRESS
+    weight[doubt, above] = 0
+
+
+@torch.no_grad()
+def settle(rule: Rule) -> None:
+    """Make a trained rule fit for long clips, if it has a verdict; once more changes nothing.
+
+    The doubt follows the verdict faster, and is pressed down to a ceiling: where the clip itself
+    is noise, all samples vote for more smoothing, for ever, but more doubt smooths no better. With
+    these two numbers in place from the start, training finds rules that are worse: through a chunk
+    of a few frames it sees only what they cost.
+    """
+    if not has_verdict(rule):
+        return
+    config, weight, bias = rule.config, rule.update.weight[:, :, 0, 0], _bias(rule.update)
+    follow = FOLLOW_WHEN_SETTLED * STEPS / config.steps_per_frame
+    bias[config.doubt] -= follow - weight[config.doubt, NEURONS]
+    weight[config.doubt, NEURONS] = follow
+    weight[config.doubt, NEURONS + 1] = -PRESS
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from .errors import InputError
 from .options import TrainOptions
 from .rule import Rule, to_state
 from .sampling import sample_mask
-from .start import held_weights
+from .start import held_weights, settle
 from .task import reconstruct
 from .unroll import unroll
 from .video import Clip
@@ -64,7 +64,7 @@ class Trainer:
     iteration
         Iterations done.
     average
-        The rule with the running average of its weights: what training is for.
+        The rule with the running average of its weights.
 
     Raises
     ------
@@ -173,6 +173,12 @@ class Trainer:
         self.iteration = iteration
         return loss.item()
 
+    def result(self) -> Rule:
+        """Return what training is for: a copy of the average, settled (see `settle`)."""
+        rule = copy.deepcopy(self.average)
+        settle(rule)
+        return rule
+
     def checkpoint(self, **notes: object) -> Checkpoint:
         """Return all that `resume` needs, and `notes`."""
         return Checkpoint(
@@ -242,7 +248,7 @@ def train(
     options: TrainOptions,
     on_iteration: Callable[[int, float], None] = lambda iteration, loss: None,
 ) -> None:
-    """Train `rule` in place; it ends with the running average of its weights.
+    """Train `rule` in place; it ends as `Trainer.result`.
 
     Parameters
     ----------
@@ -262,7 +268,7 @@ def train(
             loss = trainer.step()
             on_iteration(trainer.iteration, loss)
     finally:
-        rule.load_state_dict(trainer.average.state_dict())
+        rule.load_state_dict(trainer.result().state_dict())
 
 
 def validate(rule: Rule, clips: Sequence[Clip], density: float = 0.01, seed: int = 0) -> float:

@@ -18,7 +18,7 @@ from scotopia.model.config import RuleConfig
 from scotopia.model.presets import find_preset
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
-from scotopia.model.start import held_weights, start_as_filter
+from scotopia.model.start import held_weights, settle, start_as_filter
 from scotopia.model.train import Trainer, validate
 from scotopia.model.video import Clip, load_clip
 from scotopia.quantize import task as integer_task
@@ -548,9 +548,14 @@ def test_integers_hold_the_verdict_as_it_was_written(bits: int, scales: str) -> 
     inputs = ("fresh", "flicker", "innovation", "trust", "recall")
     rule = Rule(RuleConfig(channels=3, hidden=13, inputs=inputs, steps_per_frame=8, trace_bits=11))
     start_as_filter(rule)
+    settle(rule)
     clip = Clip("noise", np.random.default_rng(0).random((6, 16, 16), np.float32))
     filled = fill_range(rule, np.array([1.0, 1, 2]))  # as where verdicts are small
     start = command.Quantization("start", filled, Precision(bits), Rounding.RND, scales)
     twin = start.new_rule([clip], density=0.1)
     assert len(held_weights(twin)) == 4
-    assert len(held_weights(FakeQuantRule.of(twin.integer_rule()).float())) == 4
+    again = FakeQuantRule.of(twin.integer_rule()).float()
+    assert len(held_weights(again)) == 4
+    before = again.update.weight.clone()
+    settle(again)  # so that the integers are settled, too
+    assert again.update.weight.equal(before)

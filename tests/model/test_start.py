@@ -19,6 +19,7 @@ from scotopia.model.start import (
     NEURONS_OF_VERDICT,
     can_start_as_filter,
     held_weights,
+    settle,
     start_as,
     start_as_filter,
 )
@@ -146,7 +147,8 @@ def test_the_doubt_follows_the_verdict(judge: Rule) -> None:
     assert doubts[0] + 0.02 < doubts[1] < doubts[2] - 0.02
 
 
-def test_a_ceiling_presses_down_what_is_above_it_alone(judge: Rule) -> None:
+def test_settled_a_ceiling_presses_down_what_is_above_it_alone(judge: Rule) -> None:
+    settle(judge)
     free = copy.deepcopy(judge)
     with torch.no_grad():
         free.update.weight[1, NEURONS + 1] = 0
@@ -163,6 +165,31 @@ def test_a_ceiling_presses_down_what_is_above_it_alone(judge: Rule) -> None:
     assert left[0.9, True] < CEILING < CEILING + 0.1 < left[0.9, False]
 
 
+def test_settled_the_doubt_follows_the_verdict_faster_and_is_else_the_same(judge: Rule) -> None:
+    settled = copy.deepcopy(judge)
+    settle(settled)
+    rises = {}
+    for verdict in (0, 0.02):
+        for rule in (judge, settled):
+            state = rule.initial_state(1, 9, 9)
+            state[0, 1], state[0, 2] = 0.1, verdict
+            with torch.no_grad():
+                after = rule(state, torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 9, 9))
+            rises[verdict, rule is settled] = float(after[0, 1, 4, 4])
+    assert rises[0, True] == pytest.approx(rises[0, False], abs=1e-6)
+    before, now = (rises[0.02, settled] - rises[0, settled] for settled in (False, True))
+    assert now == pytest.approx(2 * before, rel=1e-3)
+
+
+def test_settling_twice_or_without_a_verdict_changes_nothing(judge: Rule, float_rule: Make) -> None:
+    settle(judge)
+    for rule in (judge, float_rule(0, judge.config)):
+        before = copy.deepcopy(rule.state_dict())
+        settle(rule)
+        assert all(before[name].equal(weight) for name, weight in rule.state_dict().items())
+    assert len(held_weights(judge)) == 4
+
+
 def test_training_leaves_the_verdict_alone(judge: Rule) -> None:
     before = copy.deepcopy(judge)
     held = held_weights(judge)
@@ -175,6 +202,7 @@ def test_training_leaves_the_verdict_alone(judge: Rule) -> None:
     clip = Clip("noise", np.random.default_rng(0).random((30, 16, 16), np.float32))
     options = TrainOptions(iterations=25, batch=2, crop=12, learning_rate=1e-2)
     train(judge, [clip], options)
+    settle(before)
     for (weight, mask), was in zip(
         held, [weight for weight, _ in held_weights(before)], strict=True
     ):
