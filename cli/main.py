@@ -204,6 +204,9 @@ def train(
     weight_bits: Annotated[
         int | None, quantization("Bits of a weight, 2 to 16; default 8.")
     ] = None,
+    update_bits: Annotated[
+        int | None, quantization("Bits of the second layer's weights; default as the first's.")
+    ] = None,
     state_bits: Annotated[
         int | None, quantization("Bits of a state channel, 2 to 16; default 8.")
     ] = None,
@@ -269,6 +272,7 @@ def train(
             "state": state_bits,
             "hidden": hidden_bits,
             "gate": gate_bits,
+            "update": update_bits,
         },
         rounding,
         given_shape,
@@ -433,6 +437,9 @@ def quantize(
     rule: RuleArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Integer rule file to write.")],
     weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 2 to 16.")] = 8,
+    update_bits: Annotated[
+        int | None, typer.Option(help="Bits of the second layer's weights; by default the first's.")
+    ] = None,
     state_bits: Annotated[int, typer.Option(help="Bits of a state channel, 2 to 16.")] = 8,
     hidden_bits: Annotated[int, typer.Option(help="Bits of a hidden neuron, 2 to 16.")] = 8,
     gate_bits: Annotated[int, typer.Option(help="Bits of a gate, 2 to 16.")] = 8,
@@ -489,7 +496,7 @@ def quantize(
     integer, result = run_quantization(
         Job(
             rule,
-            Precision(weight_bits, state_bits, hidden_bits, gate_bits),
+            Precision(weight_bits, state_bits, hidden_bits, gate_bits, update_bits),
             parse_rounding(rounding),
             method,
             density,
@@ -523,6 +530,10 @@ def sweep(
     ] = None,
     weight_bits: Annotated[str, typer.Option(help="Bits of a weight, 2 to 16.")] = "4,6,8",
     state_bits: Annotated[str, typer.Option(help="Bits of a state channel, 2 to 16.")] = "6,8",
+    update_bits: Annotated[
+        int | None,
+        typer.Option(help="Bits of the second layer's weights; by default the first's."),
+    ] = None,
     rounding: Annotated[str, typer.Option(help="TRN, RND or others of ap_fixed's.")] = "TRN,RND",
     seeds: Annotated[str, typer.Option(help="Seeds of which pixels are shown.")] = "0,1",
     density: DensityOption = 0.01,
@@ -570,6 +581,7 @@ def sweep(
         density=density,
         drift_steps=drift_steps,
         estimate=costs_of_array,
+        update_bits=update_bits,
     )
     job = sweeping.Job(grid, out, scheduler, workers)
     outcome = sweeping.run_sweep(job, progress_bar(), console)

@@ -210,7 +210,7 @@ class Quantization:
     def __str__(self) -> str:
         if isinstance(self.rule, IntegerRule):
             return f"{self.name} ({_digest(self.rule)}), in its formats"
-        bits = ", ".join(f"{bits}-bit {name}" for name, bits in vars(self.precision).items())
+        bits = ", ".join(f"{bits}-bit {name}" for name, bits in self.precision.given.items())
         rest = f"{self.rounding}, scales by {self.scales}, dither {self.dither}"
         return f"{self.name} ({_digest(self.rule)}), {bits}, {rest}"
 

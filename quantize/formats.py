@@ -42,25 +42,32 @@ class Precision:
     Attributes
     ----------
     weight
-        Of every weight, sign included.
+        Of every weight, sign included, but for those of the second layer if `update` is given.
     state
         Of every learned channel, of the sample, the flicker, the innovation and the recall, sign
         included.
     hidden, gate
         Of the hidden neurons; of the gate and the trust. Unsigned.
+    update
+        Of the weights of the second layer, which are few, and whose errors add up in the state
+        where a gate hardly opens. None: as `weight`.
     """
 
     weight: int = 8
     state: int = 8
     hidden: int = 8
     gate: int = 8
+    update: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("weight", "state", "hidden", "gate"):
-            if not 2 <= getattr(self, name) <= 16:
-                raise InputError(
-                    f"{name} bits {getattr(self, name)} are outside 2 to 16: choose 8, for instance"
-                )
+        for name, bits in self.given.items():
+            if not 2 <= bits <= 16:
+                raise InputError(f"{name} bits {bits} are outside 2 to 16: choose 8, for instance")
+
+    @property
+    def given(self) -> dict[str, int]:
+        """What was given, by name."""
+        return {name: bits for name, bits in vars(self).items() if bits is not None}
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ class Formats:
             hidden=tuple(hidden),
             gate=QFormat(0, precision.gate, signed=False),
             perceive_weights=weight_formats(perceive, precision.weight, scales),
-            update_weights=weight_formats(update, precision.weight, scales),
+            update_weights=weight_formats(update, precision.update or precision.weight, scales),
             rounding=rounding,
             overflow=overflow,
         )

@@ -6,7 +6,6 @@ as data.
 """
 
 import base64
-import dataclasses
 import json
 import math
 import tempfile
@@ -88,17 +87,12 @@ class Source:
 
 @dataclass(frozen=True, order=True)
 class Design:
-    """A rule by its name, and how it is quantized; all other word lengths are `Precision`'s."""
+    """A rule by its name, and how it is quantized, but for what a `Grid` has in common."""
 
     rule: str
     weight_bits: int
     state_bits: int
     rounding: Rounding
-
-    @property
-    def precision(self) -> Precision:
-        """Word lengths; InputError, if one is outside 2 to 16."""
-        return Precision(weight=self.weight_bits, state=self.state_bits)
 
     def __str__(self) -> str:
         return f"{self.rule} w{self.weight_bits} s{self.state_bits} {self.rounding}"
@@ -119,6 +113,9 @@ class Grid:
         Clips that ranges are found with.
     weight_bits, state_bits
         Each from 2 to 16.
+    update_bits
+        Of the second layer's weights, in all designs; None: as `weight_bits`. All other word
+        lengths are `Precision`'s.
     roundings
         Of every shift to the right.
     seeds
@@ -141,6 +138,7 @@ class Grid:
     density: float = 0.01
     drift_steps: int = 1000
     estimate: Estimator | None = None
+    update_bits: int | None = None
 
     def __post_init__(self) -> None:
         names = [rule.name for rule in self.rules]
@@ -155,7 +153,7 @@ class Grid:
         digests(list(self.clips))
         sample_mask((0,), self.density, 0)
         for design in self.designs:
-            _ = design.precision
+            self.precision_of(design)
         if self.drift_steps < 1:
             raise InputError(f"drift steps {self.drift_steps} are fewer than 1: give 1000")
 
@@ -167,6 +165,10 @@ class Grid:
             Design(*choice)
             for choice in product(names, self.weight_bits, self.state_bits, self.roundings)
         )
+
+    def precision_of(self, design: Design) -> Precision:
+        """Word lengths; InputError, if one is outside 2 to 16."""
+        return Precision(design.weight_bits, design.state_bits, update=self.update_bits)
 
     @property
     def points(self) -> list["Point"]:
@@ -280,12 +282,12 @@ class Plan:
             for design in grid.designs:
                 if design.rule != source.name:
                     continue
-                rounding = design.rounding
-                how = {**ranges, **dataclasses.asdict(design.precision), "rounding": str(rounding)}
+                rounding, precision = design.rounding, grid.precision_of(design)
+                how = {**ranges, **precision.given, "rounding": str(rounding)}
                 self.integer_rules[design] = _task(
                     quantize,
                     {**how, "estimated": grid.estimate is not None},
-                    (seen, design.precision, rounding, grid.estimate, seen_by_all),
+                    (seen, precision, rounding, grid.estimate, seen_by_all),
                 )
                 integer = self.integer_rules[design]
                 for clip, seed in product(frames, grid.seeds):

@@ -486,12 +486,16 @@ def test_a_rule_is_trained_with_the_dither_that_it_gets(retrain: Run, tmp_path: 
 def test_an_integer_rule_is_trained_in_its_own_formats(
     run: Run, retrain: Run, clip: Path, held_out: Path, tmp_path: Path
 ) -> None:
-    assert retrain("--weight-bits", 5)[0] == 0
+    assert retrain("--weight-bits", 5, "--update-bits", 7)[0] == 0
     source, out = tmp_path / "int.safetensors", tmp_path / "again.safetensors"
     arguments = ("--quantize", source, "--out", out, "--validate", held_out, *EFFORT)
     assert run("train", clip, *arguments, "--learning-rate", 0.1)[0] == 0
     before, after = IntegerRule.load(source), IntegerRule.load(out)
     assert after.channel_formats == before.channel_formats
+    widths = "5-bit weight, 8-bit state, 8-bit hidden, 8-bit gate, 7-bit update, RND"
+    assert widths in before.training["start"]
+    codes = np.abs(before.update.weight)  # each with a scale of its own: the zeros that it ends in
+    assert 16 < (codes // np.maximum(codes & -codes, 1)).max() < 64
     assert after.perceive.weight_frac.tolist() == before.perceive.weight_frac.tolist()
     assert not np.array_equal(after.perceive.weight, before.perceive.weight)
 

@@ -214,8 +214,8 @@ def test_gate_folds_the_hard_sigmoid_exactly(small_config: Make) -> None:
     assert integer.state_formats[0].values(codes[0]) == 0.5 * 1.25 + 0.25
 
 
-@pytest.mark.parametrize("name", ["weight", "state", "hidden", "gate"])
-@pytest.mark.parametrize("bits", [1, 17])
+@pytest.mark.parametrize("name", ["weight", "state", "hidden", "gate", "update"])
+@pytest.mark.parametrize("bits", [0, 1, 17])
 def test_precision_is_2_to_16_bits(name: str, bits: int) -> None:
     with pytest.raises(InputError) as caught:
         Precision(**{name: bits})
@@ -269,6 +269,8 @@ def test_weight_bits_count_every_weight(small_config: Make, float_rule: Make) ->
     # 3 neurons see 3 channels of 9 cells; 2 candidates and 2 gates see 3 neurons.
     formats = Formats.choose(rule, hidden, Precision(weight=5))
     assert formats.weight_bits == 5 * (3 * 3 * 9 + 4 * 3)
+    formats = Formats.choose(rule, hidden, Precision(weight=5, update=7))
+    assert formats.weight_bits == 5 * (3 * 3 * 9) + 7 * (4 * 3)
 
 
 def test_formats_of_an_integer_rule_give_it_back(small_config: Make, mixed_rule: Make) -> None:

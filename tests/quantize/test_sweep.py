@@ -102,9 +102,10 @@ def by_hand(grid: Grid, tmp_path: Path, design: Design = DESIGN) -> tuple[Rule, 
     path.write_bytes(grid.rules[0].content)
     rule = Rule.load(path)
     calibration = Calibration.measure(rule, list(grid.calibration), grid.density)
-    hidden = calibration.formats(design.precision.hidden)
+    precision = grid.precision_of(design)
+    hidden = calibration.formats(precision.hidden)
     filled = calibration.rule
-    formats = Formats.choose(filled, hidden, design.precision, design.rounding, scales="kernel")
+    formats = Formats.choose(filled, hidden, precision, design.rounding, scales="kernel")
     return rule, formats.integer_rule(round_weights(filled, formats, calibration.moments))
 
 
@@ -133,6 +134,18 @@ def test_row_is_what_the_rules_score_by_hand(grid: MakeGrid, tmp_path: Path) -> 
     assert (row.cycles_per_step, row.lut4_per_thousand_updates) == (5, 0.5)
     assert (row.clip, row.frames, row.seed, row.density) == ("noise0", 24, 0, 0.1)
     assert row.reason == ""
+
+
+def test_the_second_layers_weights_can_have_bits_of_their_own(
+    grid: MakeGrid, tmp_path: Path
+) -> None:
+    plan = Plan(grid(update_bits=9))
+    (row,) = table(plan, work_off(plan)[0])
+    _, integer = by_hand(plan.grid, tmp_path)
+    perceive, update = integer.perceive.weight.size, integer.update.weight.size
+    assert row.weight_bits_total == 6 * perceive + 9 * update
+    # They are other rules than those without: a sweep that goes on must not mix them up.
+    assert not {task.key for task in plan.scores.values()} & set(work_off(Plan(grid()))[0])
 
 
 def test_signed_digits_are_those_of_the_program(grid: MakeGrid, tmp_path: Path) -> None:
@@ -368,6 +381,7 @@ def test_clip_is_played_forth_and_back() -> None:
             {"weight_bits": [6, 17]},
             "weight bits 17 are outside 2 to 16: choose 8, for instance",
         ),
+        ({"update_bits": 1}, "update bits 1 are outside 2 to 16: choose 8, for instance"),
         ({"state_bits": [1]}, "state bits 1 are outside 2 to 16: choose 8, for instance"),
         (
             {"clips": [noise(0, 20)]},
