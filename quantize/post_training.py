@@ -30,7 +30,7 @@ from .qformat import QFormat
 #: them, because the very largest are worth clipping; the least mean squared error.
 METHODS = ("max", "percentile", "mse")
 
-#: Of what is seen, what the formats hold: the very largest are worth clipping.
+#: Of what is seen and not 0, what the formats hold: the very largest are worth clipping.
 PERCENTILE = 99.99
 
 #: Most that a channel is scaled by: one that hardly ever leaves 0 has nothing to say.
@@ -126,7 +126,10 @@ class Calibration:
         if method == "mse":
             return tuple(map(_least_error, self.activations, widths))
         share = 100 if method == "max" else percentile
-        largest = np.percentile(self.activations, share, axis=1).tolist()
+        # Of those that are not 0: a neuron that only speaks where a sample arrives is silent for
+        # all but one activation in a thousand, and what it says would be among the very largest.
+        spoken = [np.append(neuron[neuron > 0], 0) for neuron in self.activations]
+        largest = [float(np.percentile(neuron, share)) for neuron in spoken]
         return tuple(map(unsigned_format, largest, widths))
 
     def clipped(self, formats: Sequence[QFormat]) -> list[dict[str, Any]]:

@@ -133,6 +133,16 @@ def test_max_holds_all_that_was_seen_and_percentile_nearly_all() -> None:
     assert calibration.formats(8, "percentile") == (uq(0, 8),)
 
 
+def test_what_a_neuron_rarely_says_is_held_as_well_as_what_it_always_says() -> None:
+    often = np.random.default_rng(0).uniform(0, 1.9, 100_000).astype(np.float32)
+    rarely = np.zeros(100_000, np.float32)
+    rarely[:12] = np.linspace(0.1, 1.9, 12)  # it speaks where a sample arrives, in one step of eight
+    silent = np.zeros(100_000, np.float32)
+    formats = seen(np.stack([often, rarely, silent])).formats(8)
+    assert formats[:2] == (uq(1, 7), uq(1, 7))
+    assert formats[2] == seen(silent[None]).formats(8, "max")[0]
+
+
 def test_mse_clips_what_costs_less_than_the_bit_it_takes() -> None:
     rng = np.random.default_rng(0)
     neuron = rng.uniform(0, 0.99, 100_000).astype(np.float32)
