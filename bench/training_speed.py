@@ -41,6 +41,7 @@ def plain_loop(rule: Rule, state: Tensor, samples: Tensor, valids: Tensor) -> Te
     for t in range(samples.shape[1]):
         sample, valid = samples[:, t], valids[:, t]
         for _ in range(config.steps_per_frame):
+            fresh = valid * (trace < 1 - tick)
             flicker = (valid * (trace > 0) * (sample - last)).clamp(-1, 1)
             last = torch.where(valid > 0, sample, last)
             trace = torch.where(valid > 0, 1 - tick, (trace - tick).clamp(min=0))
@@ -48,7 +49,7 @@ def plain_loop(rule: Rule, state: Tensor, samples: Tensor, valids: Tensor) -> Te
             recent = trace + (8 * trace - 7).clamp(min=0) + 2 * (64 * trace - 63).clamp(min=0)
             trust = (recent - 4 * x[:, 1:2]).clamp(0, 1)
             innovation, recall = (valid * error).clamp(-1, 1), (trust * error).clamp(-1, 1)
-            seen = torch.cat([x, flicker, innovation, trust, recall], 1)
+            seen = torch.cat([x, fresh, flicker, innovation, trust, recall], 1)
             seen = F.pad(seen, (1, 1, 1, 1), mode="replicate")
             hidden = F.conv2d(seen, perceive.weight, perceive.bias).relu()
             candidate, gate = F.conv2d(hidden, update.weight, update.bias).chunk(2, 1)

@@ -7,12 +7,15 @@ from scotopia.model.errors import InputError
 from scotopia.quantize.qformat import Rounding
 
 #: Rules that the package carries, by name: float rules, by their number of parameters but for the
-#: first and for one for noisy sensors, and integer rules made from `retina`; the weights of
-#: `retina-shift` are powers of two.
+#: first and for one for noisy sensors; `retina-int`, made from `retina`; and `retina-shift`, made
+#: from `retina-2266`, whose weights are powers of two.
 SHIPPED = {
     **{
         name: files("scotopia.model") / "rules" / f"{name}.safetensors"
-        for name in ("retina", "retina-207", "retina-582", "retina-1248", "retina-noise")
+        for name in (
+            *("retina", "retina-207", "retina-582", "retina-1248", "retina-2266"),
+            "retina-noise",
+        )
     },
     **{
         name: files("scotopia.quantize") / "rules" / f"{name}.safetensors"

@@ -31,7 +31,12 @@ _OPTIONS = TrainOptions(
 )
 
 PRESETS = {
-    "retina": Preset("the rule that is shipped", _CONFIG, _OPTIONS),
+    "retina": Preset(
+        "the rule that is shipped",
+        replace(_CONFIG, inputs=("fresh", "flicker", "innovation", "trust", "recall")),
+        # More varied than the clips are.
+        replace(_OPTIONS, zoom=0.2, flutter=0.15, blend=0.2),
+    ),
     "retina-tiny": Preset(
         "as small as the start as a filter can be",
         replace(

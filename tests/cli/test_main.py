@@ -42,16 +42,21 @@ def test_a_rule_goes_from_training_to_verilog(run: Run, clip: Path, tmp_path: Pa
 
 
 def test_shipped_rules_are_small_and_agree_on_their_training() -> None:
+    from scotopia.model.presets import find_preset
     from scotopia.model.rule import Rule
+    from scotopia.model.start import has_verdict
     from scotopia.quantize.integer_rule import IntegerRule
 
     rule = Rule.load(rule_path("retina"))
+    assert rule.config == find_preset("retina").config
+    assert has_verdict(rule)
     assert rule.parameter_count <= 2500
     assert "davis_road" not in rule.training_record["clips"]
-    for name in ("retina-int", "retina-shift"):
+    before = Rule.load(rule_path("retina-2266"))
+    for name, source in (("retina-int", rule), ("retina-shift", before)):
         integer = IntegerRule.load(rule_path(name))
-        assert integer.config == rule.config
-        assert integer.training["clips"] == rule.training_record["clips"]
+        assert integer.config == source.config
+        assert integer.training["clips"] == source.training_record["clips"]
         assert integer.proof is not None
     assert "2-bit weight" in integer.training["start"]  # retina-shift is trained on the grid
     assert all(Path(str(path)).stat().st_size < 100_000 for path in SHIPPED.values())
