@@ -27,8 +27,9 @@ from .sequencer import InstructionLayout, program_depth
 #: A guess; `scotopia fpga` finds out.
 ASSUMED_CLOCK_MHZ = 60.0
 
-#: Of the sequencer, without what grows with the array.
-SEQUENCER_LUT4, SEQUENCER_FF = 520, 412
+#: Of the sequencer, without what grows with the array. LUT4 differ by what it takes to choose among
+#: the program's block RAMs: 540 for `retina-shift`, 700 for `retina-int`.
+SEQUENCER_LUT4, SEQUENCER_FF = 620, 412
 
 #: Clocks of a routine beside its own: two to fetch, and as many until its last bit is written.
 _AROUND = 2 + LATENCY + 1

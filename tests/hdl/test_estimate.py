@@ -192,10 +192,10 @@ def test_array_costs_its_cells_and_what_they_share(tiny_rule: IntegerRule) -> No
 #: LUT4 and flip-flops of sequencer, row buffer, and one row of cells, for n x n cells of the
 #: shipped rule (Yosys 0.70, synth_ecp5 -nowidelut).
 SYNTHESIZED = {
-    8: ((541, 428), (92, 94), (64, 149)),
-    16: ((565, 445), (185, 183), (128, 261)),
-    32: ((631, 478), (361, 360), (280, 485)),
-    64: ((702, 544), (717, 713), (512, 933)),
+    8: ((722, 432), (120, 126), (64, 181)),
+    16: ((740, 449), (239, 247), (135, 325)),
+    32: ((806, 482), (479, 488), (271, 613)),
+    64: ((856, 548), (961, 969), (512, 1189)),
 }
 
 
