@@ -136,7 +136,7 @@ def test_max_holds_all_that_was_seen_and_percentile_nearly_all() -> None:
 def test_what_a_neuron_rarely_says_is_held_as_well_as_what_it_always_says() -> None:
     often = np.random.default_rng(0).uniform(0, 1.9, 100_000).astype(np.float32)
     rarely = np.zeros(100_000, np.float32)
-    rarely[:12] = np.linspace(0.1, 1.9, 12)  # it speaks where a sample arrives, in one step of eight
+    rarely[:12] = np.linspace(0.1, 1.9, 12)  # only where a sample arrives
     silent = np.zeros(100_000, np.float32)
     formats = seen(np.stack([often, rarely, silent])).formats(8)
     assert formats[:2] == (uq(1, 7), uq(1, 7))
