@@ -2,17 +2,21 @@ import training_speed
 
 from scotopia.model.config import RuleConfig
 from scotopia.model.options import TrainOptions
+from scotopia.model.presets import find_preset
+
+#: The plain loop is of the preset's rule, and sees what that does.
+INPUTS = find_preset("retina").config.inputs
 
 
 def test_both_loops_compute_the_same():
-    config = RuleConfig(channels=3, hidden=5, trace_bits=3)
+    config = RuleConfig(channels=3, hidden=5, trace_bits=3, inputs=INPUTS)
     work = training_speed.Work.draw(config, TrainOptions(batch=2, crop=9, chunk=4))
     work.check()
 
 
 def test_every_round_is_timed_but_the_first():
     work = training_speed.Work.draw(
-        RuleConfig(channels=2, hidden=2),
+        RuleConfig(channels=2, hidden=2, inputs=INPUTS),
         TrainOptions(batch=1, crop=4, chunk=1),
     )
     seconds = training_speed.measure(work, 2)
