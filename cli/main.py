@@ -573,6 +573,7 @@ def sweep(
     grid = Grid(
         weight_bits=sweeping.parse_numbers(weight_bits, "weight-bits"),
         state_bits=sweeping.parse_numbers(state_bits, "state-bits"),
+        update_bits=update_bits,
         roundings=sweeping.parse_roundings(rounding),
         seeds=sweeping.parse_numbers(seeds, "seeds"),
         rules=sweeping.read_rules(rules),
@@ -581,7 +582,6 @@ def sweep(
         density=density,
         drift_steps=drift_steps,
         estimate=costs_of_array,
-        update_bits=update_bits,
     )
     job = sweeping.Job(grid, out, scheduler, workers)
     outcome = sweeping.run_sweep(job, progress_bar(), console)

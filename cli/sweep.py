@@ -73,7 +73,17 @@ COST_TITLES = {
 }
 
 DRIFT_COLUMNS = (
-    *("rule", "weight_bits", "state_bits", "rounding", "clip", "seed", "frame", "step"),
+    *(
+        "rule",
+        "weight_bits",
+        "state_bits",
+        "rounding",
+        "update_bits",
+        "clip",
+        "seed",
+        "frame",
+        "step",
+    ),
     *("float_psnr", "psnr", "loss"),
 )
 

@@ -87,15 +87,22 @@ class Source:
 
 @dataclass(frozen=True, order=True)
 class Design:
-    """A rule by its name, and how it is quantized, but for what a `Grid` has in common."""
+    """A rule by its name, and how it is quantized; all other word lengths are `Precision`'s."""
 
     rule: str
     weight_bits: int
     state_bits: int
     rounding: Rounding
+    update_bits: int | None = None
+
+    @property
+    def precision(self) -> Precision:
+        """Word lengths; InputError, if one is outside 2 to 16."""
+        return Precision(self.weight_bits, self.state_bits, update=self.update_bits)
 
     def __str__(self) -> str:
-        return f"{self.rule} w{self.weight_bits} s{self.state_bits} {self.rounding}"
+        update = "" if self.update_bits is None else f" u{self.update_bits}"
+        return f"{self.rule} w{self.weight_bits}{update} s{self.state_bits} {self.rounding}"
 
 
 @dataclass(frozen=True)
@@ -114,8 +121,7 @@ class Grid:
     weight_bits, state_bits
         Each from 2 to 16.
     update_bits
-        Of the second layer's weights, in all designs; None: as `weight_bits`. All other word
-        lengths are `Precision`'s.
+        Of the second layer's weights, in all designs; None: as `weight_bits`.
     roundings
         Of every shift to the right.
     seeds
@@ -133,12 +139,12 @@ class Grid:
     calibration: Sequence[Clip]
     weight_bits: Sequence[int] = (4, 6, 8)
     state_bits: Sequence[int] = (6, 8)
+    update_bits: int | None = None
     roundings: Sequence[Rounding] = (Rounding.TRN, Rounding.RND)
     seeds: Sequence[int] = (0, 1)
     density: float = 0.01
     drift_steps: int = 1000
     estimate: Estimator | None = None
-    update_bits: int | None = None
 
     def __post_init__(self) -> None:
         names = [rule.name for rule in self.rules]
@@ -153,7 +159,7 @@ class Grid:
         digests(list(self.clips))
         sample_mask((0,), self.density, 0)
         for design in self.designs:
-            self.precision_of(design)
+            _ = design.precision
         if self.drift_steps < 1:
             raise InputError(f"drift steps {self.drift_steps} are fewer than 1: give 1000")
 
@@ -162,13 +168,9 @@ class Grid:
         """All of them, in the order of a table."""
         names = [rule.name for rule in self.rules]
         return sorted(
-            Design(*choice)
+            Design(*choice, self.update_bits)
             for choice in product(names, self.weight_bits, self.state_bits, self.roundings)
         )
-
-    def precision_of(self, design: Design) -> Precision:
-        """Word lengths; InputError, if one is outside 2 to 16."""
-        return Precision(design.weight_bits, design.state_bits, update=self.update_bits)
 
     @property
     def points(self) -> list["Point"]:
@@ -282,7 +284,7 @@ class Plan:
             for design in grid.designs:
                 if design.rule != source.name:
                     continue
-                rounding, precision = design.rounding, grid.precision_of(design)
+                rounding, precision = design.rounding, design.precision
                 how = {**ranges, **precision.given, "rounding": str(rounding)}
                 self.integer_rules[design] = _task(
                     quantize,
@@ -513,6 +515,7 @@ class Row:
     weight_bits: int
     state_bits: int
     rounding: str
+    update_bits: int | None
     clip: str
     seed: int
     density: float
@@ -551,6 +554,7 @@ def table(plan: Plan, results: Mapping[str, Result]) -> list[Row]:
                 weight_bits=design.weight_bits,
                 state_bits=design.state_bits,
                 rounding=str(design.rounding),
+                update_bits=design.update_bits,
                 clip=point.clip,
                 seed=point.seed,
                 density=plan.grid.density,
@@ -598,7 +602,8 @@ def summarize(grid: Grid, rows: Iterable[Row]) -> list[Summary]:
     """Means over `grid.counted` and the seeds, of the designs that were scored on all of them."""
     by_design: dict[Design, list[Row]] = {design: [] for design in grid.designs}
     for row in rows:
-        design = Design(row.rule, row.weight_bits, row.state_bits, Rounding(row.rounding))
+        quantized = row.weight_bits, row.state_bits, Rounding(row.rounding), row.update_bits
+        design = Design(row.rule, *quantized)
         if row.clip in grid.counted and row.loss is not None:
             by_design[design].append(row)
     return [

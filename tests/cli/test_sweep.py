@@ -191,7 +191,18 @@ def test_rules_on_the_front_are_those_of_quantize(
     run: Run, rule: Path, small_clip: Path, tmp_path: Path, connections: list[object]
 ) -> None:
     out, target = tmp_path / "sweep", tmp_path / "sweep.json"
-    one = ("--weight-bits", 6, "--state-bits", 7, "--rounding", "TRN", "--density", 0.1)
+    one = (
+        "--weight-bits",
+        6,
+        "--update-bits",
+        5,
+        "--state-bits",
+        7,
+        "--rounding",
+        "TRN",
+        "--density",
+        0.1,
+    )
     status, _, _ = run(
         *("sweep", rule, "--clip", small_clip, "--seeds", 0, *QUICK, *one, "-o", out),
         *("--json", target),
@@ -200,7 +211,7 @@ def test_rules_on_the_front_are_those_of_quantize(
     expected = tmp_path / "expected.safetensors"
     assert run("quantize", rule, *one, "-o", expected)[0] == 0
     tensors = load_file(expected)
-    for name, found in load_file(out / "rules" / "small-w6-s7-TRN.safetensors").items():
+    for name, found in load_file(out / "rules" / "small-w6-u5-s7-TRN.safetensors").items():
         np.testing.assert_array_equal(found, tensors[name])
     (design,) = json.loads(target.read_text())["designs"]
     cost = estimate(IntegerRule.load(expected), 64, 64)

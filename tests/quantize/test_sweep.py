@@ -102,10 +102,9 @@ def by_hand(grid: Grid, tmp_path: Path, design: Design = DESIGN) -> tuple[Rule, 
     path.write_bytes(grid.rules[0].content)
     rule = Rule.load(path)
     calibration = Calibration.measure(rule, list(grid.calibration), grid.density)
-    precision = grid.precision_of(design)
-    hidden = calibration.formats(precision.hidden)
+    hidden = calibration.formats(design.precision.hidden)
     filled = calibration.rule
-    formats = Formats.choose(filled, hidden, precision, design.rounding, scales="kernel")
+    formats = Formats.choose(filled, hidden, design.precision, design.rounding, scales="kernel")
     return rule, formats.integer_rule(round_weights(filled, formats, calibration.moments))
 
 
@@ -141,9 +140,13 @@ def test_the_second_layers_weights_can_have_bits_of_their_own(
 ) -> None:
     plan = Plan(grid(update_bits=9))
     (row,) = table(plan, work_off(plan)[0])
-    _, integer = by_hand(plan.grid, tmp_path)
+    (design,) = plan.grid.designs
+    _, integer = by_hand(plan.grid, tmp_path, design)
     perceive, update = integer.perceive.weight.size, integer.update.weight.size
     assert row.weight_bits_total == 6 * perceive + 9 * update
+    assert (row.update_bits, str(design)) == (9, "small w6 u9 s6 RND")
+    (summary,) = summarize(plan.grid, [row])
+    assert summary.design == design
     # They are other rules than those without: a sweep that goes on must not mix them up.
     assert not {task.key for task in plan.scores.values()} & set(work_off(Plan(grid()))[0])
 
