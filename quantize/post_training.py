@@ -128,6 +128,7 @@ class Calibration:
         share = 100 if method == "max" else percentile
         # Of those that are not 0: a neuron that only speaks where a sample arrives is silent for
         # all but one activation in a thousand, and what it says would be among the very largest.
+        # The 0 is for a neuron that says nothing.
         spoken = [np.append(neuron[neuron > 0], 0) for neuron in self.activations]
         largest = [float(np.percentile(neuron, share)) for neuron in spoken]
         return tuple(map(unsigned_format, largest, widths))
