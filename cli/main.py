@@ -158,6 +158,9 @@ def train(
     restart: Annotated[float | None, videos("Chance that a video ends with a chunk.")] = None,
     cut: Annotated[float | None, videos("Chance of a cut before a chunk.")] = None,
     blackout: Annotated[float | None, videos("Chance that a chunk shows no pixel.")] = None,
+    contrast: Annotated[
+        float | None, videos("Least contrast of a shot, as a share of its clip's; up to 1.")
+    ] = None,
     drift: Annotated[float | None, videos("Share of the shots whose light changes.")] = None,
     flutter: Annotated[
         float | None, videos("Share of the shots whose light differs from frame to frame.")
@@ -296,6 +299,7 @@ def train(
         moving_share=moving_share,
         zoom=zoom,
         blend=blend,
+        contrast=contrast,
         drift=drift,
         flutter=flutter,
         cut=cut,

@@ -51,6 +51,9 @@ class TrainOptions:
         Share of the shots that are two shots seen through each other, as in a window pane. What
         moves is then no longer told by what it looks like: a rule that is to hold its samples on
         some clips and to drop them on others learns to tell by the samples themselves.
+    contrast
+        Least contrast of a shot, as a share of its clip's, in (0, 1]; the largest is 1.3. What is
+        nearly even is seen well only by a rule that was shown such.
     drift
         Share of the shots whose brightness and contrast slowly change.
     flutter
@@ -91,6 +94,7 @@ class TrainOptions:
     moving_share: float = 0.5
     zoom: float = 0.0
     blend: float = 0.0
+    contrast: float = 0.3
     drift: float = 0.2
     flutter: float = 0.0
     cut: float = 0.02
@@ -121,6 +125,8 @@ class TrainOptions:
                 f"densities {low}, {likeliest}, {high} do not rise inside (0, 1]: "
                 "choose 0.005,0.01,0.04"
             )
+        if not 0 < self.contrast <= 1:  # also refuses NaN
+            raise InputError(f"contrast {self.contrast:g} is outside (0, 1]: choose 0.3")
         for name in (
             "restart",
             "real_share",

@@ -24,6 +24,9 @@ from .score import MOTION_LAG, motion
 from .sensor import MAX_PHOTONS, Pattern, Sensor
 from .video import Clip
 
+#: Largest contrast of a shot, as a share of its clip's.
+MAX_CONTRAST = 1.3
+
 #: Least and largest amplitude of light that flutters, as a share of its mean.
 FLUTTER = 0.005, 0.08
 
@@ -232,9 +235,9 @@ class Videos:
         top, left = (int(rng.integers(side - options.crop + 1)) for side in clip.shape[1:])
         turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
         sign = -1 if rng.random() < 0.1 else 1
-        begin = end = _draw_look(rng, sign)
+        begin = end = self._draw_look(rng, sign)
         if rng.random() < options.drift:
-            end = _draw_look(rng, sign)
+            end = self._draw_look(rng, sign)
         stride = int(rng.choice([0, 1, 2, 4], p=[0.1, 0.6, 0.2, 0.1]))  # 0: a still
         position = int(rng.integers(2 * len(clip)))
         size = options.crop
@@ -250,6 +253,12 @@ class Videos:
             turn = rng.uniform(0.1, np.pi)  # up to light and dark in turn
             flutter = _Flutter(log_uniform(rng, *FLUTTER), turn, rng.uniform(0, 2 * np.pi))
         return _Shot(view, begin, end, stride, position, options.crop / size, flutter)
+
+    def _draw_look(self, rng: np.random.Generator, sign: int) -> tuple[float, float]:
+        """Draw a contrast, and a brightness that keeps most of the range inside [0, 1]."""
+        contrast = log_uniform(rng, self.options.contrast, MAX_CONTRAST)
+        room = abs(1 - contrast) / 2
+        return sign * contrast, rng.uniform(0.5 - room, 0.5 + room)
 
 
 @dataclass(frozen=True)
@@ -316,13 +325,6 @@ def _resize(frames: NDArray[np.float32], zoom: float) -> NDArray[np.float32]:
     if zoom < 1:
         return F.avg_pool2d(seen, 2)[:, 0].numpy()
     return F.interpolate(seen, scale_factor=2, mode="bilinear")[:, 0].numpy()
-
-
-def _draw_look(rng: np.random.Generator, sign: int) -> tuple[float, float]:
-    """Draw a contrast, and a brightness that keeps most of the range inside [0, 1]."""
-    contrast = log_uniform(rng, 0.3, 1.3)
-    room = abs(1 - contrast) / 2
-    return sign * contrast, rng.uniform(0.5 - room, 0.5 + room)
 
 
 def _weaken(sensor: Sensor, share: float) -> Sensor:

@@ -339,7 +339,7 @@ def test_options_override_the_preset(run: Run, tmp_path: Path, clip: Path) -> No
         *("--inputs", "valid, trust", "--block", 2, "--channels", 7, "--fire-rate", 0.5),
         *("--perception", "sobel", "--densities", "0.1,0.2,0.3", "--border", "wrap"),
         *("--photons", 20, "--dead", 0.1, "--sensor-share", 0.5, "--cut", 0),
-        *("--zoom", 0.25, "--flutter", 0.75, "--blend", 0.5),
+        *("--zoom", 0.25, "--flutter", 0.75, "--blend", 0.5, "--contrast", 0.2),
     )
     assert (status, err) == (0, "")
     rule = Rule.load(out)
@@ -354,6 +354,7 @@ def test_options_override_the_preset(run: Run, tmp_path: Path, clip: Path) -> No
         "log-dense",
     )
     assert (options["zoom"], options["flutter"], options["blend"]) == (0.25, 0.75, 0.5)
+    assert options["contrast"] == 0.2
     assert (options["sensor"]["photons"], options["sensor"]["dead"]) == (20, 0.1)
 
 

@@ -179,6 +179,14 @@ def test_share_of_the_shots_whose_light_flutters(share: float) -> None:
     assert all(shot.flutter.amplitude <= 0.08 for shot in shots)
 
 
+@pytest.mark.parametrize("least", [0.05, 0.3, 1.0])
+def test_contrasts_are_from_the_least_to_1_3(least: float) -> None:
+    options = dataclasses.replace(CALM, batch=200, contrast=least)
+    found = [abs(shot.begin[0]) for shot in Videos([NOISE], options)._shots]
+    assert least <= min(found) < 1.1 * least
+    assert 1.2 < max(found) <= 1.3
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_share_of_the_shots_from_real_clips(share: float) -> None:
     options = dataclasses.replace(CALM, batch=200, crop=1, chunk=1, real_share=share)
