@@ -52,8 +52,8 @@ class TrainOptions:
         moves is then no longer told by what it looks like: a rule that is to hold its samples on
         some clips and to drop them on others learns to tell by the samples themselves.
     contrast
-        Least contrast of a shot, as a share of its clip's, in (0, 1]; the largest is 1.3. What is
-        nearly even is seen well only by a rule that was shown such.
+        Least contrast of a shot, as a share of its clip's, in (0, 1]; the largest is 1.3. A low one
+        shows a rule what is nearly even, where light that flutters outweighs all else.
     drift
         Share of the shots whose brightness and contrast slowly change.
     flutter

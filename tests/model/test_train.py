@@ -233,6 +233,7 @@ def test_crop_that_does_not_divide_into_cells_is_refused(small_config: Make) -> 
         ({"optimizer": "sgd"}, "optimizer 'sgd' is unknown: choose one of soap, adam"),
         ({"learning_rate": math.nan}, "learning_rate nan is outside (0, 1]: choose 0.002"),
         ({"contrast": 0}, "contrast 0 is outside (0, 1]: choose 0.3"),
+        ({"contrast": math.nan}, "contrast nan is outside (0, 1]: choose 0.3"),
         ({"average": 1}, "average 1 is outside [0, 1): choose 0.998"),
         (
             {"sensor_share": 0.5},
