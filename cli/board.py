@@ -19,7 +19,7 @@ from scotopia.hdl.serial_protocol import (
     STATUS_BYTES,
     Status,
     check_board,
-    decode_prediction,
+    decode_channel,
     encode_samples,
 )
 from scotopia.model.errors import InputError
@@ -54,7 +54,7 @@ def build(rule: IntegerRule, height: int, width: int, board: str, out: Path, bau
     """
     if board not in BOARDS:
         raise InputError(f"board {board!r} is unknown: choose one of {', '.join(BOARDS)}")
-    check_board(height, width, rule.sample_format)
+    check_board(height, width)
     try:
         from amaranth_boards.ulx3s import ULX3S_85F_Platform
     except ImportError as error:
@@ -129,8 +129,8 @@ def play(
     for frame, visible in zip(frames, mask, strict=True):
         codes = rule.sample_codes(frame)
         port.write(encode_samples(codes, visible) + bytes([FRAME]))
-        answer = receive(port, height * width)
-        found = decode_prediction(answer, height, width)
+        answer = receive(port, 2 * height * width)
+        found = decode_channel(answer, height, width, rule.channel_formats[0])
         wrong = None
         if compare:
             state = golden_frame(rule, state, codes, visible)

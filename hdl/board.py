@@ -24,11 +24,11 @@ class RetinaBoard(wiring.Component):
     Raises
     ------
     InputError
-        If a side or a sample does not fit a byte.
+        If a side does not fit a byte.
     """
 
     def __init__(self, program: Program, height: int, width: int, divisor: int) -> None:
-        check_board(height, width, program.rule.sample_format)
+        check_board(height, width)
         self.program, self.height, self.width = program, height, width
         self.divisor = divisor  #: clocks a bit of the serial line
         super().__init__({"rx": In(1), "tx": Out(1, init=1)})
@@ -56,8 +56,9 @@ class RetinaBoard(wiring.Component):
         status = Signal(8 * STATUS_BYTES)
         bytes_left = Signal(range(STATUS_BYTES + 1))
         pixels_left = Signal(range(self.height * self.width + 1))
-        wide, high = Signal(), Signal()  # two bytes a pixel; the second one of them
+        high = Signal()  # the second byte of a pixel
         code = Signal(16)
+        low = Signal(8)  # the first byte of a sample
         m.d.comb += code.eq(pixels.payload.code.as_signed())
 
         with m.FSM():
@@ -68,10 +69,10 @@ class RetinaBoard(wiring.Component):
                     with m.Case(EVENT):
                         m.next = "X"
                     with m.Case(FRAME):
-                        m.d.sync += command.payload.op.eq(Op.FRAME), wide.eq(0)
+                        m.d.sync += command.payload.op.eq(Op.FRAME)
                         m.next = "ASK"
                     with m.Case(READ):
-                        m.d.sync += command.payload.op.eq(Op.READ), wide.eq(1)
+                        m.d.sync += command.payload.op.eq(Op.READ)
                         m.next = "CHANNEL"
                     with m.Case(STATUS):
                         m.d.sync += [
@@ -85,17 +86,27 @@ class RetinaBoard(wiring.Component):
             outside = Signal()
             for state, following, field, size in (
                 ("X", "Y", event.payload.x, self.width),
-                ("Y", "CODE", event.payload.y, self.height),
-                ("CODE", "EVENT", event.payload.code, None),
+                ("Y", "LOW", event.payload.y, self.height),
             ):
                 with m.State(state):
                     m.d.comb += queue.r_en.eq(1)
                     with m.If(queue.r_rdy):
-                        m.d.sync += field.eq(queue.r_data)
-                        if size is not None:
-                            beyond = queue.r_data >= size
-                            m.d.sync += outside.eq(beyond if state == "X" else outside | beyond)
+                        beyond = queue.r_data >= size
+                        m.d.sync += [
+                            field.eq(queue.r_data),
+                            outside.eq(beyond if state == "X" else outside | beyond),
+                        ]
                         m.next = following
+            with m.State("LOW"):
+                m.d.comb += queue.r_en.eq(1)
+                with m.If(queue.r_rdy):
+                    m.d.sync += low.eq(queue.r_data)
+                    m.next = "HIGH"
+            with m.State("HIGH"):
+                m.d.comb += queue.r_en.eq(1)
+                with m.If(queue.r_rdy):
+                    m.d.sync += event.payload.code.eq(Cat(low, queue.r_data))
+                    m.next = "EVENT"
             with m.State("EVENT"):
                 with m.If(outside):
                     with m.If(~skipped.all()):
@@ -123,10 +134,10 @@ class RetinaBoard(wiring.Component):
                 m.d.comb += [
                     reply.payload.eq(code.word_select(high, 8)),
                     reply.valid.eq(pixels.valid),
-                    pixels.ready.eq(reply.ready & (high == wide)),
+                    pixels.ready.eq(reply.ready & high),
                 ]
                 with m.If(reply.valid & reply.ready):
-                    m.d.sync += high.eq(wide & ~high)
+                    m.d.sync += high.eq(~high)
                 with m.If(pixels.valid & pixels.ready):
                     m.d.sync += pixels_left.eq(pixels_left - 1)
                     with m.If(pixels_left == 1):

@@ -3,13 +3,14 @@
 To the board, a byte that names the command, then its arguments:
 
 =======  =================  ===========================================================
-`E`      x, y, code         a sample; the code in two's complement
+`E`      x, y, code         a sample; its code in two bytes
 `F`                         run a frame; the board answers with the prediction's codes,
-                            a byte each, row by row
-`R`      channel            the board answers with the channel's codes, two bytes each,
-                            the lower one first
+                            row by row
+`R`      channel            the board answers with the channel's codes, row by row
 `S`                         the board answers with its status, `STATUS_BYTES`
 =======  =================  ===========================================================
+
+A code is two bytes, the lower one first, in two's complement.
 
 Any other byte is counted and skipped, so four bytes of zeros bring both sides together again after
 a broken one. Samples wait on the board while it is busy, `QUEUE` bytes of them: a host that awaits
@@ -62,31 +63,22 @@ class Status:
         return cls(frames, dropped, skipped, bool(flags & 1))
 
 
-def check_board(height: int, width: int, sample_format: QFormat) -> None:
-    """Raise InputError unless addresses and samples fit a byte each."""
+def check_board(height: int, width: int) -> None:
+    """Raise InputError unless addresses fit a byte each."""
     for name, side in (("height", height), ("width", width)):
         if not 1 <= side <= 256:
             raise InputError(f"{name} {side} is outside 1 to 256, which fit a byte: choose 64")
-    if sample_format.bits > 8:
-        raise InputError(
-            f"sample format {sample_format} has {sample_format.bits} bits, the serial line 8: "
-            "quantize with --state-bits 8"
-        )
 
 
 def encode_samples(codes: IntArray, mask: NDArray[np.bool_]) -> bytes:
     """Commands for the samples of a frame: codes (H, W) where the mask is."""
     y, x = np.nonzero(mask)
-    packed = np.stack([np.full_like(x, EVENT), x, y, codes[y, x] & 0xFF], axis=1)
+    code = codes[y, x]
+    packed = np.stack([np.full_like(x, EVENT), x, y, code & 0xFF, code >> 8 & 0xFF], axis=1)
     return packed.astype(np.uint8).tobytes()
 
 
-def decode_prediction(answer: bytes, height: int, width: int) -> IntArray:
-    """Codes (H, W) of the answer to `F`."""
-    return np.frombuffer(answer, np.int8).reshape(height, width).astype(np.int64)
-
-
 def decode_channel(answer: bytes, height: int, width: int, format: QFormat) -> IntArray:
-    """Codes (H, W) of the answer to `R`."""
+    """Codes (H, W) of the answer to `F`, of the prediction's format, or to `R`."""
     codes = np.frombuffer(answer, "<i2").reshape(height, width).astype(np.int64)
     return codes if format.signed else codes & ((1 << format.bits) - 1)

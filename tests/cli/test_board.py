@@ -10,6 +10,7 @@ from scotopia.cli import board as boards
 from scotopia.hdl.serial_protocol import EVENT, FRAME, STATUS
 from scotopia.model.errors import InputError
 from scotopia.model.sampling import sample_mask
+from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
 
 Make = Callable[..., Any]  # a fixture of conftest.py
@@ -32,15 +33,15 @@ class FakeBoard:
         while rest:
             command = rest.pop(0)
             if command == EVENT:
-                x, y, code = rest.pop(0), rest.pop(0), rest.pop(0)
-                self.sample[y, x] = code - 256 * (code > 127)
+                x, y, low, high = (rest.pop(0) for _ in range(4))
+                self.sample[y, x] = int.from_bytes((low, high), "little", signed=True)
                 self.valid[y, x] = True
             elif command == FRAME:
                 for _ in range(self.rule.config.steps_per_frame):
                     self.state = self.rule.step(self.state, self.sample, self.valid)
                 codes = self.state[0].copy()
                 codes.flat[: self.wrong] ^= 1
-                self.answer += codes.astype(np.int8).tobytes()
+                self.answer += codes.astype("<i2").tobytes()
                 self.valid[:] = False
                 self.frames += 1
             elif command == STATUS:
@@ -54,7 +55,7 @@ class FakeBoard:
 
 @pytest.fixture
 def rule(small_config: Make, random_rule: Make) -> IntegerRule:
-    made: IntegerRule = random_rule(1, small_config())
+    made: IntegerRule = random_rule(1, small_config(), Precision(state=10))
     return made
 
 

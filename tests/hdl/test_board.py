@@ -18,14 +18,12 @@ from scotopia.hdl.serial_protocol import (
     Status,
     check_board,
     decode_channel,
-    decode_prediction,
     encode_samples,
 )
 from scotopia.model.config import INPUTS
 from scotopia.model.errors import InputError
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.qformat import QFormat
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
@@ -35,7 +33,7 @@ HEIGHT, WIDTH, DIVISOR = 2, 3, 4
 @pytest.fixture(scope="module")
 def rule(small_config: Make, random_rule: Make) -> IntegerRule:
     config = small_config(channels=2, hidden=2, inputs=INPUTS)
-    made: IntegerRule = random_rule(0, config, Precision(3, 5, 6, 3))
+    made: IntegerRule = random_rule(0, config, Precision(3, 10, 6, 3))
     return made
 
 
@@ -103,8 +101,8 @@ def test_frames_through_the_pins_are_the_golden_models(
     async def host(line: Line) -> None:
         for samples, mask in zip(stimulus.samples, stimulus.mask, strict=True):
             await line.send(encode_samples(samples, mask) + bytes([FRAME]))
-            answer = await line.receive(HEIGHT * WIDTH)
-            predictions.append(decode_prediction(answer, HEIGHT, WIDTH))
+            answer = await line.receive(2 * HEIGHT * WIDTH)
+            predictions.append(decode_channel(answer, HEIGHT, WIDTH, rule.channel_formats[0]))
         for channel, format in enumerate(rule.channel_formats):
             await line.send(bytes([READ, channel]))
             answer = await line.receive(2 * HEIGHT * WIDTH)
@@ -131,8 +129,8 @@ def test_samples_that_come_while_steps_run_wait_for_the_next_frame(
         )
         await line.send(first + second)  # the second frame is here long before the first is done
         for _ in range(2):
-            answer = await line.receive(HEIGHT * WIDTH)
-            predictions.append(decode_prediction(answer, HEIGHT, WIDTH))
+            answer = await line.receive(2 * HEIGHT * WIDTH)
+            predictions.append(decode_channel(answer, HEIGHT, WIDTH, rule.channel_formats[0]))
         assert await line.status() == Status(2, 0, 0, False)
 
     simulate(rule, host)
@@ -144,10 +142,12 @@ def test_what_is_no_command_is_counted_and_skipped(rule: IntegerRule) -> None:
     async def host(line: Line) -> None:
         await line.send(b"xyz")
         assert await line.status() == Status(0, 0, 3, False)
-        await line.send(bytes([EVENT, WIDTH, 0, 1, EVENT, 0, HEIGHT, 1, EVENT, 255, 255, 1]))
+        await line.send(
+            bytes([EVENT, WIDTH, 0, 1, 0, EVENT, 0, HEIGHT, 1, 0, EVENT, 255, 255, 1, 0])
+        )
         assert await line.status() == Status(0, 0, 6, False)
         await line.send(bytes([READ, 99]))  # a channel that is not there: no answer
-        await line.send(bytes([EVENT]) + RESYNC)  # an event that was cut short, and one zero more
+        await line.send(bytes([EVENT, 0]) + RESYNC)  # an event that was cut short, and a zero more
         assert await line.status() == Status(0, 0, 7, False)
 
     simulate(rule, host)
@@ -164,27 +164,21 @@ def test_byte_without_stop_bit_is_lost_and_told(rule: IntegerRule) -> None:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "bits", "sentence"),
+    ("height", "width", "sentence"),
     [
-        (257, 4, 7, "height 257 is outside 1 to 256, which fit a byte: choose 64"),
-        (4, 0, 7, "width 0 is outside 1 to 256, which fit a byte: choose 64"),
-        (
-            4,
-            4,
-            8,
-            "sample format Q1.8 has 9 bits, the serial line 8: quantize with --state-bits 8",
-        ),
+        (257, 4, "height 257 is outside 1 to 256, which fit a byte: choose 64"),
+        (4, 0, "width 0 is outside 1 to 256, which fit a byte: choose 64"),
     ],
 )
 def test_board_that_the_protocol_cannot_address_is_refused(
-    height: int, width: int, bits: int, sentence: str
+    height: int, width: int, sentence: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        check_board(height, width, QFormat(1, bits))
+        check_board(height, width)
     assert str(caught.value) == sentence
 
 
-def test_samples_are_four_bytes_each() -> None:
-    codes, mask = np.array([[0, -1], [5, 0]]), np.array([[False, True], [True, False]])
-    assert encode_samples(codes, mask) == bytes([EVENT, 1, 0, 255, EVENT, 0, 1, 5])
-    assert QUEUE >= 4 * 41 * 4  # several frames of 1 % of 64 x 64
+def test_samples_are_five_bytes_each() -> None:
+    codes, mask = np.array([[0, -2], [0x105, 0]]), np.array([[False, True], [True, False]])
+    assert encode_samples(codes, mask) == bytes([EVENT, 1, 0, 254, 255, EVENT, 0, 1, 5, 1])
+    assert QUEUE >= 5 * 41 * 4  # several frames of 1 % of 64 x 64
