@@ -211,7 +211,7 @@ def train(
         int | None, quantization("Bits of the second layer's weights; default as the first's.")
     ] = None,
     state_bits: Annotated[
-        int | None, quantization("Bits of a state channel, 2 to 16; default 8.")
+        int | None, quantization("Bits of a state channel, 2 to 16; default 10.")
     ] = None,
     hidden_bits: Annotated[
         int | None, quantization("Bits of a hidden neuron, 2 to 16; default 8.")
@@ -444,7 +444,7 @@ def quantize(
     update_bits: Annotated[
         int | None, typer.Option(help="Bits of the second layer's weights; by default the first's.")
     ] = None,
-    state_bits: Annotated[int, typer.Option(help="Bits of a state channel, 2 to 16.")] = 8,
+    state_bits: Annotated[int, typer.Option(help="Bits of a state channel, 2 to 16.")] = 10,
     hidden_bits: Annotated[int, typer.Option(help="Bits of a hidden neuron, 2 to 16.")] = 8,
     gate_bits: Annotated[int, typer.Option(help="Bits of a gate, 2 to 16.")] = 8,
     rounding: Annotated[str, typer.Option(help="RND, TRN or another of ap_fixed's.")] = "RND",
@@ -533,7 +533,7 @@ def sweep(
         typer.Option("--clip", help="Clip to score on, or folder of clips; may be repeated."),
     ] = None,
     weight_bits: Annotated[str, typer.Option(help="Bits of a weight, 2 to 16.")] = "4,6,8",
-    state_bits: Annotated[str, typer.Option(help="Bits of a state channel, 2 to 16.")] = "6,8",
+    state_bits: Annotated[str, typer.Option(help="Bits of a state channel, 2 to 16.")] = "8,10",
     update_bits: Annotated[
         int | None,
         typer.Option(help="Bits of the second layer's weights; by default the first's."),

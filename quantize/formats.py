@@ -54,7 +54,7 @@ class Precision:
     """
 
     weight: int = 8
-    state: int = 8
+    state: int = 10
     hidden: int = 8
     gate: int = 8
     update: int | None = None

@@ -138,7 +138,7 @@ class Grid:
     clips: Sequence[Clip]
     calibration: Sequence[Clip]
     weight_bits: Sequence[int] = (4, 6, 8)
-    state_bits: Sequence[int] = (6, 8)
+    state_bits: Sequence[int] = (8, 10)
     update_bits: int | None = None
     roundings: Sequence[Rounding] = (Rounding.TRN, Rounding.RND)
     seeds: Sequence[int] = (0, 1)

@@ -82,7 +82,7 @@ def random_rule(float_rule: Callable[..., Rule]) -> Callable[..., IntegerRule]:
         precision: Precision | None = None,
         rounding: Rounding = Rounding.RND,
     ) -> IntegerRule:
-        precision = precision or Precision(weight=12)
+        precision = precision or Precision(weight=12, state=8)
         ranges = np.random.default_rng(seed).uniform(0.3, 5, config.hidden)
         hidden = [unsigned_format(largest, precision.hidden) for largest in ranges]
         rule = float_rule(seed, config)

@@ -9,6 +9,7 @@ from scotopia.hdl.estimate import estimate
 from scotopia.model.checkpoint import digest
 from scotopia.model.rule import Rule
 from scotopia.model.video import load_clip
+from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
 
 Run = Callable[..., tuple[int, str, str]]
@@ -45,6 +46,17 @@ def test_the_report_tells_what_would_clip(run: Run, rule: Path, moving: Path) ->
     formats = [row["format"] for row in report["hidden"]]
     assert formats == [str(format) for format in IntegerRule.load(out).perceive.outputs]
     assert all(format in printed for format in formats)
+
+
+def test_widths_that_are_not_given_are_those_of_precision(
+    run: Run, rule: Path, moving: Path
+) -> None:
+    out, default = rule.with_name("int.safetensors"), Precision()
+    assert run("quantize", rule, "--out", out, "--calibrate", moving)[0] == 0
+    made = IntegerRule.load(out)
+    assert {format.bits for format in made.state_formats} == {made.sample_format.bits}
+    assert {format.bits for format in made.perceive.outputs} == {default.hidden}
+    assert (made.sample_format.bits, made.gate_format.bits) == (default.state, default.gate)
 
 
 def test_the_record_says_how_and_by_which_clips_a_rule_was_quantized(

@@ -493,7 +493,7 @@ def test_an_integer_rule_is_trained_in_its_own_formats(
     assert run("train", clip, *arguments, "--learning-rate", 0.1)[0] == 0
     before, after = IntegerRule.load(source), IntegerRule.load(out)
     assert after.channel_formats == before.channel_formats
-    widths = "5-bit weight, 8-bit state, 8-bit hidden, 8-bit gate, 7-bit update, RND"
+    widths = "5-bit weight, 10-bit state, 8-bit hidden, 8-bit gate, 7-bit update, RND"
     assert widths in before.training["start"]
     codes = np.abs(before.update.weight)  # each with a scale of its own: the zeros that it ends in
     assert 16 < (codes // np.maximum(codes & -codes, 1)).max() < 64
