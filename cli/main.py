@@ -208,7 +208,7 @@ def train(
         int | None, quantization("Bits of a weight, 2 to 16; default 8.")
     ] = None,
     update_bits: Annotated[
-        int | None, quantization("Bits of the second layer's weights; default as the first's.")
+        int | None, quantization("Bits of weights whose errors add up; default as the others.")
     ] = None,
     state_bits: Annotated[
         int | None, quantization("Bits of a state channel, 2 to 16; default 10.")
@@ -442,7 +442,8 @@ def quantize(
     out: Annotated[Path, typer.Option("--out", "-o", help="Integer rule file to write.")],
     weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 2 to 16.")] = 8,
     update_bits: Annotated[
-        int | None, typer.Option(help="Bits of the second layer's weights; by default the first's.")
+        int | None,
+        typer.Option(help="Bits of weights whose errors add up; by default as the others."),
     ] = None,
     state_bits: Annotated[int, typer.Option(help="Bits of a state channel, 2 to 16.")] = 10,
     hidden_bits: Annotated[int, typer.Option(help="Bits of a hidden neuron, 2 to 16.")] = 8,
@@ -536,7 +537,7 @@ def sweep(
     state_bits: Annotated[str, typer.Option(help="Bits of a state channel, 2 to 16.")] = "8,10",
     update_bits: Annotated[
         int | None,
-        typer.Option(help="Bits of the second layer's weights; by default the first's."),
+        typer.Option(help="Bits of weights whose errors add up; by default as the others."),
     ] = None,
     rounding: Annotated[str, typer.Option(help="TRN, RND or others of ap_fixed's.")] = "TRN,RND",
     seeds: Annotated[str, typer.Option(help="Seeds of which pixels are shown.")] = "0,1",

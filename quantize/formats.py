@@ -42,15 +42,16 @@ class Precision:
     Attributes
     ----------
     weight
-        Of every weight, sign included, but for those of the second layer if `update` is given.
+        Of every weight, sign included, but for those that `update` is given for.
     state
         Of every learned channel, of the sample, the flicker, the innovation and the recall, sign
         included.
     hidden, gate
         Of the hidden neurons; of the gate and the trust. Unsigned.
     update
-        Of the weights of the second layer, which are few, and whose errors add up in the state
-        where a gate hardly opens. None: as `weight`.
+        Of the weights whose errors add up in the state for as long as no sample corrects it, which
+        are few: those of the second layer, and those with which the first sees the prediction.
+        None: as `weight`.
     """
 
     weight: int = 8
@@ -155,6 +156,11 @@ class Formats:
         if has_verdict(rule):
             channels[config.doubt + 1] = QFormat(1, max(precision.state, VERDICT_BITS) - 1)
         perceive, _, update, _ = (_array(tensor) for tensor in folded_layers(rule))
+        of_perceive = weight_formats(perceive, precision.weight, scales)
+        of_update = precision.update or precision.weight
+        if precision.update:
+            finer = weight_formats(perceive, precision.update, scales)
+            of_perceive = _spliced(finer, of_perceive, perceive, config.pixels)
         return cls(
             config=config,
             state=tuple(channels),
@@ -162,8 +168,8 @@ class Formats:
             inputs=tuple(inputs.get(name, state) for name in config.inputs),
             hidden=tuple(hidden),
             gate=QFormat(0, precision.gate, signed=False),
-            perceive_weights=weight_formats(perceive, precision.weight, scales),
-            update_weights=weight_formats(update, precision.update or precision.weight, scales),
+            perceive_weights=of_perceive,
+            update_weights=weight_formats(update, of_update, scales),
             rounding=rounding,
             overflow=overflow,
         )
@@ -311,6 +317,22 @@ def weight_formats(
             for row, frac in zip(weight, most, strict=True)
         ]
     return tuple(_coarsest(formats, row) for formats, row in zip(found, weight, strict=True))
+
+
+def _spliced(
+    first: tuple[WeightFormats, ...],
+    others: tuple[WeightFormats, ...],
+    weight: NDArray[np.float64],
+    count: int,
+) -> tuple[WeightFormats, ...]:
+    """Take the formats of the first `count` inputs, of weights (O, I, ...), from `first`."""
+
+    def spread(given: WeightFormats, inputs: int) -> tuple[QFormat, ...]:
+        return (given,) * inputs if isinstance(given, QFormat) else given
+
+    inputs = weight.shape[1]
+    rows = ((spread(a, inputs), spread(b, inputs)) for a, b in zip(first, others, strict=True))
+    return tuple(a[: len(a) // inputs * count] + b[len(b) // inputs * count :] for a, b in rows)
 
 
 def _coarsest(formats: WeightFormats, weight: NDArray[np.float64]) -> WeightFormats:

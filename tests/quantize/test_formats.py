@@ -270,7 +270,26 @@ def test_weight_bits_count_every_weight(small_config: Make, float_rule: Make) ->
     formats = Formats.choose(rule, hidden, Precision(weight=5))
     assert formats.weight_bits == 5 * (3 * 3 * 9 + 4 * 3)
     formats = Formats.choose(rule, hidden, Precision(weight=5, update=7))
-    assert formats.weight_bits == 5 * (3 * 3 * 9) + 7 * (4 * 3)
+    assert formats.weight_bits == 5 * (3 * 2 * 9) + 7 * (3 * 9 + 4 * 3)
+
+
+@pytest.mark.parametrize("scales", SCALES)
+def test_weights_whose_errors_add_up_have_bits_of_their_own(
+    small_config: Make, float_rule: Make, scales: str
+) -> None:
+    rule = float_rule(0, small_config(channels=2, hidden=3, inputs=("trust", "recall")))
+    hidden = [unsigned_format(1.0, 8)] * 3
+    coarse, mixed, fine = (
+        Formats.choose(rule, hidden, precision, scales=scales)
+        for precision in (Precision(4), Precision(4, update=9), Precision(9))
+    )
+    assert mixed.update_weights == fine.update_weights
+    found, expected, others = (
+        by_weight(formats.perceive_weights, 4, 9) for formats in (mixed, fine, coarse)
+    )
+    for row, its, coarser in zip(found, expected, others, strict=True):
+        assert row[:9] == its[:9]  # of the prediction
+        assert row[9:] == coarser[9:]
 
 
 def test_formats_of_an_integer_rule_give_it_back(small_config: Make, mixed_rule: Make) -> None:
