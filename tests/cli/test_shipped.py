@@ -124,7 +124,7 @@ def test_a_rule_trained_with_noise_beats_one_that_was_not(photons: float) -> Non
         psnr(clip.frames, reconstruct(rule, shown.readings, shown.mask))
         for rule in (Rule.load(rule_path(name)) for name in ("retina-noise", "retina"))
     )
-    assert trained > other + 1
+    assert trained > other + 0.8
     assert trained > psnr(clip.frames, fixed_baseline(shown.readings, shown.mask))
 
 
