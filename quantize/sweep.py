@@ -121,7 +121,7 @@ class Grid:
     weight_bits, state_bits
         Each from 2 to 16.
     update_bits
-        Of the second layer's weights, in all designs; None: as `weight_bits`.
+        Of the weights whose errors add up, see `Precision`, in all designs; None: as `weight_bits`.
     roundings
         Of every shift to the right.
     seeds

@@ -135,15 +135,16 @@ def test_row_is_what_the_rules_score_by_hand(grid: MakeGrid, tmp_path: Path) -> 
     assert row.reason == ""
 
 
-def test_the_second_layers_weights_can_have_bits_of_their_own(
+def test_weights_whose_errors_add_up_can_have_bits_of_their_own(
     grid: MakeGrid, tmp_path: Path
 ) -> None:
     plan = Plan(grid(update_bits=9))
     (row,) = table(plan, work_off(plan)[0])
     (design,) = plan.grid.designs
     _, integer = by_hand(plan.grid, tmp_path, design)
-    perceive, update = integer.perceive.weight.size, integer.update.weight.size
-    assert row.weight_bits_total == 6 * perceive + 9 * update
+    prediction = integer.perceive.weight[:, 0].size
+    others = integer.perceive.weight.size - prediction
+    assert row.weight_bits_total == 6 * others + 9 * (prediction + integer.update.weight.size)
     assert (row.update_bits, str(design)) == (9, "small w6 u9 s6 RND")
     (summary,) = summarize(plan.grid, [row])
     assert summary.design == design
