@@ -1,9 +1,11 @@
 import ast
 import tomllib
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
-import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("model", "quantize", "hdl", "sim", "cli")  # in the order in which they may be imported
@@ -42,17 +44,12 @@ def test_declared_packages_are_the_folders() -> None:
     assert {str(folder) for folder in folders} == set(STAGES)
 
 
-@pytest.mark.parametrize(
-    ("package", "pattern"),
-    [
-        (package, pattern)
-        for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items()
-        for pattern in patterns
-    ],
-)
-def test_package_data_patterns_name_files(package: str, pattern: str) -> None:
-    folder = ROOT / PROJECT["tool"]["setuptools"]["package-dir"][package]
-    assert [path for path in folder.glob(pattern) if path.is_file()]
+def test_package_data_patterns_name_files() -> None:
+    setuptools = PROJECT["tool"]["setuptools"]
+    for package, patterns in setuptools["package-data"].items():
+        folder = ROOT / setuptools["package-dir"][package]
+        for pattern in patterns:
+            assert any(path.is_file() for path in folder.glob(pattern)), (package, pattern)
 
 
 def test_every_data_file_is_packaged() -> None:
@@ -66,33 +63,33 @@ def test_every_data_file_is_packaged() -> None:
                 assert path in packaged, path.relative_to(ROOT)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_imports_point_forward_only(module: Path) -> None:
-    stage = module.parts[0]
-    allowed = set(STAGES[: STAGES.index(stage) + 1])
-    assert stages_of(imports(module)) <= allowed
+def test_imports_point_forward_only() -> None:
+    for module in MODULES:
+        allowed = set(STAGES[: STAGES.index(module.parts[0]) + 1])
+        assert stages_of(imports(module)) <= allowed, module
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.parts[0] in ("hdl", "sim")], ids=str)
-def test_hardware_does_not_know_the_float_rule(module: Path) -> None:
-    names = imports(module)
-    assert not {name for name in names if name.split(".")[0] in ("torch", "av", "scipy", "skimage")}
+def test_hardware_does_not_know_the_float_rule() -> None:
+    foreign = {"torch", "av", "scipy", "skimage"}
     light = {"errors", "files", "config", "sampling"}
-    from_model = {name.split(".")[2] for name in names if name.startswith("scotopia.model.")}
-    assert from_model <= light
     integer = {"integer_rule", "lfsr", "qformat", "ranges"}
-    from_quantize = {name.split(".")[2] for name in names if name.startswith("scotopia.quantize.")}
-    assert from_quantize <= integer
+    for module in MODULES:
+        if module.parts[0] not in ("hdl", "sim"):
+            continue
+        parts = [name.split(".") for name in imports(module)]
+        assert foreign.isdisjoint(names[0] for names in parts), module
+        for stage, allowed in (("model", light), ("quantize", integer)):
+            known = {names[2] for names in parts if names[:2] == ["scotopia", stage] and names[2:]}
+            assert known <= allowed, module
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_imports_are_relative_in_a_stage_and_absolute_across(module: Path) -> None:
-    tree = ast.parse((ROOT / module).read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level <= 1
-            if node.level == 0:
-                assert not f"{node.module}.".startswith(f"scotopia.{module.parts[0]}.")
+def test_imports_are_relative_in_a_stage_and_absolute_across() -> None:
+    for module in MODULES:
+        for node in ast.walk(ast.parse((ROOT / module).read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1, module
+                own = f"scotopia.{module.parts[0]}."
+                assert node.level or not f"{node.module}.".startswith(own), module
 
 
 def test_every_dependency_has_its_reason_beside_it() -> None:
@@ -104,6 +101,33 @@ def test_every_dependency_has_its_reason_beside_it() -> None:
     for requirement in required:
         here = [line for line in lines if line.startswith(f'"{requirement}"')]
         assert here and all(line.partition("#")[2].strip() for line in here), requirement
+
+
+def test_constraints_pin_what_any_extra_installs() -> None:
+    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pinned = {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in pins}
+    project = PROJECT["project"]
+    texts = [*project["dependencies"]]
+    for extra in project["optional-dependencies"].values():
+        texts += extra
+    known: set[str] = set()
+    while texts:
+        text = texts.pop()
+        requirement = Requirement(text)
+        extras = requirement.extras or {""}
+        if text in known or requirement.name == "scotopia":  # whose extras are all in the list
+            continue
+        known.add(text)
+        name = canonicalize_name(requirement.name)
+        assert name in pinned and requirement.specifier.contains(pinned[name]), text
+        try:
+            further = requires(name) or []
+        except PackageNotFoundError:  # of an extra that is not installed here
+            continue
+        for one in further:
+            marker = Requirement(one).marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+                texts.append(one)
 
 
 def test_every_stage_is_typed() -> None:
