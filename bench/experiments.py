@@ -300,7 +300,7 @@ def write_report(lab: Lab, out: Path) -> None:
             ticks=experiment.ticks,
         )
     text = "\n".join(sections)
-    write_atomically(out / "experiments.md", lambda temporary: temporary.write_text(text))
+    write_atomically(out / "experiments.md", text)
 
 
 def _section(

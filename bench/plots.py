@@ -1,5 +1,6 @@
 """Plots of the experiments: labelled points, what pays, and the baselines as lines."""
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,12 +154,10 @@ def draw(
     figure.draw_without_rendering()
     _label(axes, points, above=not front)
 
-    write_atomically(
-        path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None})
-    )
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
     plt.close(figure)
-    text = adapt_to_dark(path.read_text())
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_atomically(path, adapt_to_dark(file.getvalue()))
 
 
 def adapt_to_dark(svg: str) -> str:

@@ -229,7 +229,7 @@ class Lab:
             "motion": {clip.name: round(score.motion(clip.frames), 5) for clip in self.held_out},
         }
         text = json.dumps(result, indent=1) + "\n"
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_atomically(path, text)
 
 
 def _untrained() -> Rule:

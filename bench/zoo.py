@@ -173,7 +173,7 @@ def main() -> None:
             *(card(name, rule, evaluation) for name, rule in rules.items()),
         ]
     )
-    write_atomically(arguments.out, lambda temporary: temporary.write_text(text + "\n"))
+    write_atomically(arguments.out, text + "\n")
 
 
 if __name__ == "__main__":

@@ -96,11 +96,7 @@ def run_demo(
 
     task = progress.add_task("report", total=1)
     for path in SHIPPED.values():
-        content = Path(str(path)).read_bytes()
-        write_atomically(
-            out / Path(str(path)).name,
-            lambda temporary, content=content: temporary.write_bytes(content),  # type: ignore[misc]
-        )
+        write_atomically(out / path.name, path.read_bytes())
     for name in ("nca", "nca-int"):
         scores[name] = shown.score(estimates[name])
     figures = cost(integer)

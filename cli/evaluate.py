@@ -38,7 +38,7 @@ CURVE = 60
 
 # A folder that holds one of these is many clips; else it is one, of images. The rest that PyAV
 # decodes can be named one by one.
-_CLIP_SUFFIXES = frozenset(
+CLIP_SUFFIXES = frozenset(
     {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".npy", ".npz", ".ogv", ".webm"}
     | {".y4m"}
 )
@@ -147,7 +147,7 @@ def _clips_in(argument: str) -> list[str]:
     clips = [
         str(file)
         for file in files
-        if file.suffix.lower() in _CLIP_SUFFIXES and not file.name.startswith(".")
+        if file.suffix.lower() in CLIP_SUFFIXES and not file.name.startswith(".")
     ]
     return clips or [argument]
 

@@ -4,6 +4,9 @@ import errno
 import json
 import shlex
 import sys
+import tempfile
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -25,6 +28,17 @@ from typer.exceptions import TyperException
 from scotopia.model.errors import InputError
 from scotopia.model.files import rule_kind, write_atomically
 
+from .outputs import (
+    CHECKPOINT,
+    DEMO_FILES,
+    EMITTED_FILES,
+    PROOF_FILES,
+    SWEEP_FILES,
+    Reads,
+    Writes,
+    check_outputs,
+)
+
 # torch, amaranth and cocotb take seconds to import: each command imports what it needs.
 
 app = typer.Typer(
@@ -36,14 +50,30 @@ app = typer.Typer(
 )
 console = Console()
 
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a sub-command, whose outputs are checked before it is called."""
+
+    @wraps(function)
+    def checked(**given: Any) -> None:
+        check_outputs(function, given)
+        function(**given)
+
+    app.command()(checked)
+    return function
+
+
 RuleArgument = Annotated[
     str,
+    Reads(),
     typer.Argument(
         help="Rule file, or a shipped one: retina (float), retina-int, retina-shift (integer)."
     ),
 ]
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Also write the result to this file, for machines.")
+    Path | None,
+    Writes(),
+    typer.Option("--json", help="Also write the result to this file, for machines."),
 ]
 DensityOption = Annotated[float, typer.Option(help="Share of the pixels shown, in (0, 1].")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of which pixels are shown.")]
@@ -64,11 +94,15 @@ def progress_bar() -> Progress:
     )
 
 
-@app.command()
+@command
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("out/demo"),
+    out: Annotated[
+        Path,
+        Writes(folder=True, files=DEMO_FILES),
+        typer.Option("--out", "-o", help="Folder to write."),
+    ] = Path("out/demo"),
     clip: Annotated[
-        str, typer.Option(help="davis_road (in the package), or any clip.")
+        str, Reads(), typer.Option(help="davis_road (in the package), or any clip.")
     ] = "davis_road",
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
@@ -115,11 +149,14 @@ def videos(text: str) -> Any:
     return typer.Option(help=text, rich_help_panel="Videos (default: the preset's)")
 
 
-@app.command()
+@command
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Rule file to write.")],
+    out: Annotated[
+        Path, Writes(suffix=CHECKPOINT), typer.Option("--out", "-o", help="Rule file to write.")
+    ],
     clips: Annotated[
         list[str] | None,
+        Reads(),
         typer.Argument(help="Clips to train on, or folders of clips, beside the synthetic ones."),
     ] = None,
     preset: Annotated[str, typer.Option(help="What all other options start from.")] = "retina",
@@ -135,12 +172,15 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     validate: Annotated[
         list[str] | None,
+        Reads(),
         typer.Option(help="Clips to score the rule on; by default four synthetic ones."),
     ] = None,
     validate_every: Annotated[
         float, typer.Option(min=0, help="Seconds between two scores; 0 for one at the end.")
     ] = 60.0,
-    log: Annotated[Path | None, typer.Option(help="CSV file with a row an iteration.")] = None,
+    log: Annotated[
+        Path | None, Writes(), typer.Option(help="CSV file with a row an iteration.")
+    ] = None,
     synthetic: Annotated[int | None, videos("Synthetic clips to train on.")] = None,
     real_share: Annotated[
         float | None, videos("Share of the shots from real clips, if there are synthetic ones.")
@@ -185,13 +225,16 @@ def train(
     block: Annotated[int | None, shape("A cell stands for block x block pixels.")] = None,
     start: Annotated[
         str,
+        Reads(),
         training(
             "filter, written by hand where the shape has room for it; random; or a float rule that "
             "is no larger, by its file or name."
         ),
     ] = "filter",
     teacher: Annotated[
-        str | None, training("Float rule whose predictions are learned in place of the truth.")
+        str | None,
+        Reads(),
+        training("Float rule whose predictions are learned in place of the truth."),
     ] = None,
     iterations: Annotated[int | None, training("Optimizer steps.")] = None,
     chunk: Annotated[int | None, training("Frames that a gradient reaches back.")] = None,
@@ -202,7 +245,7 @@ def train(
     learning_rate: Annotated[float | None, training("Peak of the learning rate.")] = None,
     average: Annotated[float | None, training("Decay of the weights' running average.")] = None,
     quantize: Annotated[
-        str | None, quantization("Float rule to start from: OUT becomes an integer rule.")
+        str | None, Reads(), quantization("Float rule to start from: OUT becomes an integer rule.")
     ] = None,
     weight_bits: Annotated[
         int | None, quantization("Bits of a weight, 2 to 16; default 8.")
@@ -332,16 +375,18 @@ def train(
     write_json(json_file, rule.training_record)
 
 
-@app.command()
+@command
 def evaluate(
     clips: Annotated[
         list[str],
+        Reads(),
         typer.Argument(
             help="Clips: .npz, .npy, video, folder of images or of clips, or davis_road."
         ),
     ],
     rule: Annotated[
         list[str] | None,
+        Reads(),
         typer.Option(help="Rule file or shipped name, up to one float and one integer rule."),
     ] = None,
     baselines: Annotated[
@@ -366,7 +411,9 @@ def evaluate(
         float, typer.Option(help="Standard deviation of the pixels' gains, whose mean is 1.")
     ] = 0.0,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw all methods on a late frame of each clip, .png.")
+        Path | None,
+        Writes(),
+        typer.Option(help="Draw all methods on a late frame of each clip, .png."),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -376,6 +423,8 @@ def evaluate(
     rule was trained on stand last and count for no mean.
     """
     from dataclasses import asdict
+
+    import numpy as np
 
     from scotopia.model.sensor import Sensor
     from scotopia.model.video import resolve_clip
@@ -418,9 +467,10 @@ def evaluate(
         console.print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in count.items()))
     if picture is not None:
         from .contact_sheet import contact_sheet
+        from .page import png
 
         image = contact_sheet(result, f"Reconstruction, {conditions}")
-        write_atomically(picture, lambda temporary: image.save(temporary, "PNG"))
+        write_atomically(picture, png(np.asarray(image)))
     write_json(
         json_file,
         {
@@ -436,10 +486,10 @@ def evaluate(
     )
 
 
-@app.command()
+@command
 def quantize(
     rule: RuleArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Integer rule file to write.")],
+    out: Annotated[Path, Writes(), typer.Option("--out", "-o", help="Integer rule file to write.")],
     weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 2 to 16.")] = 8,
     update_bits: Annotated[
         int | None,
@@ -451,6 +501,7 @@ def quantize(
     rounding: Annotated[str, typer.Option(help="RND, TRN or another of ap_fixed's.")] = "RND",
     calibrate: Annotated[
         list[str] | None,
+        Reads(),
         typer.Option(
             help="Clip to find ranges with, and to search on, or folder of clips; may be repeated; "
             "by default four synthetic ones."
@@ -523,14 +574,21 @@ def quantize(
     write_json(json_file, result)
 
 
-@app.command()
+@command
 def sweep(
     rules: Annotated[
-        list[str], typer.Argument(metavar="RULE", help="Float rules: files, or shipped names.")
+        list[str],
+        Reads(),
+        typer.Argument(metavar="RULE", help="Float rules: files, or shipped names."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    out: Annotated[
+        Path,
+        Writes(folder=True, files=SWEEP_FILES),
+        typer.Option("--out", "-o", help="Folder to write."),
+    ],
     clips: Annotated[
         list[str] | None,
+        Reads(),
         typer.Option("--clip", help="Clip to score on, or folder of clips; may be repeated."),
     ] = None,
     weight_bits: Annotated[str, typer.Option(help="Bits of a weight, 2 to 16.")] = "4,6,8",
@@ -551,6 +609,7 @@ def sweep(
     ] = 1000,
     calibrate: Annotated[
         list[str] | None,
+        Reads(),
         typer.Option(help="Clips to find ranges with; by default four synthetic ones."),
     ] = None,
     scheduler: Annotated[
@@ -600,10 +659,10 @@ def sweep(
         raise typer.Exit(1)
 
 
-@app.command()
+@command
 def export(
     rule: RuleArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    out: Annotated[Path, Writes(), typer.Option("--out", "-o", help="File to write.")],
     to: Annotated[
         str,
         typer.Option(help="onnx, of a float rule; qonnx or c, a C99 header, of an integer rule."),
@@ -623,10 +682,14 @@ def export(
     console.print(export_rule(rule, to, out, height, width, name))
 
 
-@app.command()
+@command
 def emit(
     rule: RuleArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    out: Annotated[
+        Path,
+        Writes(folder=True, files=EMITTED_FILES),
+        typer.Option("--out", "-o", help="Folder to write."),
+    ],
     height: HeightOption = 16,
     width: WidthOption = 16,
     json_file: JsonOption = None,
@@ -648,7 +711,7 @@ def emit(
     write_json(json_file, manifest)
 
 
-@app.command()
+@command
 def fpga(
     rule: RuleArgument = "retina-int",
     height: HeightOption = 16,
@@ -682,11 +745,14 @@ def fpga(
     ] = None,
     out: Annotated[
         Path | None,
+        Writes(folder=True),
         typer.Option("--out", "-o", help="Folder that keeps Verilog, netlists and logs."),
     ] = None,
     json_file: JsonOption = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the table as Markdown.")
+        Path | None,
+        Writes(),
+        typer.Option(metavar="FILE", help="Also write the table as Markdown."),
     ] = None,
 ) -> None:
     """Synthesize, place and route an array: what it takes of an FPGA, and how fast it is.
@@ -732,41 +798,45 @@ def fpga(
         console.print(refusal, soft_wrap=True, markup=False)
     write_json(json_file, measuring.as_json(outcome))
     if markdown is not None:
-        text = measuring.as_markdown(outcome)
-        write_atomically(markdown, lambda temporary: temporary.write_text(text, "utf-8"))
+        write_atomically(markdown, measuring.as_markdown(outcome))
     if outcome.refused:
         raise typer.Exit(1)
 
 
-@app.command()
+@command
 def verify(
     rule: RuleArgument = "retina-int",
     height: HeightOption = 16,
     width: WidthOption = 16,
     clip: Annotated[
-        str, typer.Option(help="Clip, whose centre is shown: a file, or davis_road.")
+        str, Reads(), typer.Option(help="Clip, whose centre is shown: a file, or davis_road.")
     ] = "davis_road",
     frames: Annotated[int, typer.Option(min=0, help="Frames to run; 0 for all.")] = 8,
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
     verilog: Annotated[
         Path | None,
+        Reads(("*.v", "manifest.json")),
         typer.Option(help="Check the Verilog in this folder, instead of emitting it."),
     ] = None,
     row: Annotated[
         Path | None,
+        Reads(),
         typer.Option(help="Check this Verilog in place of module pixel_row, ports as emitted."),
     ] = None,
     netlist: Annotated[
         Path | None,
+        Reads(),
         typer.Option(help="Check this netlist of module retina, in Verilog."),
     ] = None,
     library: Annotated[
         list[Path] | None,
+        Reads(),
         typer.Option(help="Models of the netlist's cells; those of iCE40 by default."),
     ] = None,
     float_rule: Annotated[
         str | None,
+        Reads(),
         typer.Option(
             "--float", help="Float rule to measure the distance from; that of equal weights."
         ),
@@ -781,6 +851,7 @@ def verify(
     ] = False,
     report: Annotated[
         Path | None,
+        Writes(folder=True, files=PROOF_FILES),
         typer.Option(help="Folder for the proof as HTML, JSON and JUnit XML, and a waveform."),
     ] = None,
     json_file: JsonOption = None,
@@ -817,7 +888,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@command
 def prove(
     parts: Annotated[
         list[str] | None,
@@ -832,7 +903,9 @@ def prove(
         int | None, typer.Option(min=1, help="Processes; as many as cores by default.")
     ] = None,
     report: Annotated[
-        Path, typer.Option(help="Folder for the proof as HTML, JSON and JUnit XML.")
+        Path,
+        Writes(folder=True, files=PROOF_FILES),
+        typer.Option(help="Folder for the proof as HTML, JSON and JUnit XML."),
     ] = Path("out/proof"),
 ) -> None:
     """Prove the array, whatever the rule; all of it takes an hour on two cores, and 6 GB of memory.
@@ -876,9 +949,9 @@ def prove(
         raise typer.Exit(1)
 
 
-@app.command()
+@command
 def board(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    out: Annotated[Path, Writes(folder=True), typer.Option("--out", "-o", help="Folder to write.")],
     rule: RuleArgument = "retina-int",
     height: HeightOption = 16,
     width: WidthOption = 16,
@@ -900,11 +973,11 @@ def board(
     console.print(f"{bitstream}: {height} x {width} cells, {bitstream.stat().st_size:,} bytes")
 
 
-@app.command()
+@command
 def play(
-    clip: Annotated[str, typer.Argument(help="davis_road (in the package), or any clip.")],
+    clip: Annotated[str, Reads(), typer.Argument(help="davis_road (in the package), or any clip.")],
     port: Annotated[str, typer.Option(help="The board's serial port, as /dev/ttyUSB0.")],
-    rule: Annotated[str, typer.Option(help="The rule on the board.")] = "retina-int",
+    rule: Annotated[str, Reads(), typer.Option(help="The rule on the board.")] = "retina-int",
     height: HeightOption = 16,
     width: WidthOption = 16,
     frames: Annotated[int, typer.Option(help="Frames to play.")] = 100,
@@ -945,11 +1018,11 @@ def play(
         raise typer.Exit(1)
 
 
-@app.command()
+@command
 def inspect(
     rule: RuleArgument,
     clip: Annotated[
-        str, typer.Option(help="davis_road (in the package), or any clip.")
+        str, Reads(), typer.Option(help="davis_road (in the package), or any clip.")
     ] = "davis_road",
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
@@ -964,7 +1037,7 @@ def inspect(
             "centre.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path(
+    out: Annotated[Path, Writes(), typer.Option("--out", "-o", help="Page to write.")] = Path(
         "out/inspect.html"
     ),
     json_file: JsonOption = None,
@@ -998,7 +1071,7 @@ def inspect(
         kind = "integer rule" if name_of(loaded) == "nca-int" else "float rule"
         figures = figures_of(found, name, kind, cost(loaded), shown.name, density, seed)
         page = render_page(found, figures)
-    write_atomically(out, lambda temporary: temporary.write_text(page, "utf-8"))
+    write_atomically(out, page)
     write_json(json_file, figures)
     sample = figures["sample"]
     console.print(
@@ -1070,8 +1143,7 @@ def training_of(rule: Any) -> dict[str, Any]:
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
     """Write a result for machines, whole or not at all."""
     if path is not None:
-        text = json.dumps(result, indent=2) + "\n"
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 def main() -> None:
@@ -1090,8 +1162,12 @@ def main() -> None:
             errno.ENOSPC: "free some space, or choose another folder",
             errno.EDQUOT: "free some space, or choose another folder",
             errno.EFBIG: "raise the limit on file sizes, or choose another folder",
+            errno.EISDIR: "name a file",
+            errno.ENOTDIR: "choose a folder",
         }.get(error.errno or 0, "choose a path that exists and that you may use")
-        fail(f"{error.filename or 'a file'}: {error.strerror}: {remedy}")
+        # What a command writes has its name: see `model.files.naming`.
+        name = error.filename or f"standard output, or a file in {tempfile.gettempdir()}"
+        fail(f"{name}: {error.strerror}: {remedy}")
     raise SystemExit(status)
 
 

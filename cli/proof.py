@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from scotopia.model.files import write_atomically
+from scotopia.model.files import write_all
 from scotopia.sim.check import Check, Verdict
 from scotopia.sim.mutation import Outcome, score
 from scotopia.sim.verify import Stage
 
+from .outputs import PROOF_FILES
 from .page import environment
 
 STAGES = "stages"  #: name of the part that a verification is
@@ -82,15 +83,11 @@ def neighbourhood(stage: Stage) -> str:
 
 
 def write_proof(proof: Proof, folder: Path) -> list[Path]:
-    """Write proof.html, proof.json and junit.xml into an existing folder; return their paths."""
-    files = {
-        "proof.html": render_page(proof),
-        "proof.json": json.dumps(as_json(proof), indent=2) + "\n",
-        "junit.xml": junit(proof),
-    }
-    for name, text in files.items():
-        write_atomically(folder / name, lambda path, text=text: path.write_text(text, "utf-8"))  # type: ignore[misc]
-    return [folder / name for name in files]
+    """Write proof.html, proof.json and junit.xml into a folder; return their paths."""
+    texts = render_page(proof), json.dumps(as_json(proof), indent=2) + "\n", junit(proof)
+    files = {folder / name: text for name, text in zip(PROOF_FILES, texts, strict=True)}
+    write_all(files)
+    return list(files)
 
 
 def stages_json(stages: Sequence[Stage]) -> dict[str, Any]:

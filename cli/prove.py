@@ -47,8 +47,6 @@ def prove(
     if unknown := [part for part in parts if part not in PARTS]:
         raise InputError(f"part {unknown[0]!r} is unknown: choose out of {', '.join(PARTS)}")
     parts = [part for part in PARTS if part in parts or not parts]
-    if report is not None:
-        report.mkdir(parents=True, exist_ok=True)
     checks: list[Check] = []
     outcomes: list[mutation.Outcome] = []
     for part in parts:

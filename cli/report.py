@@ -2,8 +2,6 @@
 
 import io
 import math
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from scotopia.model.files import write_all
 from scotopia.model.score import WARM_UP
 from scotopia.sim.verify import Stage
 
@@ -92,35 +91,18 @@ METHODS = {
 
 
 def write_report(result: DemoResult, folder: Path) -> list[Path]:
-    """Write report.html, side_by_side.mp4 and side_by_side.png into an existing folder.
+    """Write report.html, side_by_side.mp4 and side_by_side.png into a folder, see `write_all`.
 
-    Returns the three paths. Raises OSError if the folder is full or not writable; then
-    nothing half-written bears a final name, and an earlier report is as it was.
+    Returns the three paths.
     """
     picture = render_picture(result)
-    return _write_all(
-        folder,
-        {
-            "report.html": render_page(result, picture).encode(),
-            "side_by_side.mp4": render_video(result),
-            "side_by_side.png": picture,
-        },
-    )
-
-
-def _write_all(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Write every file under a temporary name, and rename them once all are complete."""
-    final = [folder / name for name in files]
-    temporary = [folder / f".{name}.{os.getpid()}.tmp" for name in files]
-    try:
-        for path, content in zip(temporary, files.values(), strict=True):
-            path.write_bytes(content)
-        for path, target in zip(temporary, final, strict=True):
-            path.replace(target)
-    finally:
-        for path in temporary:
-            path.unlink(missing_ok=True)
-    return final
+    files = {
+        folder / "report.html": render_page(result, picture).encode(),
+        folder / "side_by_side.mp4": render_video(result),
+        folder / "side_by_side.png": picture,
+    }
+    write_all(files)
+    return list(files)
 
 
 # The page

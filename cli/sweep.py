@@ -31,7 +31,7 @@ from rich.table import Table
 
 from scotopia.model.checkpoint import digests
 from scotopia.model.errors import InputError
-from scotopia.model.files import write_atomically
+from scotopia.model.files import naming, write_atomically
 from scotopia.model.score import WARM_UP
 from scotopia.model.video import Clip, resolve_clip
 from scotopia.quantize.qformat import Rounding
@@ -112,8 +112,6 @@ class Job:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError(f"out {self.out} is a file: choose a folder")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers {self.workers} are fewer than 1: give 1 or more")
         if self.scheduler is not None and self.workers is not None:
@@ -272,7 +270,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -290,8 +289,9 @@ class Journal:
         """Keep a result: once this returns, no kill of the process can lose it."""
         line = json.dumps({"what": task.what, "result": result}, separators=(",", ":")) + "\n"
         content = line.encode()
-        while content:  # a full disk takes a part, then raises OSError
-            content = content[os.write(self._file, content) :]
+        with naming(self._path):
+            while content:  # a full disk takes a part, then raises OSError
+                content = content[os.write(self._file, content) :]
         self.results[task.key] = result
 
     def __enter__(self) -> Self:
@@ -351,7 +351,7 @@ def run_sweep(job: Job, progress: Progress, console: Console) -> Outcome:
 
     page = render_page(outcome).encode()
     for path, content in {**rules, job.out / "index.html": page}.items():
-        write_atomically(path, partial(Path.write_bytes, data=content))
+        write_atomically(path, content)
     return outcome
 
 
@@ -574,7 +574,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    write_atomically(path, lambda temporary: temporary.write_bytes(text.getvalue().encode()))
+    write_atomically(path, text.getvalue())
 
 
 def front_table(outcome: Outcome) -> Table:

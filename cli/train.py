@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,14 @@ from rich.table import Table
 from scotopia.model.checkpoint import Checkpoint
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
-from scotopia.model.files import rule_kind, with_clips, write_atomically
+from scotopia.model.files import (
+    is_special,
+    locked,
+    naming,
+    rule_kind,
+    with_clips,
+    write_atomically,
+)
 from scotopia.model.options import TrainOptions
 from scotopia.model.presets import PRESETS
 from scotopia.model.rule import Rule
@@ -40,6 +47,7 @@ from scotopia.quantize.qformat import Rounding
 from scotopia.quantize.ranges import with_proof
 
 from .evaluate import clip_names
+from .outputs import CHECKPOINT
 from .rules import parse_rounding, rule_path
 from .stop import Stop
 
@@ -169,7 +177,7 @@ class Job:
     @property
     def checkpoint(self) -> Path:
         """Where the checkpoint lies."""
-        return self.out.with_suffix(".checkpoint")
+        return self.out.with_suffix(CHECKPOINT)
 
 
 @dataclass(frozen=True)
@@ -372,11 +380,19 @@ def run_training(job: Job, progress: Progress, console: Console) -> Rule:
     Raises
     ------
     InputError
-        If there is nothing to train on, the checkpoint is in the way or does not fit, or the
-        training diverges: then `job.out` holds the average of the last good weights.
+        If there is nothing to train on, another training writes the same files, the checkpoint is
+        in the way or does not fit, or the training diverges: then `job.out` holds the average of
+        the last good weights.
     SystemExit
         On SIGINT and SIGTERM, once the checkpoint is written; status 128 + the signal's number.
     """
+    with ExitStack() as locks:
+        for path in [job.checkpoint, *([] if job.log is None else [job.log])]:
+            locks.enter_context(locked(path))
+        return _run_training(job, progress, console)
+
+
+def _run_training(job: Job, progress: Progress, console: Console) -> Rule:
     checkpoint = _find_checkpoint(job)
     device = choose_device(job.device)
     real = [resolve_clip(name) for name in clip_names(job.clips)]
@@ -513,7 +529,9 @@ class _Loop:
         self.progress.update(self.bar, completed=self.trainer.iteration, description=text)
 
     def _write_row(self, loss: float, learning_rate: float, score: float | None) -> None:
-        if self.log is not None:
+        if self.log is None or self.job.log is None:
+            return
+        with naming(self.job.log):
             csv.writer(self.log).writerow(
                 [
                     self.trainer.iteration,
@@ -585,7 +603,7 @@ def _open_log(job: Job, iteration: int) -> Iterator[TextIO | None]:
         yield None
         return
     rows = [list(LOG_COLUMNS)]
-    if job.resume and job.log.exists():
+    if job.resume and job.log.is_file():
         with job.log.open(newline="") as file:
             found = list(csv.reader(file))
         if found[:1] != rows:
@@ -595,6 +613,11 @@ def _open_log(job: Job, iteration: int) -> Iterator[TextIO | None]:
         rows += [row for row in complete if int(row[0]) <= iteration]
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
-    write_atomically(job.log, lambda temporary: temporary.write_bytes(text.getvalue().encode()))
+    if is_special(job.log):  # opened once: a pipe's reader takes its end for that of the log
+        with job.log.open("w", newline="") as file:
+            file.write(text.getvalue())
+            yield file
+        return
+    write_atomically(job.log, text.getvalue())
     with job.log.open("a", newline="") as file:
         yield file

@@ -63,8 +63,6 @@ def verify(
     source = resolve_clip(clip, size=max(128, height, width))
     whole = Extent(height, width, count or len(source.frames))
     material = Material(integer, source.frames, whole, density, seed, source.name)
-    if report is not None:
-        report.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
         scratch = Path(name)
         if netlist is not None:

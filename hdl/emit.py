@@ -57,7 +57,7 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
     files[MANIFEST] = json.dumps(manifest, indent=2) + "\n"  # last: it vouches for the others
     (folder / MANIFEST).unlink(missing_ok=True)
     for name, text in files.items():
-        write_atomically(folder / name, lambda path, text=text: path.write_text(text))  # type: ignore[misc]
+        write_atomically(folder / name, text)
     return manifest
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scotopia.model.errors import InputError
+from scotopia.model.files import write_atomically
 
 from .emit import emit
 from .program import Program
@@ -378,7 +379,7 @@ def measure(
     if stage == "route":
         saved = part.locations is not None or count_pins(folder / f"{top}.v") > part.pins
         if saved:
-            (folder / "pins.v").write_text(pin_saver(folder / f"{top}.v", top))
+            write_atomically(folder / "pins.v", pin_saver(folder / f"{top}.v", top))
             top = "pins"
             count(f"{array} behind three pins", top, [*sources, "pins.v"])
         on_tool(f"{family.router}: {array} on {device}")
@@ -421,11 +422,12 @@ def synthesize(
     # Yosys's WebAssembly build writes to no folder but the one it is in, and its output ends when
     # it calls ABC: statistics go to a file.
     keep = "setattr -mod -set keep_hierarchy 1 pixel_row\n" * family.rows_stay
-    script.write_text(
+    write_atomically(
+        script,
         f"read_verilog {' '.join(sources)}\n"
         f"{keep}"
         f"{family.synthesis} -top {top} -json {top}.json\n"
-        f"tee -q -o {top}.stat.json stat -json\n"
+        f"tee -q -o {top}.stat.json stat -json\n",
     )
     statistics, log = folder / f"{top}.stat.json", folder / f"{top}.yosys.log"
     statistics.unlink(missing_ok=True)
@@ -477,7 +479,7 @@ def _route(
     arguments = [*part.arguments]
     if part.locations is not None:
         lines = [f'IO_LOC "{port}" {pin};\n' for port, pin in part.locations.items()]
-        (folder / "pins.cst").write_text("".join(lines))
+        write_atomically(folder / "pins.cst", "".join(lines))
         arguments += ["--vopt", "cst=pins.cst"]
     try:
         run(

@@ -4,13 +4,17 @@ Nothing in such a file is executed or unpickled. The float rule and the integer 
 layer and differ in `kind`.
 """
 
+import errno
+import fcntl
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,25 +33,134 @@ MAX_DEPTH = 50
 MAX_BYTES = 10_000_000
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file beside `path`, then give it its name.
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an OSError in here name `path`: one of a full disk names nothing by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write one file, see `write_all`."""
+    write_all({path: content})
+
+
+def write_all(files: Mapping[Path, bytes | str]) -> None:
+    """Write files; none of them gets its name before all are complete.
+
+    A link is followed, and what it points at is replaced. A file that is there keeps its mode, a
+    new one gets that of the umask. What is there and no regular file, such as a device or a pipe,
+    is written to.
 
     Raises
     ------
     OSError
-        If the disk is full or the folder cannot be written; nothing is left under `path`.
+        Naming the file, if the disk is full or it cannot be written; then all are as they were.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays, because encoders choose their format by it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    complete: dict[Path, Path] = {}
+    special = [path for path in files if is_special(path)]
     try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        for path, content in files.items():
+            if path in special:
+                continue
+            with naming(path):
+                target = path.resolve()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f".{uuid4().hex}")
+                with temporary.open("xb") as file:
+                    complete[temporary] = target
+                    if mode := file_mode(target):
+                        temporary.chmod(stat.S_IMODE(mode))
+                    file.write(_encoded(content))
+        for path in special:
+            with naming(path):
+                path.write_bytes(_encoded(files[path]))
+        for temporary, target in complete.items():
+            with naming(target):
+                temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in complete:
+            temporary.unlink(missing_ok=True)
+
+
+def _encoded(content: bytes | str) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
+def is_special(path: Path) -> bool:
+    """Whether something is there that is neither a regular file nor a folder, links followed."""
+    mode = file_mode(path)
+    return bool(mode) and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def check_writable(path: Path, *, folder: bool = False) -> None:
+    """Check that `write_all` can write a file, or files into a folder. Nothing is left behind.
+
+    Raises
+    ------
+    OSError
+        Naming it, if it cannot.
+    """
+    with naming(path):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            found = None
+        if found is not None:
+            if stat.S_ISDIR(found.st_mode) != folder:
+                code = errno.ENOTDIR if folder else errno.EISDIR
+                raise OSError(code, os.strerror(code))
+            if not os.access(path, os.W_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            if is_special(path):
+                return
+        nearest = path.resolve() if folder else path.resolve().parent
+        while not nearest.exists():
+            nearest = nearest.parent
+        tempfile.TemporaryFile(dir=nearest).close()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep `path` for this process: a lock file lies beside it meanwhile.
+
+    Whatever ends the process also lifts the lock; then a lock file that it left is of no effect.
+
+    Raises
+    ------
+    InputError
+        If another process has it.
+    """
+    path = path.resolve()
+    lock = path.with_name(f".{path.name}.lock")
+    with naming(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with naming(lock):
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                with naming(lock):
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"{path} belongs to a command that is running: wait for it, or choose "
+                    "another path"
+                ) from error
+            # Its last owner may have removed it after it was opened here.
+            mine = os.fstat(handle)
+            if file_id(lock) != (mine.st_dev, mine.st_ino):
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(handle)
 
 
 def write_rule_file(
@@ -60,8 +173,7 @@ def write_rule_file(
         "description": json.dumps(description, sort_keys=True),
     }
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    content = save(contiguous, metadata)
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    write_atomically(path, save(contiguous, metadata))
 
 
 def file_mode(path: Path) -> int:
@@ -70,6 +182,15 @@ def file_mode(path: Path) -> int:
         return path.stat().st_mode
     except (OSError, ValueError):  # also a name that is too long, or holds a zero
         return 0
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """What tells the file at `path`, links followed, from all others; None if there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def parse_description(text: str) -> dict[str, Any]:

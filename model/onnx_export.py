@@ -370,7 +370,7 @@ def write_model(path: Path, model: Any) -> None:
     """Check a model and write it, whole or not at all."""
     import_onnx().checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    write_atomically(path, content)
 
 
 def read_model(path: Path, kind: str) -> tuple[Any, dict[str, Any]]:

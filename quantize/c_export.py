@@ -91,7 +91,7 @@ def export_c(rule: IntegerRule, path: Path, name: str = "scotopia") -> None:
         If the file cannot be written.
     """
     text = c_header(rule, name)
-    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    write_atomically(path, text)
 
 
 def c_header(rule: IntegerRule, name: str = "scotopia") -> str:

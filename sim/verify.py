@@ -395,6 +395,7 @@ def _with_waveform(
         return stage
     shown = window(Program.compile(material.rule), stage.evidence.mismatch, material.extent.width)
     stimulus = material.stimulus()
+    waveforms.mkdir(parents=True, exist_ok=True)
     path = waveforms / WAVEFORM
     build = bench.build(material.rule, verilog, *stimulus.shape, library=library, waves=True)
     build.run(stimulus, window=shown, waveform=path)

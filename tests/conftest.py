@@ -5,7 +5,9 @@ live as long as the session, so that Hypothesis may use them.
 """
 
 import math
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -38,6 +40,22 @@ def no_compiler() -> None:
 def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the compiled loop where there is a compiler, for tests that run thousands of steps."""
     monkeypatch.setattr(native, "available", _is_available)
+
+
+@contextmanager
+def _largest_file(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture(scope="session")
+def largest_file() -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which no file can have more than so many bytes, as if the disk were full."""
+    return _largest_file
 
 
 @pytest.fixture(scope="session")

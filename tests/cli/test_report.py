@@ -2,6 +2,8 @@ import base64
 import io
 import json
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,24 +213,10 @@ def test_report_is_three_files(result: DemoResult, tmp_path: Path) -> None:
 
 
 def test_failed_report_leaves_the_earlier_one(
-    result: DemoResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    result: DemoResult, tmp_path: Path, largest_file: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     (tmp_path / "report.html").write_text("earlier")
-    write_bytes = Path.write_bytes
-
-    def write_half(path: Path, content: bytes) -> int:
-        if "mp4" not in path.name:
-            return write_bytes(path, content)
-        write_bytes(path, content[: len(content) // 2])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(OSError, match="No space left"):
+    with largest_file(1000), pytest.raises(OSError, match="File too large"):
         write_report(result, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "earlier"
-
-
-def test_missing_folder_is_an_os_error(result: DemoResult, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        write_report(result, tmp_path / "absent")

@@ -26,6 +26,7 @@ from safetensors.numpy import load_file
 
 from scotopia.cli import main as cli
 from scotopia.cli import sweep as sweeping
+from scotopia.cli.outputs import SWEEP_FILES
 from scotopia.hdl.estimate import estimate
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
@@ -227,11 +228,10 @@ def test_a_second_run_computes_nothing_and_writes_the_same(
 ) -> None:
     arguments = (rule, "--clip", small_clip, *SMALL, "-o", tmp_path / "sweep")
     assert run("sweep", *arguments)[0] == 0
-    names = ("sweep.csv", "drift.csv", "results.jsonl", "index.html")
-    before = {name: (tmp_path / "sweep" / name).read_bytes() for name in names}
+    before = {name: (tmp_path / "sweep" / name).read_bytes() for name in SWEEP_FILES}
     assert run("sweep", *arguments)[0] == 0
     assert len(connections) == 1
-    assert {name: (tmp_path / "sweep" / name).read_bytes() for name in names} == before
+    assert {name: (tmp_path / "sweep" / name).read_bytes() for name in SWEEP_FILES} == before
 
 
 def test_another_grid_reuses_what_fits(
@@ -339,7 +339,7 @@ def test_a_file_in_the_folders_place_is_one_line(
     run: Run, rule: Path, small_clip: Path, connections: list[object]
 ) -> None:
     status, _, err = run("sweep", rule, "--clip", small_clip, *SMALL, "-o", rule)
-    assert (status, err) == (2, f"scotopia: out {rule} is a file: choose a folder\n")
+    assert (status, err) == (2, f"scotopia: {rule}: Not a directory: choose a folder\n")
 
 
 @pytest.mark.parametrize("package", ["distributed", "matplotlib"])
