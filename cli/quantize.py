@@ -107,11 +107,12 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
     source: Rule
     build: Build | None = None
     clips = calibration_clips(job.clips)
-    seen = digests(clips) if job.clips else {}
     result: dict[str, Any] = {"calibration_clips": [clip.name for clip in clips]}
     if job.max_loss is not None and rule_kind(path) == "integer rule":
         source = FakeQuantRule.of(IntegerRule.load(path))
         formats = source.formats
+        seen = digests(clips)
+        source.training_record = with_clips(source.training_record, seen, seen)
     else:
         source = Rule.load(path)
         with console.status("calibrating"):
@@ -129,10 +130,8 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         result |= {"calibration": job.method, "hidden": clipped}
     if job.max_loss is not None:
         formats = _search(job, source, build, formats, clips, console, result)
-    record = with_clips(source.training_record, seen, seen)
-    source.training_record = record | {
-        "quantized_by": [*record.get("quantized_by", ()), job.command]
-    }
+    before = source.training_record.get("quantized_by", ())
+    source.training_record = source.training_record | {"quantized_by": [*before, job.command]}
     integer = with_proof(build(formats) if build else formats.integer_rule(source))
     proof = integer.proof
     assert proof is not None

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -27,7 +26,6 @@ from scotopia.model.files import (
     locked,
     naming,
     rule_kind,
-    with_clips,
     write_atomically,
 )
 from scotopia.model.options import TrainOptions
@@ -160,19 +158,6 @@ class Job:
         """What training starts from, in words that a checkpoint keeps."""
         taught = "" if self.teacher is None else f", taught by {self.teacher}"
         return str(self.quantization or self.start) + taught
-
-    @property
-    def sources(self) -> list[dict[str, Any]]:
-        """Records of the rules that training starts from or that teach: what they have seen."""
-        found = []
-        if self.quantization is not None:
-            rule = self.quantization.rule
-            found.append(rule.training if isinstance(rule, IntegerRule) else rule.training_record)
-        elif self.start.rule is not None:
-            found.append(self.start.rule.training_record)
-        if self.teacher is not None:
-            found.append(self.teacher.rule.training_record)
-        return found
 
     @property
     def checkpoint(self) -> Path:
@@ -434,18 +419,10 @@ def _train(
         + (f", from iteration {trainer.iteration} on" if checkpoint else "")
     )
     record = {
-        "synthetic_clips": job.synthetic,
         "validation_clips": [clip.name for clip in validation],
-        "options": job.options.describe(),
         "start": job.beginning,
         "command": job.command,
-        "device": device,
-        "scotopia": version("scotopia"),
     }
-    for seen in job.sources:
-        record = with_clips(record, seen.get("clips", ()), seen.get("digests", {}))
-    shown = {clip.name: trainer.clips[clip.name] for clip in real}
-    record = with_clips(record, shown, shown)
     with _open_log(job, trainer.iteration) as log:
         return _Loop(job, trainer, validation, done, record, log, progress, console).run()
 
@@ -545,8 +522,7 @@ class _Loop:
 
     def _save_rule(self) -> Rule:
         rule = self.trainer.result()
-        rule.training_record = self.record | {
-            "iterations": self.trainer.iteration,
+        rule.training_record |= self.record | {
             "seconds": round(self.done.seconds, 1),
             "validation_psnr": self.done.psnr,
             "best_validation": {"psnr": self.done.best_psnr, "iteration": self.done.best_iteration},

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .config import RuleConfig
 from .errors import InputError
+from .files import with_clips
 from .rule import FilteredLayer, Rule
 
 #: Hidden neurons that are written down, by what they carry.
@@ -302,6 +303,10 @@ def start_as(rule: Rule, other: Rule) -> None:
     rule.update.weight[outputs, : its.hidden] = other.update.weight
     _bias(mine)[: its.hidden] = _bias(theirs)
     _bias(rule.update)[outputs] = _bias(other.update)
+    record = other.training_record  # what that one has seen, this one has seen
+    rule.training_record = with_clips(
+        rule.training_record, record.get("clips", ()), record.get("digests", {})
+    )
 
 
 def _bias(layer: FilteredLayer | nn.Conv2d) -> Tensor:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from . import score
 from .blocks import to_cells
 from .checkpoint import Checkpoint, digests
 from .errors import InputError
+from .files import with_clips
 from .options import TrainOptions
 from .rule import Rule, to_state
 from .sampling import sample_mask
@@ -98,6 +100,16 @@ class Trainer:
             raise InputError("loss observed reads no teacher: choose dense, or leave it out")
         self.clips = digests([*clips, *synthetic])
         self.options = options
+        self._record: dict[str, Any] = {
+            "synthetic_clips": len(synthetic),
+            "options": options.describe(),
+            "device": device,
+            "scotopia": version("scotopia"),
+        }
+        for seen in (rule.training_record, {} if teacher is None else teacher.training_record):
+            self._record = with_clips(self._record, seen.get("clips", ()), seen.get("digests", {}))
+        shown = {clip.name: self.clips[clip.name] for clip in clips}
+        self._record = with_clips(self._record, shown, shown)
         self.rule = rule.to(device)
         self._held = held_weights(self.rule)
         self.average = copy.deepcopy(self.rule).requires_grad_(False)
@@ -174,9 +186,14 @@ class Trainer:
         return loss.item()
 
     def result(self) -> Rule:
-        """Return what training is for: a copy of the average, settled (see `settle`)."""
+        """Return what training is for: a copy of the average, settled (see `settle`).
+
+        Its record tells how it was trained, and all clips that it, what it began as, and the
+        teacher have seen, but for synthetic ones, which are counted.
+        """
         rule = copy.deepcopy(self.average)
         settle(rule)
+        rule.training_record = self._record | {"iterations": self.iteration}
         return rule
 
     def checkpoint(self, **notes: object) -> Checkpoint:
@@ -248,7 +265,7 @@ def train(
     options: TrainOptions,
     on_iteration: Callable[[int, float], None] = lambda iteration, loss: None,
 ) -> None:
-    """Train `rule` in place; it ends as `Trainer.result`.
+    """Train `rule` in place; it ends as `Trainer.result`, its record included.
 
     Parameters
     ----------
@@ -268,7 +285,9 @@ def train(
             loss = trainer.step()
             on_iteration(trainer.iteration, loss)
     finally:
-        rule.load_state_dict(trainer.result().state_dict())
+        result = trainer.result()
+        rule.load_state_dict(result.state_dict())
+        rule.training_record = result.training_record
 
 
 def validate(rule: Rule, clips: Sequence[Clip], density: float = 0.01, seed: int = 0) -> float:

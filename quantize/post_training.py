@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scotopia.model.checkpoint import digests
 from scotopia.model.errors import InputError
+from scotopia.model.files import with_clips
 from scotopia.model.rule import FilteredLayer, Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.task import run
@@ -48,7 +50,7 @@ class Calibration:
     ----------
     rule
         The rule that is to be quantized: it does what the one measured does, but its learned
-        channels fill their range on these clips, see `fill_range`.
+        channels fill their range on these clips, see `fill_range`. Its record names them, too.
     activations
         Of hidden neurons: (hidden, N) float32, at least 0, in no order.
     moments
@@ -68,7 +70,7 @@ class Calibration:
         Raises
         ------
         InputError
-            If there is no clip, or an activation is not finite.
+            If there is no clip, two have one name, or an activation is not finite.
         """
         if not clips:
             raise InputError("the calibration set is empty: give at least one clip")
@@ -106,7 +108,9 @@ class Calibration:
         if not np.isfinite(activations).all():
             raise InputError("a hidden neuron's activation is not finite: train the rule again")
         scales = _scales(rule, np.percentile(torch.cat(written, 1).numpy(), PERCENTILE, axis=1))
-        return cls(fill_range(rule, scales), activations, sums.moments().scaled(scales))
+        scaled, seen = fill_range(rule, scales), digests([*clips])
+        scaled.training_record = with_clips(rule.training_record, seen, seen)
+        return cls(scaled, activations, sums.moments().scaled(scales))
 
     def formats(
         self, bits: int, method: str = "percentile", percentile: float = PERCENTILE

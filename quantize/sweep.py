@@ -366,7 +366,9 @@ def measure(
     neurons, and what to round weights by.
     """
     named = [Clip(str(number), frames) for number, frames in enumerate(clips)]
-    found = Calibration.measure(_load(Rule, rule), named, density)
+    source = _load(Rule, rule)
+    found = Calibration.measure(source, named, density)
+    found.rule.training_record = source.training_record  # `quantize` knows the clips' names
     return found.rule, found.formats(bits), found.moments
 
 

@@ -65,13 +65,14 @@ def test_the_record_says_how_and_by_which_clips_a_rule_was_quantized(
     out, narrow = rule.with_name("int.safetensors"), rule.with_name("narrow.safetensors")
     first = ("quantize", rule, "--out", out, "--weight-bits", 2)  # little is left to search
     assert run(*first)[0] == 0
-    assert IntegerRule.load(out).training["clips"] == []  # it was never trained
+    synthetic = [f"synthetic_{number}" for number in range(1000, 1004)]
+    assert IntegerRule.load(out).training["clips"] == synthetic  # it was never trained
     command = ("quantize", out, "--out", narrow, "--max-loss", 0.5, "--calibrate", moving)
     assert run(*command)[0] == 0
     record = IntegerRule.load(narrow).training
     assert record["quantized_by"] == [f"scotopia {' '.join(map(str, c))}" for c in (first, command)]
-    assert record["clips"] == ["moving"]
-    assert record["digests"] == {"moving": digest(load_clip(moving))}
+    assert record["clips"] == [*synthetic, "moving"]
+    assert record["digests"]["moving"] == digest(load_clip(moving))
 
 
 def test_a_search_lowers_the_luts_of_an_array(run: Run, rule: Path, moving: Path) -> None:

@@ -234,12 +234,14 @@ def test_a_rule_starts_as_a_smaller_one(
 ) -> None:
     inputs = ("flicker", "innovation", "trust", "recall")
     small = float_rule(1, small_config(**{"inputs": inputs, **its}))
+    small.training_record = {"clips": ["seen"]}
     large = float_rule(2, small_config(**fields))
     frames, mask = shown()
     expected = reconstruct(small, frames, mask)
     assert not np.allclose(reconstruct(large, frames, mask), expected, atol=0.1)
     start_as(large, small)
     np.testing.assert_allclose(reconstruct(large, frames, mask), expected, atol=1e-4)
+    assert large.training_record["clips"] == ["seen"]
 
 
 @pytest.mark.parametrize(

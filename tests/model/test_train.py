@@ -1,6 +1,8 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from pytorch_optimizer import SOAP
 from torch import Tensor
 
 from scotopia.model import native, score
+from scotopia.model.checkpoint import digest
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.losses import dense_loss
@@ -55,6 +58,27 @@ def test_same_seed_gives_the_same_weights(small_config: Make, float_rule: Make) 
     first, same, other = map(weights, rules)
     assert all(map(torch.equal, first, same))
     assert not any(map(torch.equal, first, other))
+
+
+def test_the_record_is_written_where_training_happens(small_config: Make, tmp_path: Path) -> None:
+    rule, teacher = Rule(small_config()), Rule(small_config())
+    rule.training_record = {"clips": ["begun"], "digests": {"begun": "1"}, "seconds": 7}
+    teacher.training_record = {"clips": ["taught"]}
+    trainer = Trainer(rule, [NOISE], TINY, synthetic=[EDGE], teacher=teacher)
+    trainer.step()
+    assert trainer.result().training_record == {
+        "clips": ["begun", "taught", "noise"],
+        "digests": {"begun": "1", "noise": digest(NOISE)},
+        "synthetic_clips": 1,
+        "options": TINY.describe(),
+        "device": "cpu",
+        "scotopia": version("scotopia"),
+        "iterations": 1,
+    }
+    train(rule, [EDGE], TINY)
+    rule.save(tmp_path / "rule.safetensors")
+    record = Rule.load(tmp_path / "rule.safetensors").training_record
+    assert (record["clips"], record["iterations"]) == (["begun", "edge"], 3)
 
 
 def test_a_rule_has_nothing_to_learn_from_itself(small_config: Make, float_rule: Make) -> None:

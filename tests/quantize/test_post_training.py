@@ -6,6 +6,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from scotopia.model.checkpoint import digest
 from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule, to_state
@@ -28,6 +29,18 @@ def seen(activations: NDArray[np.float32]) -> Calibration:
 
 def uq(int_bits: int, frac_bits: int) -> QFormat:
     return QFormat(int_bits, frac_bits, signed=False)
+
+
+def test_an_integer_rule_names_what_it_was_calibrated_on(small_config: Make) -> None:
+    rule = Rule(small_config())
+    rule.training_record = {"clips": ["shown"]}
+    clip = Clip("noise", np.random.default_rng(0).random((3, 8, 8), dtype=np.float32))
+    found = Calibration.measure(rule, [clip])
+    formats = Formats.choose(found.rule, found.formats(8), Precision())
+    assert formats.integer_rule(found.rule).training == {
+        "clips": ["shown", "noise"],
+        "digests": {"noise": digest(clip)},
+    }
 
 
 @pytest.mark.parametrize("kind", ["gated", "residual"])
