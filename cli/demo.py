@@ -11,6 +11,7 @@ from scotopia.model import task as float_task
 from scotopia.model.files import write_atomically
 from scotopia.model.rule import Rule, to_pixel
 from scotopia.model.score import psnr_curve
+from scotopia.model.start import has_verdict
 from scotopia.model.video import resolve_clip
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule
@@ -109,8 +110,8 @@ def run_demo(
         estimates={name: estimates[name] for name in ("normalized-convolution", "nca", "nca-int")},
         scores=scores,
         curves={name: psnr_curve(frames, estimate) for name, estimate in estimates.items()},
-        channels=np.stack([_bytes(codes, integer) for codes in states]),
-        channel_names=["x0 (prediction)", *integer.config.channel_names[1:]],
+        channels=np.stack([codes.astype(np.int16) for codes in states]),
+        channel_names=channel_titles(rule),
         cost={
             "Parameters": figures["parameters"],
             "Multiply-accumulates per cell and step": figures["macs_per_cell_and_step"],
@@ -137,7 +138,8 @@ def run_demo(
             ("retina-int.safetensors", "integer rule"),
             ("verify.json", "the proof, for machines"),
         ],
-        training=training_sentence(rule),
+        trained_on=rule.training_record.get("clips", []),
+        synthetic_clips=rule.training_record.get("synthetic_clips", 0),
     )
     write_report(result, out)
     progress.advance(task)
@@ -145,21 +147,15 @@ def run_demo(
     return all(stage.passed for stage in stages)
 
 
-def training_sentence(rule: Rule) -> str:
-    """Tell what a rule was trained on."""
-    record = rule.training_record
-    parts = []
-    if record.get("synthetic_clips"):
-        parts.append(f"{record['synthetic_clips']} synthetic clips")
-    parts += record.get("clips", [])
-    return f"The rule was trained on {', '.join(parts) or 'nothing that its file names'}."
-
-
-def _bytes(codes: np.ndarray, rule: IntegerRule) -> np.ndarray:
-    """State codes (C, H, W) as bytes: signed ones + 128, wider ones by their upper bits."""
-    rows = []
-    for code, format in zip(codes, rule.channel_formats, strict=True):
-        offset = code - format.lowest
-        shift = format.bits - 8
-        rows.append(offset >> shift if shift > 0 else offset << -shift)
-    return np.stack(rows).astype(np.uint8)
+def channel_titles(rule: Rule) -> list[str]:
+    """Names of a rule's channels, with what they mean where that is known."""
+    config = rule.config
+    meanings = {0: "prediction"}
+    if "trust" in config.inputs:
+        meanings[config.doubt] = "doubt"
+    if has_verdict(rule):
+        meanings[config.doubt + 1] = "verdict"
+    return [
+        f"{name} ({meanings[number]})" if number in meanings else name
+        for number, name in enumerate(config.channel_names)
+    ]

@@ -46,12 +46,13 @@ class DemoResult:
     estimates: dict[str, NDArray[np.float32]]  # method -> (T, H, W)
     scores: dict[str, dict[str, float]]  # method -> {"psnr": dB, "ssim": -1 to 1}
     curves: dict[str, NDArray[np.float64]]  # method -> (T,), PSNR of each frame
-    channels: NDArray[np.uint8]  # (T, C, H, W), the integer rule's codes + 128
+    channels: NDArray[np.int16]  # (T, C, H, W), the integer rule's codes
     channel_names: list[str]  # C names
     cost: dict[str, int | float | str]  # label -> value
     stages: list[Stage]
     files: list[tuple[str, str]]  # path relative to the report's folder, what it is
-    training: str  # one sentence: the clips trained on, none of which is this one
+    trained_on: list[str]  # names of clips that the rule has seen
+    synthetic_clips: int = 0  # that it has seen besides
     warm_up: int = WARM_UP  # leading frames that the scores leave out
 
 
@@ -225,11 +226,11 @@ def _signed(value: float) -> str:
     return text[1:] if text[1:] == "0.00" else text
 
 
-def _channel_sheets(channels: NDArray[np.uint8]) -> tuple[list[dict[str, object]], int]:
-    """Value of the state's (T, C, H, W) codes + 128 as sheets, and every how many frames.
+def _channel_sheets(channels: NDArray[np.int16]) -> tuple[list[dict[str, object]], int]:
+    """Value of the state's (T, C, H, W) codes as sheets, and every how many frames.
 
-    Gray runs from the lowest to the highest code that a channel takes. That never merges two
-    codes, so the page can tell the code from the gray.
+    Gray runs from the lowest to the highest code that a channel takes. If these are no more than
+    256, that merges no two codes, and the page can tell the code from the gray.
     """
     low = channels.min(axis=(0, 2, 3)).astype(int)
     high = channels.max(axis=(0, 2, 3)).astype(int)
@@ -238,7 +239,7 @@ def _channel_sheets(channels: NDArray[np.uint8]) -> tuple[list[dict[str, object]
 
     def sheets(stride: int) -> list[dict[str, object]]:
         return [
-            {"low": int(low[c]) - 128, "high": int(high[c]) - 128, **sheet(grays[::stride, c])}
+            {"low": int(low[c]), "high": int(high[c]), **sheet(grays[::stride, c])}
             for c in range(channels.shape[1])
         ]
 

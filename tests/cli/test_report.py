@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from scotopia.cli.demo import channel_titles
 from scotopia.cli.report import (
     NO_SAMPLE,
     DemoResult,
@@ -23,6 +24,8 @@ from scotopia.cli.report import (
     render_video,
     write_report,
 )
+from scotopia.cli.rules import rule_path
+from scotopia.model.rule import Rule
 from scotopia.sim.verify import Stage
 
 T, C, H, W = 5, 3, 12, 16
@@ -45,15 +48,16 @@ def result() -> DemoResult:
         scores={name: {"psnr": 20.0 + i, "ssim": 0.5} for i, name in enumerate(methods)}
         | {"last-seen": {"psnr": 15.5, "ssim": 0.25}},
         curves={name: random.uniform(15, 25, T) for name in methods},
-        channels=random.integers(0, 256, (T, C, H, W)).astype(np.uint8),
-        channel_names=["x0 (prediction)", "x1", "trace"],
+        channels=random.integers(-128, 128, (T, C, H, W)).astype(np.int16),
+        channel_names=["x0 (prediction)", "x1 (doubt)", "trace"],
         cost={"parameters": 2160, "weight bits": "8, one scale per channel"},
         stages=[
             Stage("golden model == Verilog", "every channel and step", 7680, 0, 1.5),
             Stage("flipped weight bit", "one frame", 960, 3, 0.5, True, "first at step 0"),
         ],
         files=[("a folder/rule.safetensors", "the integer rule")],
-        training="Trained on other clips.",
+        trained_on=["road", "<tower>"],
+        synthetic_clips=1000,
         warm_up=2,
     )
 
@@ -110,13 +114,30 @@ def test_page_holds_the_pictures_without_loss(result: DemoResult, page: str) -> 
         assert np.array_equal(sheet_frames(panel, T), np.rint(estimate * 255))
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 256), (100, 117), (9, 10)])
+@pytest.mark.parametrize(("low", "high"), [(-128, 128), (0, 256), (-1024, -800), (9, 10)])
 def test_page_can_tell_every_code_of_the_state(result: DemoResult, low: int, high: int) -> None:
-    codes = np.random.default_rng(1).integers(low, high, (T, C, H, W)).astype(np.uint8)
+    codes = np.random.default_rng(1).integers(low, high, (T, C, H, W)).astype(np.int16)
     for c, sheet in enumerate(
         page_data(render_page(replace(result, channels=codes), b""))["channels"]
     ):
-        assert np.array_equal(sheet_codes(sheet, T), codes[:, c].astype(int) - 128)
+        assert np.array_equal(sheet_codes(sheet, T), codes[:, c])
+
+
+def test_page_tells_the_codes_of_a_channel_of_eleven_bits(result: DemoResult) -> None:
+    codes = np.linspace(-1024, 1023, result.channels.size).reshape(result.channels.shape)
+    page = render_page(replace(result, channels=codes.astype(np.int16)), b"")
+    assert "<b>x0 (prediction)</b>codes −1024 to" in page
+    assert re.search(r"<b>trace</b>codes −?\d+ to 1023<", page)
+    first, *_ = page_data(page)["channels"]
+    assert abs(sheet_codes(first, T) - codes[:, 0]).max() <= (first["high"] - first["low"]) / 255
+
+
+def test_page_lists_what_the_rule_has_seen_at_its_end(result: DemoResult, page: str) -> None:
+    assert "It was trained on other clips, which stand below." in page
+    summary = "<summary>2 clips and 1,000 synthetic ones</summary>\n<p>road, &lt;tower&gt;</p>"
+    assert page.index('id="panels"') < page.index("<h2>Proof</h2>") < page.index(summary)
+    page = render_page(replace(result, trained_on=["blobs"]), b"")
+    assert "It has seen this very clip in training." in page
 
 
 def test_page_thins_out_channels_that_would_make_it_too_large(
@@ -130,7 +151,7 @@ def test_page_thins_out_channels_that_would_make_it_too_large(
     assert f"one frame in {stride}, to keep this page small" in page
     kept = result.channels[::stride, 0]
     read = sheet_codes(data["channels"][0], len(kept))
-    assert np.array_equal(read, kept.astype(int) - 128)
+    assert np.array_equal(read, kept)
 
 
 def test_page_draws_a_perfect_frame_as_a_gap(result: DemoResult) -> None:
@@ -205,6 +226,12 @@ def test_video_has_every_frame(
     box = canvas.boxes()[0]
     for t, frame in enumerate(frames):
         assert abs(frame[box].astype(int) - canvas.frame(t)[box]).mean() < 8
+
+
+def test_channels_have_the_names_that_their_meaning_gives_them() -> None:
+    titles = channel_titles(Rule.load(rule_path("retina")))
+    assert titles[:4] == ["x0 (prediction)", "x1 (doubt)", "x2 (verdict)", "x3"]
+    assert channel_titles(Rule.load(rule_path("retina-207")))[1] == "x1 (doubt)"
 
 
 def test_report_is_three_files(result: DemoResult, tmp_path: Path) -> None:
