@@ -249,6 +249,7 @@ class Formats:
             input_formats=self.inputs,
             gate_format=self.gate,
             perceive=_integer_layer(
+                "perceive",
                 weight.reshape(hidden, perceived, 9),
                 bias,
                 self.perceive_weights,
@@ -256,6 +257,7 @@ class Formats:
                 self.hidden,
             ),
             update=_integer_layer(
+                "update",
                 update_weight.reshape(len(update_bias), hidden, 1),
                 update_bias,
                 self.update_weights,
@@ -395,6 +397,7 @@ def bias_format(weights: WeightFormats, inputs: Iterable[QFormat]) -> QFormat:
 
 
 def _integer_layer(
+    name: str,
     weight: NDArray[np.float64],
     bias: NDArray[np.float64],
     formats: tuple[WeightFormats, ...],
@@ -404,22 +407,27 @@ def _integer_layer(
     biases = [bias_format(format, inputs) for format in formats]
     fractions = [finest_frac(format) for format in formats]
     rows = by_weight(formats, *weight.shape[1:])
-    return IntegerLayer(
-        weight=np.array(
-            [
-                # A coarser weight is a code of the output's scale that ends in zeros.
+    try:
+        return IntegerLayer(
+            weight=np.array(
                 [
-                    int(format.quantize(one)) << (frac - format.frac_bits)
-                    for format, one in zip(row, of_output.ravel(), strict=True)
+                    # A coarser weight is a code of the output's scale that ends in zeros.
+                    [
+                        int(format.quantize(one)) << (frac - format.frac_bits)
+                        for format, one in zip(row, of_output.ravel(), strict=True)
+                    ]
+                    for row, of_output, frac in zip(rows, weight, fractions, strict=True)
                 ]
-                for row, of_output, frac in zip(rows, weight, fractions, strict=True)
-            ]
-        ).reshape(weight.shape),
-        weight_frac=np.array(fractions),
-        bias=np.array([int(f.quantize(np.array(b))) for f, b in zip(biases, bias, strict=True)]),
-        inputs=inputs,
-        outputs=outputs,
-    )
+            ).reshape(weight.shape),
+            weight_frac=np.array(fractions),
+            bias=np.array(
+                [int(f.quantize(np.array(b))) for f, b in zip(biases, bias, strict=True)]
+            ),
+            inputs=inputs,
+            outputs=outputs,
+        )
+    except InputError as error:
+        raise InputError(f"layer {name}: {error}") from error
 
 
 def _common_zeros(weight: IntArray) -> tuple[IntArray, IntArray]:

@@ -86,9 +86,21 @@ class IntegerLayer:
         if self.accumulator_bound >= 2**31:
             raise InputError(
                 f"an accumulator can reach {self.accumulator_bound}, that of output "
-                f"{self._bounds.argmax()} of 0 to {len(self.outputs) - 1}, the most is 2**31 - 1: "
-                "quantize with fewer bits"
+                f"{self._bounds.argmax()} of 0 to {len(self.outputs) - 1}, {self._too_much()}"
             )
+
+    def _too_much(self) -> str:
+        """Say how much is too much for an accumulator, and what helps."""
+        output = self._bounds.argmax()
+        products = self._products[output]
+        if products.max() <= self._bounds.max() / 2:
+            return "the most is 2**31 - 1: quantize with fewer bits"
+        place = divmod(int(products.argmax()), products.shape[1])
+        value = np.ldexp(float(self.weight[output][place]), -int(self.weight_frac[output]))
+        return (
+            f"more than half of it by its weight {value:g} of input {place[0]}, tap {place[1]}, "
+            "the most is 2**31 - 1: train the rule again, to a smaller weight"
+        )
 
     @cached_property
     def aligned(self) -> tuple[IntArray, IntArray, IntArray]:
@@ -116,12 +128,22 @@ class IntegerLayer:
     @cached_property
     def _bounds(self) -> NDArray[np.float64]:
         """`accumulator_bound` of each output, (O,)."""
-        align, extra, shift = self._shifts
-        largest = np.array([max(-f.lowest, f.highest) for f in self.inputs])
-        # In floats, since formats far apart shift beyond any integer; below 2**53 they are exact.
-        weight = np.ldexp(np.abs(self.weight).sum(2).astype(np.float64), align)
+        _, extra, shift = self._shifts
         bias = np.ldexp(np.abs(self.bias).astype(np.float64), extra)
-        found: NDArray[np.float64] = weight @ largest + bias + np.ldexp(0.5, shift) * (shift > 0)
+        found: NDArray[np.float64] = (
+            self._products.sum((1, 2)) + bias + np.ldexp(0.5, shift) * (shift > 0)
+        )
+        return found
+
+    @cached_property
+    def _products(self) -> NDArray[np.float64]:
+        """Largest magnitudes of the products in the accumulators, (O, I, K).
+
+        In floats, since formats far apart shift beyond any integer; below 2**53 they are exact.
+        """
+        largest = np.array([max(-f.lowest, f.highest) for f in self.inputs])
+        codes = np.abs(self.weight).astype(np.float64)
+        found: NDArray[np.float64] = np.ldexp(codes, self._shifts[0][..., None]) * largest[:, None]
         return found
 
     def __call__(

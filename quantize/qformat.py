@@ -2,7 +2,8 @@
 
 A **code** is the stored integer, a **value** the real number that it stands for:
 value = code * 2**-frac_bits. Source of the modes: AMD Vitis HLS user guide UG1399, "Quantization
-Modes" and "Overflow Modes".
+Modes" and "Overflow Modes": all seven of the first, and three of the five others; SAT_ZERO and
+WRAP_SM are not here.
 """
 
 import re

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -242,6 +243,20 @@ def test_weight_that_is_no_number_is_refused(name: str, small_config: Make) -> N
 def test_sums_too_large_for_32_bits_are_refused(small_config: Make, random_rule: Make) -> None:
     with pytest.raises(InputError, match=r"an accumulator can reach .*: quantize with fewer bits"):
         random_rule(0, small_config(), Precision(16, 16, 16, 16))
+
+
+def test_a_weight_too_large_for_32_bits_is_named(small_config: Make, float_rule: Make) -> None:
+    rule = float_rule(0, small_config())
+    with torch.no_grad():
+        rule.update.weight[1, 2] = -1e10
+    with pytest.raises(InputError) as caught:
+        quantized(rule)
+    reach = re.search(r"\d{10,}", str(caught.value))
+    assert reach and str(caught.value) == (
+        f"layer update: an accumulator can reach {reach[0]}, that of output 1 of 0 to 5, more than "
+        "half of it by its weight -1.00663e+10 of input 2, tap 0, the most is 2**31 - 1: train the "
+        "rule again, to a smaller weight"
+    )
 
 
 def test_a_filtered_perception_becomes_the_full_one_it_equals(

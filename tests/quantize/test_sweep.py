@@ -244,7 +244,7 @@ def test_what_is_refused_is_a_row_with_its_reason(grid: MakeGrid) -> None:
     assert refused.weight_bits == 16
     assert (refused.psnr, refused.loss, refused.seconds, refused.signed_digits) == (None,) * 4
     assert refused.float_psnr == fine.float_psnr
-    assert refused.reason.startswith("an accumulator can reach ")
+    assert refused.reason.startswith("layer perceive: an accumulator can reach ")
     assert refused.reason.endswith("the most is 2**31 - 1: quantize with fewer bits")
     assert [one.design.weight_bits for one in summarize(plan.grid, [fine, refused])] == [6]
     assert [run.design.weight_bits for run in drifts(plan, results)] == [6]
