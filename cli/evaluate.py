@@ -223,6 +223,7 @@ def evaluate(
     seeds: Sequence[int],
     trained_on: Collection[str] = (),
     on_progress: Callable[[str, str], object] = lambda clip, method: None,
+    on_clip: Callable[[str, dict[str, Scores]], object] = lambda clip, scores: None,
 ) -> Evaluation:
     """Score every method on every clip.
 
@@ -238,6 +239,8 @@ def evaluate(
         Names of clips that a rule was trained on.
     on_progress
         Called with the names of clip and method after each of them and each seed.
+    on_clip
+        Called with the name of each clip, when it is done, and the scores of its methods.
 
     Raises
     ------
@@ -282,6 +285,7 @@ def evaluate(
                         {name: result.late for name, result in results.items()},
                     )
             table[clip.name] = mean_scores(rows)
+            on_clip(clip.name, table[clip.name])
             curves[clip.name] = np.mean(lines, axis=0)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -444,6 +444,11 @@ def evaluate(
         def on_progress(clip: str, method: str) -> None:
             progress.update(task, advance=1, description=f"{clip}: {method}")
 
+        def on_clip(clip: str, scores: dict[str, dict[str, float]]) -> None:
+            if not console.is_terminal:  # where there is no bar to watch
+                found = ", ".join(f"{name} {one['psnr']:.2f} dB" for name, one in scores.items())
+                console.print(f"{clip}: {found}", soft_wrap=True, markup=False, highlight=False)
+
         result = protocol.evaluate(
             videos,
             estimators,
@@ -451,6 +456,7 @@ def evaluate(
             range(seed, seed + seeds),
             {name for rule in rules for name in training_of(rule).get("clips", [])},
             on_progress,
+            on_clip,
         )
 
     conditions = f"density {density:g}, "

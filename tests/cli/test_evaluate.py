@@ -305,3 +305,29 @@ def test_a_bad_frame_in_the_middle_is_one_line_and_writes_nothing(run: Run, tmp_
         "scale its values to [0, 1] or store uint8\n",
     )
     assert not any(path.exists() for path in outputs)
+
+
+def test_each_clip_is_told_when_it_is_done() -> None:
+    told: list[str] = []
+    evaluate(
+        [BUSY, STILL],
+        FAKES,
+        show,
+        [0],
+        on_progress=lambda clip, _method: told.append(clip),
+        on_clip=lambda clip, scores: told.append(f"{clip}: {scores['perfect']['ssim']:g}"),
+    )
+    assert told == [*3 * ["still"], "still: 1", *3 * ["busy"], "busy: 1"]
+
+
+def test_without_a_terminal_each_clip_is_a_line(run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "scores.json"
+    options = ("--rule", "retina-207", "--baselines", "last-seen", "--size", 16, "--json", target)
+    _, printed, _ = run("evaluate", save(STILL, tmp_path), save(BUSY, tmp_path), *options)
+    scores = json.loads(target.read_text())["clips"]
+    lines = [
+        f"{clip}: "
+        + ", ".join(f"{name} {one['psnr']:.2f} dB" for name, one in scores[clip].items())
+        for clip in ("still", "busy")
+    ]
+    assert printed.startswith("\n".join(lines))
