@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from scotopia.model.checkpoint import Checkpoint
-from scotopia.model.config import RuleConfig
+from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.files import (
     is_special,
@@ -56,6 +56,9 @@ CHECKPOINT_EVERY = 60.0
 FIRST_VALIDATION_CLIP = 1_000_000
 
 LOG_COLUMNS = ("iteration", "seconds", "loss", "learning_rate", "validation_psnr")
+
+#: Inputs that tell a cell a sample's brightness; one of them is needed to learn from samples.
+SEEING = frozenset({"sample", "flicker", "innovation", "recall"})
 
 #: What quantization-aware training calibrates with: this many clips, this many frames of each.
 CALIBRATION_CLIPS, CALIBRATION_FRAMES = 8, 80
@@ -371,6 +374,11 @@ def run_training(job: Job, progress: Progress, console: Console) -> Rule:
     SystemExit
         On SIGINT and SIGTERM, once the checkpoint is written; status 128 + the signal's number.
     """
+    if not SEEING.intersection(job.config.inputs):
+        raise InputError(
+            f"inputs {', '.join(job.config.inputs)!r} show a cell no sample: name "
+            f"{', '.join(name for name in INPUTS if name in SEEING)} or several of these"
+        )
     with ExitStack() as locks:
         for path in [job.checkpoint, *([] if job.log is None else [job.log])]:
             locks.enter_context(locked(path))

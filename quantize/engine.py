@@ -108,7 +108,7 @@ class Engine:
 def _largest(rule: IntegerRule) -> int:
     """Bound on all integers that a step works with before it fits them to a format."""
     widest = max(format.bits for format in (*rule.channel_formats, *rule.input_formats))
-    product = widest + 1 + max(rule.gate_format.bits, *(f.bits for f in rule.input_formats))
+    product = widest + 1 + max(f.bits for f in (rule.gate_format, *rule.input_formats))
     recency = 6 + rule.config.trace_bits
     trust = 4 + max(format.frac_bits for format in rule.channel_formats)
     layers = (rule.perceive.accumulator_bound, rule.update.accumulator_bound)

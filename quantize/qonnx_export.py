@@ -2,8 +2,9 @@
 
 QONNX (Pappalardo et al., "QONNX: Representing Arbitrary-Precision Quantized Neural Networks", 2022)
 is ONNX with `Quant` nodes: q = clamp(x / scale) rounded, times scale, in float32. Tensors carry
-values, not codes; since every scale is a power of two and every sum fits float32's 24 bits, a value
-is exactly its code * 2**-frac_bits, and the graph computes the golden model bit for bit. Formats,
+values, not codes; since every scale is a power of two and every sum fits float32's 24 bits, or is
+stated as two that do, a value is exactly its code * 2**-frac_bits, and the graph computes the
+golden model bit for bit. Formats,
 scales and codes are read back from the `Quant` nodes. Needs the package `onnx`; `qonnx` runs it.
 """
 
@@ -136,6 +137,11 @@ def check_exportable(rule: IntegerRule) -> None:
                     f"{name} format {format} has {format.bits} bits, QONNX in float32 holds 2 to "
                     f"{MOST_BITS} signed and 1 to {MOST_BITS} unsigned: choose others"
                 )
+    for name, layer in (("perceive", rule.perceive), ("update", rule.update)):
+        try:
+            fine_bits(layer)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
     for name, bound in _bounds(rule).items():
         if bound >= EXACT:
             raise InputError(
@@ -146,10 +152,7 @@ def check_exportable(rule: IntegerRule) -> None:
 
 def _bounds(rule: IntegerRule) -> dict[str, int]:
     """Largest magnitudes of what is rounded, as integers, with the half that is added to it."""
-    bounds = {
-        "an accumulator of perceive": rule.perceive.accumulator_bound,
-        "an accumulator of update": rule.update.accumulator_bound,
-    }
+    bounds = {}
     frac = rule.sample_format.frac_bits
     surprise = 1 << rule.sample_format.bits
     sources = {name: (1, 0) for name in ("valid", "fresh")}
@@ -235,10 +238,43 @@ class QuantGraph(StepGraph):
         return to if len(runs) == 1 else self.concat(names, to=to)
 
     def layer(self, layer: IntegerLayer, tensor: str, name: str, side: int, to: str) -> str:
-        """Add a convolution by quantized weights, whose sums are exact."""
+        """Add a convolution by quantized weights, whose sums are exact.
+
+        A sum that float32 does not hold is stated as two: of the lowest bits of weights and bias,
+        and of the others, in multiples of a larger unit. Of the first, the second gets whole units,
+        and half a unit where something is left: of that, rounding asks no more.
+        """
+        fine = fine_bits(layer)
+        if not fine.any():
+            return self.convolution(layer, layer.weight, layer.bias, tensor, name, side, to)
+        low_weight, low_bias = _low_parts(layer, fine)
+        high_weight, high_bias = layer.weight - low_weight, layer.bias - low_bias
+        low = self.convolution(
+            layer, low_weight, low_bias, tensor, f"{name}.fine", side, f"{to}.fine"
+        )
+        high = self.convolution(layer, high_weight, high_bias, tensor, name, side, f"{to}.coarse")
+        unit = np.ldexp(_unit(layer), fine)
+        bits = EXACT.bit_length()
+        carry = self.quant(low, f"{to}.carry", _column(unit), bits, mode="FLOOR")
+        left = self.node("Sub", low, carry, to=f"{to}.left")
+        half = self.constant(f"{to}.half_unit", _column(np.where(fine, unit / 2, 0)))
+        sign = self.node("Sign", left, to=f"{to}.has_left")
+        sticky = self.node("Mul", sign, half, to=f"{to}.sticky")
+        carried = self.node("Add", high, carry, to=f"{to}.carried")
+        return self.node("Add", carried, sticky, to=to)
+
+    def convolution(
+        self,
+        layer: IntegerLayer,
+        weight: IntArray,
+        bias: IntArray,
+        tensor: str,
+        name: str,
+        side: int,
+        to: str,
+    ) -> str:
+        """Add a convolution by weights and biases in units of a layer's."""
         scale = np.ldexp(1.0, -layer.weight_frac)
-        bias_scale = np.ldexp(scale, -max(format.frac_bits for format in layer.inputs))
-        weight = layer.weight.reshape(*layer.weight.shape[:2], side, side)
         parameters = [
             self.quant(
                 self.constant(f"{name}.{part}", codes * unit),
@@ -248,12 +284,78 @@ class QuantGraph(StepGraph):
                 max(2, required_bits(int(codes.min()), int(codes.max()))),
             )
             for part, codes, unit in (
-                ("weight", weight, scale[:, None, None, None]),
-                ("bias", layer.bias, bias_scale),
+                (
+                    "weight",
+                    weight.reshape(*weight.shape[:2], side, side),
+                    scale[:, None, None, None],
+                ),
+                ("bias", bias, _unit(layer)),
             )
         ]
         shape = self.cells(len(layer.outputs))
         return self.node("Conv", tensor, *parameters, to=to, shape=shape)
+
+
+def fine_bits(layer: IntegerLayer) -> IntArray:
+    """Lowest bits of each output's sum that are summed on their own, (O,): 0 where all fit.
+
+    As few as will do, and fewer than rounding drops, so that what is left of them tells rounding no
+    more than whether it is 0.
+
+    Raises
+    ------
+    InputError
+        If two sums in float32 cannot be exact.
+    """
+    largest = np.array([max(-format.lowest, format.highest) for format in layer.inputs])
+    dropped = layer.weight_frac + _finest(layer) - [format.frac_bits for format in layer.outputs]
+    weights = layer.weight << _alignment(layer)[:, None]
+
+    def bounds(output: int, fine: int) -> tuple[int, int]:
+        """Largest magnitudes of both sums; the upper one in halves of its unit, if there are two.
+
+        With the carry, and the half that rounding adds.
+        """
+        weight, bias = weights[output], int(layer.bias[output])
+        low_bits = (1 << fine) - 1
+        low = int((weight & low_bits).sum(1) @ largest) + (bias & low_bits)
+        high = int(np.abs(weight >> fine).sum(1) @ largest) + abs(bias >> fine)
+        half = (1 << max(0, int(dropped[output]) - fine)) >> 1
+        if fine == 0:
+            return 0, high + half
+        return low, 2 * (high + (low >> fine) + 1 + half) + 1
+
+    found = []
+    for output, most in enumerate(dropped):
+        choices = range(max(1, int(most)))
+        exact = (fine for fine in choices if max(bounds(output, fine)) < EXACT)
+        if (fine := next(exact, None)) is None:
+            raise InputError(
+                f"output {output} can sum up to {bounds(output, 0)[1]}, which is more than two "
+                f"sums in float32, exact below {EXACT}, can hold: quantize with fewer bits"
+            )
+        found.append(fine)
+    return np.array(found)
+
+
+def _low_parts(layer: IntegerLayer, fine: IntArray) -> tuple[IntArray, IntArray]:
+    """What of a layer's weights and biases are the `fine` lowest bits of its accumulators."""
+    align, low_bits = _alignment(layer)[:, None], (1 << fine) - 1
+    return ((layer.weight << align) & low_bits[:, None, None]) >> align, layer.bias & low_bits
+
+
+def _finest(layer: IntegerLayer) -> int:
+    return max(format.frac_bits for format in layer.inputs)
+
+
+def _alignment(layer: IntegerLayer) -> IntArray:
+    """Bits by which weights are shifted to the unit of their accumulator, (I,)."""
+    return np.array([_finest(layer) - format.frac_bits for format in layer.inputs])
+
+
+def _unit(layer: IntegerLayer) -> NDArray[np.float64]:
+    """Unit of each output's accumulator and bias, (O,)."""
+    return np.ldexp(1.0, -layer.weight_frac - _finest(layer))
 
 
 def qonnx_graph(rule: IntegerRule, height: int, width: int) -> QuantGraph:
@@ -337,8 +439,10 @@ def _read_rule(model: Any, description: dict[str, Any]) -> IntegerRule:
         codes = []
         for part in ("weight", "bias"):
             frac = _frac_bits(tensors[f"{name}.{part}.quant.scale"])
+            value = tensors[f"{name}.{part}"].astype(float)
+            value += tensors.get(f"{name}.fine.{part}", 0)
             with np.errstate(invalid="ignore"):  # too large ones are refused as codes
-                codes.append(np.ldexp(tensors[f"{name}.{part}"].astype(float), frac).astype(int))
+                codes.append(np.ldexp(value, frac).astype(int))
         weight, bias = codes
         return IntegerLayer(
             weight=weight.reshape(*weight.shape[:2], -1),

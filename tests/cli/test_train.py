@@ -336,14 +336,14 @@ def test_options_override_the_preset(run: Run, tmp_path: Path, clip: Path) -> No
     out = tmp_path / "rule.safetensors"
     status, _, err = run(
         *("train", clip, "--out", out, "--preset", "retina-tiny", "--validate", clip, *EFFORT),
-        *("--inputs", "valid, trust", "--block", 2, "--channels", 7, "--fire-rate", 0.5),
+        *("--inputs", "sample, trust", "--block", 2, "--channels", 7, "--fire-rate", 0.5),
         *("--perception", "sobel", "--densities", "0.1,0.2,0.3", "--border", "wrap"),
         *("--photons", 20, "--dead", 0.1, "--sensor-share", 0.5, "--cut", 0),
         *("--zoom", 0.25, "--flutter", 0.75, "--blend", 0.5, "--contrast", 0.2),
     )
     assert (status, err) == (0, "")
     rule = Rule.load(out)
-    assert rule.config.inputs == ("valid", "trust")
+    assert rule.config.inputs == ("sample", "trust")
     assert (rule.config.block, rule.config.channels, rule.config.fire_rate) == (2, 7, 0.5)
     assert (rule.config.perception, rule.config.border) == ("sobel", "wrap")
     assert rule.config.hidden == find_preset("retina-tiny").config.hidden
@@ -413,6 +413,12 @@ def test_presets_are_listed_with_their_cost(run: Run, monkeypatch: pytest.Monkey
         (("--block", 3, "--channels", 10), "crop 8 does not divide into cells of 3 x 3 pixels"),
         (("--learning-rate", 2), "learning_rate 2 is outside (0, 1]: choose 0.002"),
         (("--inputs", "sight"), "inputs sight are not a part of "),
+        (
+            ("--inputs", "trace,valid"),
+            "inputs 'trace, valid' show a cell no sample: name sample, flicker, innovation, recall "
+            "or several of these",
+        ),
+        (("--inputs", " , "), "inputs '' show a cell no sample: "),
         (("--validate", "nowhere.npz"), "clip nowhere.npz does not exist: "),
     ],
 )

@@ -24,7 +24,7 @@ FIELDS: list[dict[str, Any]] = [
     {"inputs": INPUTS, "trace_bits": 8, "border": "zero"},
     {"inputs": ("trust", "recall"), "border": "wrap", "hidden": 9},
     {"inputs": ("sample", "innovation"), "kind": "residual"},
-    {"inputs": ("flicker",), "channels": 1, "hidden": 1},
+    {"inputs": (), "channels": 1, "hidden": 1},
 ]
 
 

@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scotopia.cli.rules import rule_path
 from scotopia.model.errors import InputError
 from scotopia.model.onnx_export import _digest, export_onnx, load_onnx
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
 from scotopia.quantize.qformat import IntArray, Overflow, QFormat, Rounding
-from scotopia.quantize.qonnx_export import EXACT, RULE_FIELDS, export_qonnx, import_qonnx
+from scotopia.quantize.qonnx_export import (
+    EXACT,
+    RULE_FIELDS,
+    export_qonnx,
+    fine_bits,
+    import_qonnx,
+)
 from scotopia.quantize.ranges import with_proof
 
 onnx: Any = pytest.importorskip("onnx", reason="the extra onnx is optional")
@@ -139,6 +146,37 @@ def test_sums_that_fill_the_24_bits_are_exact(
     state = np.full((6, 5, 6), -127)
     state[5] = 0  # no trace
     check_steps(dataclasses.replace(rule, perceive=perceive, update=update), state=state)
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+def test_sums_of_more_than_24_bits_are_stated_as_two(
+    rounding: Rounding, small_config: Make, mixed_rule: Make, check_steps: Make
+) -> None:
+    """One output has ties, as in a smaller unit; one rests of all sizes; one needs no two."""
+    rule = mixed_rule(1, small_config(kind="residual", inputs=("sample", "flicker")), rounding)
+    rng = np.random.default_rng(0)
+    layers, size = {}, np.array([10, 10, 0])
+    for name in ("perceive", "update"):
+        layer: IntegerLayer = getattr(rule, name)
+        odd = rng.integers(0, [[[1]], [[1 << 10]], [[1]]], layer.weight.shape)
+        layers[name] = dataclasses.replace(
+            layer,
+            weight=(layer.weight << size[:, None, None]) + odd,
+            weight_frac=layer.weight_frac + size,
+            bias=(layer.bias << size) + [0, 77, 0],
+        )
+        assert (fine_bits(layers[name]) > 0).tolist() == [True, True, False]
+    wide = dataclasses.replace(rule, **layers)
+    for seed in range(2):
+        check_steps(wide, seed=seed)
+
+
+@pytest.mark.parametrize("name", ["retina-int", "retina-shift"])
+def test_shipped_rules_are_stated(name: str, tmp_path: Path, check_steps: Make) -> None:
+    rule = IntegerRule.load(rule_path(name))
+    check_steps(rule, height=3, width=4)
+    export_qonnx(rule, tmp_path / "shipped.onnx")
+    assert_same(import_qonnx(tmp_path / "shipped.onnx"), rule)
 
 
 def test_formats_as_wide_as_float32_allows_are_exact(
@@ -270,7 +308,9 @@ def test_what_quant_nodes_cannot_state_is_refused(
     blind = mixed_rule(0, small_config(inputs=()))
     random = mixed_rule(0, small_config(fire_rate=0.5))
     gate, frac = QFormat(0, 8, signed=False), rule.sample_format.frac_bits
-    wide = dataclasses.replace(rule.update, weight=rule.update.weight << 9)
+    wide = dataclasses.replace(
+        rule.update, weight=rule.update.weight << 9, weight_frac=0 * rule.update.weight_frac
+    )
     for refused, message in (
         (
             dataclasses.replace(rule, overflow=Overflow.WRAP),
@@ -286,8 +326,8 @@ def test_what_quant_nodes_cannot_state_is_refused(
         ),
         (
             dataclasses.replace(rule, update=wide),
-            f"an accumulator of update can reach {wide.accumulator_bound}, float32 is exact below "
-            "16777216: quantize with fewer bits",
+            "update: output 0 can sum up to 30082902, which is more than two sums in float32, "
+            "exact below 16777216, can hold: quantize with fewer bits",
         ),
         (
             with_state(blind, QFormat(1, 13), QFormat(0, 11, signed=False)),
