@@ -15,6 +15,7 @@ from scotopia.model.start import has_verdict
 from scotopia.model.video import resolve_clip
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.sim.stimulus import central_crop
 from scotopia.sim.verify import Extent, verify
 
 from .evaluate import Scores, Shown, Video, cost, methods
@@ -43,6 +44,8 @@ def run_demo(
     integer = IntegerRule.load(rule_path("retina-int"))
     shown = Shown.by_protocol(resolve_clip(clip_name), density, seed)
     frames, mask = shown.clip.frames, shown.mask
+    height, width, count = extent
+    central_crop(frames, shown.clip.name, height, width, count)  # refused now, not after minutes
 
     classical = methods([])
     task = progress.add_task("baselines", total=len(classical))
@@ -70,7 +73,6 @@ def run_demo(
     estimates["nca-int"] = np.stack([integer.pixels(codes[0]) for codes in states])
 
     task = progress.add_task("Verilog", total=1)
-    height, width, count = extent
     program = Program.compile(integer)
     manifest = emit(program, height, width, out / "verilog")
     progress.advance(task)

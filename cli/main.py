@@ -23,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
 from scotopia.model.errors import InputError
@@ -51,6 +52,30 @@ app = typer.Typer(
 console = Console()
 
 
+#: No option counts further, and what computes with them has no more bits for all of them.
+MOST = 2**31 - 1
+
+
+class SubCommand(TyperCommand):
+    """Sub-command that takes no empty text, and no number that is not finite or beyond `MOST`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and refuse what no option can mean."""
+        typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        rest = super().parse_args(ctx, args)
+        for parameter in self.get_params(ctx):
+            name = parameter.opts[0] if parameter.param_type_name == "option" else parameter.name
+            given = typed.get(parameter.name)
+            for text in given if isinstance(given, list | tuple) else [given]:
+                # An empty path would be the folder that one is in.
+                if isinstance(text, str) and not text.strip():
+                    raise InputError(f"{name} is empty: give it a value, or leave it out")
+            value = ctx.params.get(parameter.name)
+            if isinstance(value, int | float) and not abs(value) <= MOST:
+                raise InputError(f"{name} {value} is no number up to {MOST}: give a smaller one")
+        return rest
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a function a sub-command, whose outputs are checked before it is called."""
 
@@ -59,7 +84,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         check_outputs(function, given)
         function(**given)
 
-    app.command()(checked)
+    app.command(cls=SubCommand)(checked)
     return function
 
 
@@ -75,10 +100,22 @@ JsonOption = Annotated[
     Writes(),
     typer.Option("--json", help="Also write the result to this file, for machines."),
 ]
-DensityOption = Annotated[float, typer.Option(help="Share of the pixels shown, in (0, 1].")]
+
+
+def parse_density(density: float) -> float:
+    """Refuse a density at once, not when a mask is drawn."""
+    from scotopia.model.sampling import check_density
+
+    check_density(density)
+    return density
+
+
+DensityOption = Annotated[
+    float, typer.Option(help="Share of the pixels shown, in (0, 1].", callback=parse_density)
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of which pixels are shown.")]
-HeightOption = Annotated[int, typer.Option(help="Rows of cells, 1 to 1024.")]
-WidthOption = Annotated[int, typer.Option(help="Cells a row, 1 to 1024.")]
+HeightOption = Annotated[int, typer.Option(min=1, max=1024, help="Rows of cells.")]
+WidthOption = Annotated[int, typer.Option(min=1, max=1024, help="Cells a row.")]
 
 
 def progress_bar() -> Progress:
@@ -108,7 +145,7 @@ def demo(
     seed: SeedOption = 0,
     height: HeightOption = 16,
     width: WidthOption = 16,
-    frames: Annotated[int, typer.Option(help="Frames that the Verilog runs.")] = 8,
+    frames: Annotated[int, typer.Option(min=1, help="Frames that the Verilog runs.")] = 8,
 ) -> None:
     """Reconstruct a clip from 1 % of its pixels, emit the Verilog, prove it, write a report."""
     from .demo import run_demo
@@ -134,9 +171,11 @@ def shape(text: str) -> Any:
     return typer.Option(help=text, rich_help_panel="Shape of the rule (default: the preset's)")
 
 
-def training(text: str) -> Any:
-    """Option for the training."""
-    return typer.Option(help=text, rich_help_panel="Training (default: the preset's)")
+def training(text: str, low: int | None = None, high: int | None = None) -> Any:
+    """Option for the training, of a number from `low` to `high`."""
+    return typer.Option(
+        help=text, min=low, max=high, rich_help_panel="Training (default: the preset's)"
+    )
 
 
 def quantization(text: str) -> Any:
@@ -144,9 +183,11 @@ def quantization(text: str) -> Any:
     return typer.Option(help=text, rich_help_panel="Quantization")
 
 
-def videos(text: str) -> Any:
-    """Option for the videos that a rule is trained on."""
-    return typer.Option(help=text, rich_help_panel="Videos (default: the preset's)")
+def videos(text: str, low: int | None = None, high: int | None = None) -> Any:
+    """Option for the videos that a rule is trained on, of a number from `low` to `high`."""
+    return typer.Option(
+        help=text, min=low, max=high, rich_help_panel="Videos (default: the preset's)"
+    )
 
 
 @command
@@ -181,12 +222,12 @@ def train(
     log: Annotated[
         Path | None, Writes(), typer.Option(help="CSV file with a row an iteration.")
     ] = None,
-    synthetic: Annotated[int | None, videos("Synthetic clips to train on.")] = None,
+    synthetic: Annotated[int | None, videos("Synthetic clips to train on.", 0, 100_000)] = None,
     real_share: Annotated[
         float | None, videos("Share of the shots from real clips, if there are synthetic ones.")
     ] = None,
-    crop: Annotated[int | None, videos("Side of the squares trained on, pixels.")] = None,
-    batch: Annotated[int | None, videos("Videos that run side by side.")] = None,
+    crop: Annotated[int | None, videos("Side of the squares trained on, pixels.", 1, 4096)] = None,
+    batch: Annotated[int | None, videos("Videos that run side by side.", 1, 4096)] = None,
     densities: Annotated[
         str | None, videos("Lowest, likeliest, highest share of the pixels shown, with commas.")
     ] = None,
@@ -236,8 +277,8 @@ def train(
         Reads(),
         training("Float rule whose predictions are learned in place of the truth."),
     ] = None,
-    iterations: Annotated[int | None, training("Optimizer steps.")] = None,
-    chunk: Annotated[int | None, training("Frames that a gradient reaches back.")] = None,
+    iterations: Annotated[int | None, training("Optimizer steps.", 1)] = None,
+    chunk: Annotated[int | None, training("Frames that a gradient reaches back.", 1, 4096)] = None,
     loss: Annotated[str | None, training("dense, log-dense or observed.")] = None,
     optimizer: Annotated[
         str | None, training("soap, or adam, the better on a grid of integers.")
@@ -524,7 +565,8 @@ def quantize(
         int, typer.Option(help="Cells of the array: the search weighs their state so often.")
     ] = 1,
     dither: Annotated[
-        int, typer.Option(help="Random bits of the update's rounding, 0 to 8; 0 rounds it.")
+        int,
+        typer.Option(min=0, max=8, help="Random bits of the update's rounding; 0 rounds it."),
     ] = 0,
     scales: Annotated[
         str,
@@ -673,8 +715,8 @@ def export(
         str,
         typer.Option(help="onnx, of a float rule; qonnx or c, a C99 header, of an integer rule."),
     ] = "c",
-    height: Annotated[int, typer.Option(help="Rows of cells, qonnx only.")] = 16,
-    width: Annotated[int, typer.Option(help="Columns of cells, qonnx only.")] = 16,
+    height: Annotated[int, typer.Option(min=1, max=1024, help="Rows of cells, qonnx only.")] = 16,
+    width: Annotated[int, typer.Option(min=1, max=1024, help="Columns of cells, qonnx only.")] = 16,
     name: Annotated[
         str, typer.Option(help="What all names in a C header start with.")
     ] = "scotopia",
@@ -744,7 +786,7 @@ def fpga(
     frequency: Annotated[
         float, typer.Option(help="Clock that the router aims for, in MHz.")
     ] = 100.0,
-    seed: Annotated[int, typer.Option(help="Of the placer.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the placer.")] = 1,
     timeout: Annotated[
         float | None,
         typer.Option(min=1, help="Seconds that one run of a tool may take; by default any."),
@@ -962,7 +1004,9 @@ def board(
     height: HeightOption = 16,
     width: WidthOption = 16,
     name: Annotated[str, typer.Option("--board", help="ulx3s-85f.")] = "ulx3s-85f",
-    baud: Annotated[int, typer.Option(help="Bits a second of the serial line.")] = 3_000_000,
+    baud: Annotated[
+        int, typer.Option(min=9600, max=12_000_000, help="Bits a second of the serial line.")
+    ] = 3_000_000,
 ) -> None:
     """Build the bitstream of an array for a board, with a serial line to a host.
 
@@ -986,10 +1030,12 @@ def play(
     rule: Annotated[str, Reads(), typer.Option(help="The rule on the board.")] = "retina-int",
     height: HeightOption = 16,
     width: WidthOption = 16,
-    frames: Annotated[int, typer.Option(help="Frames to play.")] = 100,
+    frames: Annotated[int, typer.Option(min=1, help="Frames to play.")] = 100,
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
-    baud: Annotated[int, typer.Option(help="Bits a second of the serial line.")] = 3_000_000,
+    baud: Annotated[
+        int, typer.Option(min=9600, max=12_000_000, help="Bits a second of the serial line.")
+    ] = 3_000_000,
     compare: Annotated[
         bool, typer.Option("--compare", help="Count codes that differ from the golden model's.")
     ] = False,

@@ -20,9 +20,9 @@ from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.video import Clip, resolve_clip
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.feedback import Moments, round_weights
-from scotopia.quantize.formats import Formats, Precision, WeightFormats
+from scotopia.quantize.formats import Formats, Precision, WeightFormats, check_scales
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.post_training import Calibration
+from scotopia.quantize.post_training import Calibration, check_method
 from scotopia.quantize.qformat import QFormat, Rounding
 from scotopia.quantize.ranges import with_proof
 from scotopia.quantize.search import Build, Cost, Found, Score, cost_of, search
@@ -101,6 +101,8 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
             "a search for fewer bits needs clips like those that the rule is to see: "
             "give --calibrate CLIP"
         )
+    check_scales(job.scales)
+    check_method(job.method)
     if job.cost not in COSTS:
         raise InputError(f"cost {job.cost!r} is unknown: choose one of {', '.join(COSTS)}")
     path = rule_path(job.rule)

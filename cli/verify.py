@@ -7,13 +7,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from scotopia.hdl.emit import emit
+from scotopia.hdl.emit import emit, read_manifest
 from scotopia.hdl.program import Program
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.model.video import resolve_clip
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.netlist import as_device, cell_models
+from scotopia.sim.simulators import Bench
 from scotopia.sim.verify import Extent, Material
 from scotopia.sim.verify import verify as run_verification
 
@@ -51,6 +52,10 @@ def verify(
     verilog, row, netlist, library = device
     if sum(given is not None for given in (verilog, row, netlist)) > 1:
         raise InputError("--verilog, --row and --netlist are three devices: choose one")
+    for path in (row, netlist, *library):
+        if path is not None:
+            path.open("rb").close()  # refused now, if it cannot be read
+    Bench(simulator)  # refuses another one now, not after the first stages
     if library and netlist is None:
         raise InputError(f"--library {library[0]} is for a netlist: give --netlist, too")
     integer = IntegerRule.load(rule_path(rule))
@@ -63,6 +68,8 @@ def verify(
     source = resolve_clip(clip, size=max(128, height, width))
     whole = Extent(height, width, count or len(source.frames))
     material = Material(integer, source.frames, whole, density, seed, source.name)
+    if verilog is not None:
+        read_manifest(verilog)
     with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
         scratch = Path(name)
         if netlist is not None:

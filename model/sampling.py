@@ -30,9 +30,14 @@ def sample_mask(shape: tuple[int, ...], density: float, seed: int) -> NDArray[np
     InputError
         If `density` is not in (0, 1].
     """
+    check_density(density)
+    return np.random.default_rng(seed).random(shape) < density
+
+
+def check_density(density: float) -> None:
+    """Raise InputError unless a share of the pixels is above 0 and up to 1."""
     if not 0 < density <= 1:  # also refuses NaN
         raise InputError(f"density {density:g} is not above 0 and up to 1: give 0.01 for 1 %")
-    return np.random.default_rng(seed).random(shape) < density
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -122,10 +122,7 @@ class Calibration:
         InputError
             If the method is unknown.
         """
-        if method not in METHODS:
-            raise InputError(
-                f"calibration {method!r} is unknown: choose one of {', '.join(METHODS)}"
-            )
+        check_method(method)
         widths = hidden_bits(self.rule, bits)
         if method == "mse":
             return tuple(map(_least_error, self.activations, widths))
@@ -200,3 +197,9 @@ def _least_error(activations: NDArray[np.float32], bits: int) -> QFormat:
         for f in choices
     ]
     return choices[int(np.argmin(errors))]
+
+
+def check_method(method: str) -> None:
+    """Raise InputError unless it is one of `METHODS`."""
+    if method not in METHODS:
+        raise InputError(f"calibration {method!r} is unknown: choose one of {', '.join(METHODS)}")

@@ -26,11 +26,11 @@ def run(
     return run
 
 
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """25 frames of a moving gradient, 128 x 128."""
     ramp = np.arange(128) * 2
     frames = np.stack([np.tile(np.roll(ramp, t), (128, 1)) for t in range(25)])
-    path = tmp_path / "ramp.npz"
+    path = tmp_path_factory.mktemp("clip") / "ramp.npz"
     np.savez_compressed(path, frames=frames.astype(np.uint8))
     return path

@@ -161,7 +161,8 @@ def test_a_density_outside_0_to_1_is_one_line(
     [
         (
             ("emit", "retina-int", "--height", "0"),
-            "height 0 is outside 1 to 1024: choose 16, for instance",
+            "Invalid value for '--height': Input should be greater than or equal to 1: see "
+            "scotopia emit --help",
         ),
         (
             ("quantize", "retina", "--weight-bits", "1"),
@@ -182,7 +183,7 @@ def test_a_density_outside_0_to_1_is_one_line(
         ),
         (
             ("train", "--learning-rate", "nan"),
-            "learning_rate nan is outside (0, 1]: choose 0.002",
+            "--learning-rate nan is no number up to 2147483647: give a smaller one",
         ),
     ],
 )
