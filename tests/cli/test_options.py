@@ -11,7 +11,8 @@ from scotopia.cli import main as cli
 
 Run = Callable[..., tuple[int, str, str]]
 
-COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+APP: Any = typer.main.get_command(cli.app)
+COMMANDS: dict[str, Any] = APP.commands
 
 #: What each command cannot do without.
 NEEDED: dict[str, tuple[str, ...]] = {
@@ -201,6 +202,7 @@ def test_a_value_that_means_nothing_is_one_line_and_leaves_nothing(
     def begin(*_arguments: object, **_options: object) -> None:
         raise BeganError
 
+    monkeypatch.setattr(cli, "app", APP)  # which Typer would make anew for each call
     for name in HEAVY[command]:
         monkeypatch.setattr(name, begin)
     folder = tmp_path / "here"
