@@ -46,9 +46,9 @@ class Proof:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed, and something was checked."""
+        """Whether all was checked that was asked for, and nothing failed."""
         everything = self.all_checks
-        return bool(everything) and all(c.verdict is not Verdict.FAILED for c in everything)
+        return bool(everything) and all(c.verdict is Verdict.PASSED for c in everything)
 
     @property
     def all_checks(self) -> list[Check]:

@@ -3,6 +3,9 @@
 Each scenario is a way to be hard on the interfaces. It begins with a reset, draws from a seed of
 its own, and keeps to what a device may ask of those around it: an offer stays until it is taken.
 Nothing is compared here; the parent process holds what was written against `DeviceModel`.
+
+A step of a rule that someone uses takes 100,000 clocks. While it runs, and nobody waits for
+anything, inputs stay as they are, and the simulator goes on alone until an output changes.
 """
 
 import json
@@ -16,7 +19,7 @@ from typing import Any
 
 import cocotb
 import numpy as np
-from cocotb.triggers import Timer
+from cocotb.triggers import RisingEdge, Timer
 
 from scotopia.hdl.sequencer import Op, Register
 
@@ -49,11 +52,21 @@ WRITTEN = (
     "registers__write_data",
 )
 
+#: More signals of ports.v, by which its clocks are made.
+BESIDE = ("clk", "pixels__payload", "go", "done", "quiet")
+
 #: What `frames` is set to from behind, for FRAME 65,536 times would take hours.
 FRAMES_BEFORE = 2**16 - 2
 
-#: No scenario takes as many, but on a device that goes round in circles.
+#: No scenario takes as many, but on a device that goes round in circles. Those in which nothing
+#: changed count as one.
 MOST_CLOCKS = 200_000
+
+#: An array of more cells is driven less, for its raster alone takes as many clocks.
+MANY = 256
+
+#: A step that takes more clocks is long: the simulator goes on alone.
+LONG_STEP = 2000
 
 #: A write to a register, and what the device answered in that clock.
 Writes = Generator[tuple[int, int] | None, Outputs, None]
@@ -81,15 +94,16 @@ class Driver:
     last
         What the device answered in the clock before.
     trace
-        `Inputs` and `Outputs` of each clock.
+        `Inputs` and `Outputs`, and for how many clocks in turn they were these.
     presets
-        Clocks before which `frames` was set from behind, and to what.
+        Entries of `trace` before which `frames` was set from behind, and to what.
     """
 
     def __init__(self, dut: Any, plan: dict[str, Any]) -> None:
         self.dut, self.plan = dut, plan
         self.width, self.height = plan["width"], plan["height"]
         self.channels, self.step = plan["channels"], plan["step"]
+        self.span = min(self.step, LONG_STEP)  # of a step, in which something is offered
         self.written = [(getattr(dut, name), name) for name in WRITTEN]
         self.values: list[int | None] = [None] * len(WRITTEN)
         self.outputs = {field: getattr(dut, name) for field, name in READ.items()}
@@ -97,6 +111,9 @@ class Driver:
         self.trace: list[tuple[int, ...]] = []
         self.presets: list[tuple[int, int]] = []
         self.half = Timer(1, "ns")
+        self.awake = RisingEdge(dut.done)
+        #: the most clocks for which the simulator goes on alone
+        self.alone = self.step // 3 if self.step > LONG_STEP else 0
         self.begin(Random(0))
 
     def begin(self, rng: Random) -> None:
@@ -135,13 +152,45 @@ class Driver:
         self.values = list(values)
         self.dut.clk.value = 0
         await self.half
+        return await self._end_clock(i)
+
+    async def _end_clock(self, i: Inputs, turns: int = 1) -> Outputs:
+        """Write down what the clock shows, and end it."""
         o = self._outputs()
-        self.trace.append((*i, *o))
+        self.trace.append((*i, *o, turns))
         self.dut.clk.value = 1
         await self.half
-        self.last = o
+        self.last, self.inputs = o, i
         self._follow(i, o)
         return o
+
+    async def rest(self, most: int) -> int:
+        """Let clocks pass while nothing changes; return how many, 0 if there is no rest here.
+
+        One in which an output changed is the last one.
+        """
+        i, o = self.inputs, self.last
+        taken = (i.samples_valid and o.samples_ready) or (i.commands_valid and o.commands_ready)
+        if not self.alone or taken or self.rst or self.write or i.write:
+            return 0
+        if not o.busy and self.waiting:
+            return 0
+        if o.pixels_valid and self.ready_rate:  # it waits for what is drawn in every clock
+            return 0
+        dut, asked = self.dut, self.rng.randrange(1, 1 + min(most, self.alone))
+        dut.quiet.value = asked
+        dut.go.value = 1
+        await self.awake
+        dut.go.value = 0
+        passed = asked - int(dut.quiet.value)
+        if passed:
+            self.trace.append((*self.inputs, *self.last, passed))
+            self.quiet += passed
+        if passed < asked:
+            await self._end_clock(self.inputs)
+        else:
+            await self.half  # for `go` to fall
+        return min(asked, passed + 1)
 
     def _inputs(self) -> Inputs:
         rng = self.rng
@@ -202,10 +251,10 @@ class Driver:
 
     def frame_of_samples(self, density: float = 0.5) -> None:
         """Offer a sample to some of the cells."""
-        for y in range(self.height):
-            for x in range(self.width):
-                if self.rng.random() < density:
-                    self.samples.append((x, y, self.any_sample()[2]))
+        cells = [(x, y) for y in range(self.height) for x in range(self.width)]
+        for x, y in cells if len(cells) <= MANY else self.rng.sample(cells, MANY):
+            if self.rng.random() < density:
+                self.samples.append((x, y, self.any_sample()[2]))
 
     def start_writes(self, writes: Writes) -> None:
         """Begin to write registers."""
@@ -214,23 +263,33 @@ class Driver:
 
     async def clocks(self, count: int) -> None:
         """Do some clocks."""
-        for _ in range(count):
+        while count > 0:
             await self.clock()
+            count -= 1
+            if count > 0:
+                count -= await self.rest(count)
 
     async def until(self, condition: Callable[[Outputs], bool]) -> None:
         """Go on until a clock in which something was so."""
         self.quiet = 0
         while not condition(await self.clock()):
-            pass
+            if await self.rest(self.alone) and condition(self.last):
+                return
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is offered, to be offered, or to be written."""
+        return bool(self.samples or self.commands or self.sample or self.command or self.writes)
 
     async def finish(self) -> None:
         """Go on until all was taken and written, and the device is idle."""
         self.quiet = 0
         while True:
             busy = (await self.clock()).busy
-            waiting = self.samples or self.commands or self.sample or self.command or self.writes
-            if not (busy or waiting) and self.quiet:  # a command taken now makes it busy
+            # A command that is taken now makes it busy.
+            if not (busy or self.waiting) and self.quiet:
                 return
+            await self.rest(self.alone)
 
     async def reset(self, clocks: int = 1, keep: bool = False) -> None:
         """Reset the device; forget what is offered to it, or keep on offering that."""
@@ -249,10 +308,14 @@ class Driver:
         self.quiet = 0
         while self.commands or self.command is not None:
             await self.clock()
+            await self.rest(self.alone)
 
     async def observe(self) -> None:
-        """Read all channels."""
-        self.commands.extend((Op.READ, channel) for channel in range(self.channels))
+        """Read all channels; of many cells, the prediction and one other."""
+        channels = list(range(self.channels))
+        if self.width * self.height > MANY:
+            channels = [0, self.rng.choice(channels)]
+        self.commands.extend((Op.READ, channel) for channel in channels)
         await self.finish()
 
 
@@ -337,8 +400,8 @@ async def samples_in_every_clock(d: Driver) -> None:
         await d.finish()
         d.samples.append(d.any_sample())
         await d.do(d.rng.choice((Op.FRAME, Op.RUN)), 2)
-        d.samples.extend(d.any_sample(everywhere=True) for _ in range(3 * d.step))
-        await d.clocks(2 * d.step)
+        d.samples.extend(d.any_sample(everywhere=True) for _ in range(3 * d.span))
+        await d.clocks(2 * d.span)
         while len(d.samples) > 6:
             d.samples.pop()
         await d.finish()
@@ -408,7 +471,7 @@ async def sample_at_each_clock(d: Driver) -> None:
     for _ in range(4):
         await d.do(Op.RUN, 3)
         d.sample_rate = 0.5
-        d.samples.extend(d.any_sample() for _ in range(d.step))
+        d.samples.extend(d.any_sample() for _ in range(d.span))
         await d.finish()
         d.samples.append(d.any_sample())
     await d.do(Op.RUN, 1)
@@ -436,7 +499,9 @@ async def samples_during_readout(d: Driver) -> None:
 @scenario("samples and commands while the memory is cleared")
 async def during_clear(d: Driver) -> None:
     """Offer them at once after a reset, at each clock of it, and with it."""
-    for offset in (*range(4), *(d.rng.randrange(80) for _ in range(8)), *range(60, 90, 3)):
+    clear = d.plan["clear"]
+    middle = (d.rng.randrange(clear) for _ in range(8))
+    for offset in (*range(4), *middle, *range(max(0, clear - 14), clear + 16, 3)):
         await d.reset()
         await d.clocks(offset)
         d.samples.extend(d.any_sample() for _ in range(2))
@@ -546,8 +611,13 @@ async def resets(d: Driver) -> None:
                 d.commands.append((Op.RUN, 1))
             await d.observe()
     # In a sample, in a frame and in a stream, at each clock of some.
-    for op, span in ((None, 24), (Op.READ, 40), (Op.FORGET, 14)):
-        for offset in range(0, span, 1 if d.plan["long"] else 3):
+    read = d.plan["read"]  # clocks until the first word, or so
+    for op, first, end in (
+        (None, 0, 24),
+        (Op.READ, max(0, read - 10), read + 30),
+        (Op.FORGET, 0, 14),
+    ):
+        for offset in range(first, end, 1 if d.plan["long"] else 3):
             d.ready_rate = 0.5
             d.frame_of_samples(0.5)
             await d.finish()
@@ -625,8 +695,8 @@ async def writes_to_readable(d: Driver) -> None:
             yield d.rng.choice(readable), d.rng.getrandbits(32)
 
     d.commands.extend([(Op.FRAME, 0), (Op.RUN, 1)])
-    d.start_writes(writes(2 * d.step))
-    await d.clocks(d.step // 2)
+    d.start_writes(writes(2 * d.span))
+    await d.clocks(d.span // 2)
     d.samples.extend(d.any_sample(everywhere=True) for _ in range(5))
     await d.finish()
     await d.observe()
@@ -636,7 +706,7 @@ async def writes_to_readable(d: Driver) -> None:
 async def frames_wrap(d: Driver) -> None:
     """Set the counter from behind, and count on."""
     await d.finish()
-    d.dut.sequencer.frames.value = FRAMES_BEFORE
+    d.dut.dut.sequencer.frames.value = FRAMES_BEFORE
     d.presets.append((len(d.trace), FRAMES_BEFORE))
     for _ in range(4):
         await d.do(Op.FRAME)
@@ -682,11 +752,31 @@ def load(d: Driver, words: list[int], start: int = 0, rash: float = 0.0) -> Writ
         if not known:
             writes.insert(0, (Register.PROGRAM_ADDRESS, index))
         for write in writes:
+            if d.rng.random() < 0.03:  # time for what is not written to be taken for a write
+                for _ in range(d.rng.randrange(1, 16)):
+                    o = yield None
             o = yield write
             known = not o.busy
             if not known:
                 break
         index += known
+
+
+def load_other(d: Driver, number: int, rash: float = 0.0) -> Writes:
+    """Make the program in the memory, which is the other one, into this one.
+
+    Of long programs only what differs: all else is there, and was written by `load_first`.
+    """
+    words = d.plan["words"][number]
+    if not d.alone:
+        return load(d, words, rash=rash)
+    places = differences(d)
+    return load(d, words[places[0] : places[-1] + 1], places[0], rash)
+
+
+def differences(d: Driver) -> list[int]:
+    """Where both programs differ."""
+    return [i for i, (a, b) in enumerate(zip(*d.plan["words"], strict=False)) if a != b]
 
 
 async def load_first(d: Driver) -> None:
@@ -700,11 +790,11 @@ async def load_first(d: Driver) -> None:
 async def swap(d: Driver) -> None:
     """Load word by word, in any order of parts, while samples are taken and pixels sent."""
     await load_first(d)
-    for words, rash in ((d.plan["words"][1], 0.0), (d.plan["words"][0], 0.2)):
+    for number, rash in ((1, 0.0), (0, 0.2)):
         d.frame_of_samples()
         d.commands.append((Op.RUN, 1))
         await d.observe()
-        d.start_writes(load(d, words, rash=rash))
+        d.start_writes(load_other(d, number, rash))
         d.sample_rate, d.command_rate, d.ready_rate = 0.02, 0.02, 0.7
         while d.writes is not None:
             if not d.samples:
@@ -719,7 +809,7 @@ async def swap(d: Driver) -> None:
         d.commands.extend([(Op.RUN, 1), (Op.FRAME, 0)])
         await d.observe()
     # A reset leaves the program.
-    d.start_writes(load(d, d.plan["words"][1]))
+    d.start_writes(load_other(d, 1))
     await d.finish()
     await d.reset()
     d.frame_of_samples()
@@ -785,9 +875,9 @@ async def word_with_command(d: Driver) -> None:
         await load_first(d)
         words = d.plan["words"][which]
         # The last one that differs, or there would be nothing to see.
-        differ = [i for i, (a, b) in enumerate(zip(*d.plan["words"], strict=False)) if a != b]
+        differ = differences(d)
         late = d.rng.choice((differ[0], differ[-1]))
-        d.start_writes(load(d, words))
+        d.start_writes(load_other(d, which) if which else load(d, words))
         await d.finish()
         d.frame_of_samples()
         await d.finish()
@@ -808,7 +898,7 @@ async def word_with_command(d: Driver) -> None:
 
 @cocotb.test()
 async def run_scenarios(dut: Any) -> None:
-    """Write `trace`, int64 (clocks, fields of Inputs and of Outputs), and where each one ends."""
+    """Write `trace`, int64 (entries, fields of Inputs, of Outputs, turns), and where each ends."""
     folder = Path(os.environ[FOLDER])
     plan = json.loads((folder / PLAN).read_text())
     dut.clk.value = 1

@@ -76,20 +76,20 @@ class Fault:
         Where it lies, and what is wrong.
     program
         A program that has it.
-    edit
-        Or an edit that makes it.
+    edits
+        Or edits that make it.
     """
 
     area: Area
     name: str
     program: Program | None = None
-    edit: Edit | None = None
+    edits: tuple[Edit, ...] = ()
 
     def emit(self, program: Program, height: int, width: int, folder: Path) -> None:
         """Write Verilog that has the fault."""
         emit(self.program or program, height, width, folder)
-        if self.edit:
-            self.edit.plant(folder)
+        for edit in self.edits:
+            edit.plant(folder)
 
 
 def every_fault(program: Program, folder: Path) -> list[Fault]:
@@ -298,6 +298,7 @@ _SWAPS = {
 }
 _ASSIGN = re.compile(r"^  assign (\\\S+|\w+) *(\[[\d:]+\])? = (.*);$")
 _INSIDE = re.compile(r"^      +(\\\S+|\w+) *(\[[\d:]+\])? = (.*);$")
+_STATEMENT = re.compile(r"^ +(?:assign )?(?:\\\S+|\w+) *(?:\[[\d:]+\])? = (.*);$")
 _IF = re.compile(r"if \((.*)\)(?: begin(?: end)?)?$")
 _PORT = re.compile(r"^    \.(\w+)\((.*)\),?$")
 _INSTANCE = re.compile(r"^  (\w+) (\w+) \($")
@@ -337,10 +338,24 @@ def verilog_faults(folder: Path) -> Iterator[Fault]:
                 yield Fault(
                     _area(path.name, line, instance, resetting),
                     f"{path.name}:{number}: {what} in `{short}`",
-                    edit=Edit(path.name, number, start, end, after),
+                    edits=(Edit(path.name, number, start, end, after),),
                 )
             if line.startswith("  always") or line == "  );":
                 instance, resetting = "", False
+
+
+def expression(line: str) -> tuple[int, int]:
+    """Return where in a line of Verilog its expression begins and ends.
+
+    Raises
+    ------
+    ValueError
+        If it is no assignment, condition or port.
+    """
+    for kind in (_STATEMENT, _IF, _PORT):
+        if found := kind.search(line):
+            return found.span(found.re.groups)
+    raise ValueError(f"no expression in {line!r}")
 
 
 _NAME = re.compile(r"\\\S+|[A-Za-z_]\w*")
@@ -429,13 +444,14 @@ def instrument(folder: Path, faults: Iterable[Fault], declaration: str = AWAKE) 
     """
     edits: dict[str, dict[int, list[tuple[int, Edit]]]] = {}
     for number, fault in enumerate(faults, 1):
-        if edit := fault.edit:
+        for edit in fault.edits:
             edits.setdefault(edit.file, {}).setdefault(edit.line, []).append((number, edit))
     for file, by_line in edits.items():
         lines = (folder / file).read_text().split("\n")
         for line, here in by_line.items():
             text = lines[line - 1]
-            start, end = here[0][1].start, here[0][1].end
+            (start, end), *others = {(edit.start, edit.end) for _, edit in here}
+            assert not others, f"{file}:{line}: faults of two expressions"
             choices = "".join(f"fault == {number} ? ({edit.after} ) : " for number, edit in here)
             lines[line - 1] = f"{text[:start]}({choices}({text[start:end]} )){text[end:]}"
         top = next(i for i, text in enumerate(lines) if text.endswith(");"))  # of the port list

@@ -28,6 +28,7 @@ from scotopia.quantize.qformat import Overflow, Rounding
 from .check import Check, Verdict
 from .definitions import prove_overflow, prove_rounding, prove_step
 from .exploration import TELLING, Look, Machine, Passage, bits_of
+from .port_faults import PORT_FAULTS
 from .proof import Bug, Proof, Refuted, Undecided, must_fail, satisfiable
 from .stress import Device as Shape
 from .symbolic import FALSE, TRUE, State
@@ -172,6 +173,12 @@ def _all_fail(check: Callable[[Machine], object], bugs: Sequence[Bug]) -> tuple[
         check(_machine(bug))
 
     return tuple(must_fail(partial(try_on, bug), bug.name, bug.symptom) for bug in bugs)
+
+
+def _port_bug(name: str, symptom: str) -> Bug:
+    """One of `PORT_FAULTS` as a bug of that symptom."""
+    (fault,) = (fault for fault in PORT_FAULTS if fault.name == name)
+    return Bug(name, fault.module, fault.pattern, fault.text, symptom)
 
 
 def _over_journeys(look: Look, unit: str, bugs: Sequence[Bug]) -> Proof:
@@ -325,19 +332,9 @@ def _prove_waiting(timeout: float) -> Proof:
         return len(passage.pixels)
 
     bugs = (
-        Bug(
-            "a pixel goes on without being taken",
-            "row_buffer",
-            r"= pixels__valid & pixels__ready;",
-            "= pixels__valid;",
-            "a pixel that is not taken",
-        ),
-        Bug(
-            "a pixel is valid only to a ready receiver",
-            "row_buffer",
-            r"(assign pixels__valid = [^;]*);",
-            r"\1 & pixels__ready;",
-            "a pixel that is not taken: pixels__valid",
+        _port_bug("a word goes on without being taken", "a pixel that is not taken"),
+        _port_bug(
+            "a word is valid only to a ready receiver", "a pixel that is not taken: pixels__valid"
         ),
     )
     return _over_journeys(look, "pixels offered by 3 x 3 cells", bugs)
@@ -369,20 +366,8 @@ def _prove_raster(timeout: float) -> Proof:
         return len(pixels)
 
     bugs = (
-        Bug(
-            "every row starts a frame",
-            "row_buffer",
-            r"= first_row;",
-            "= 1'h1;",
-            r"tuser of pixel \(0, 1\)",
-        ),
-        Bug(
-            "tlast comes a pixel too early",
-            "row_buffer",
-            r"(assign \\\$\d+  = left == )1'h1;(.*assign sent = \\\$\d+  & )pixels__payload\[5\];",
-            r"\g<1>2'h2;\2(left == 1'h1);",
-            r"tlast of pixel \(1, 0\)",
-        ),
+        _port_bug("every row starts a frame", r"tuser of pixel \(0, 1\)"),
+        _port_bug("tlast comes a pixel too early", r"tlast of pixel \(1, 0\)"),
         Bug(
             "a row is sent east first",
             "row_buffer",
@@ -415,14 +400,8 @@ def _prove_frames(timeout: float) -> Proof:
         return 1
 
     bugs = (
-        Bug("FRAME counts for two", "sequencer", r"frames \+ 1'h1", "frames + 2'h2", "^FRAME mis"),
-        Bug(
-            "FORGET counts, too",
-            "sequencer",
-            r"(\\\$\d+  = frames;.*?if \(done\) begin\s+)if \(\\\$signal\$\d+ \)",
-            r"\1if (1'b1)",
-            "^FORGET mis",
-        ),
+        _port_bug("frames counts by two", "^FRAME mis"),
+        _port_bug("FORGET counts as a frame", "^FORGET mis"),
     )
     return _over_journeys(look, "journeys of 3 x 3 cells from any idle state", bugs)
 
@@ -456,12 +435,8 @@ def _prove_priority(timeout: float) -> Proof:
 
     check(_machine())
     bugs = (
-        Bug(
-            "commands are always taken while idle",
-            "sequencer",
-            r"(commands__ready = )\\\$\d+ ;",
-            r"\g<1>1'h1;",
-            "taken while a sample is offered",
+        _port_bug(
+            "commands are taken while a sample is offered", "taken while a sample is offered"
         ),
         Bug(
             "a command goes before a sample",
@@ -470,13 +445,7 @@ def _prove_priority(timeout: float) -> Proof:
             r"if (samples__valid & ~commands__valid) begin\1",
             "does something while a sample",
         ),
-        Bug(
-            "commands are taken while busy",
-            "sequencer",
-            r"commands__ready = 1'h0;",
-            "commands__ready = ~samples__valid;",
-            "taken while busy",
-        ),
+        _port_bug("commands are taken while busy", "taken while busy"),
     )
     return Proof(1, "clock of 3 x 3 cells from any state", _all_fail(check, bugs))
 
@@ -535,20 +504,8 @@ def _prove_dropped(timeout: float) -> Proof:
     check(_machine())
     bugs = (
         Bug("the count turns over", "sequencer", r"& dropped;", "1'h0;", "DROPPED miscounts"),
-        Bug(
-            "those outside are not counted",
-            "sequencer",
-            r"dropping = 1'h1;",
-            "dropping = 1'h0;",
-            "DROPPED miscounts",
-        ),
-        Bug(
-            "those in steps are not counted",
-            "sequencer",
-            r"dropping = samples__valid;",
-            "dropping = 1'h0;",
-            "DROPPED miscounts",
-        ),
+        _port_bug("samples outside are not counted", "DROPPED miscounts"),
+        _port_bug("samples in steps are not counted", "DROPPED miscounts"),
     )
     return Proof(1, "clock of 3 x 3 cells from any state", _all_fail(check, bugs))
 
@@ -577,20 +534,8 @@ def _prove_registers(timeout: float) -> Proof:
 
     check(_machine())
     bugs = (
-        Bug(
-            "STATUS is turned round",
-            "sequencer",
-            r"error, busy",
-            "busy, error",
-            "register 0 reads",
-        ),
-        Bug(
-            "DROPPED reads FRAMES",
-            "sequencer",
-            r"16'h0000, dropped",
-            "16'h0000, frames",
-            "register 2 reads",
-        ),
+        _port_bug("busy and error change places in STATUS", "register 0 reads"),
+        _port_bug("DROPPED reads FRAMES", "register 2 reads"),
     )
     return Proof(8, "addresses in any state", _all_fail(check, bugs))
 
@@ -614,13 +559,7 @@ def _prove_program_kept(timeout: float) -> Proof:
         return busy
 
     bugs = (
-        Bug(
-            "it is written at all times",
-            "sequencer",
-            r"(assign writing__en = \\\$\d+)  & \\\$\d+ ;",
-            r"\1 ;",
-            "written while the device is busy",
-        ),
+        _port_bug("the program is written while busy", "written while the device is busy"),
         Bug(
             "it is written where the sequencer reads",
             "sequencer",

@@ -110,7 +110,7 @@ def run_states(
     found = []
     with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
         futures = [
-            pool.submit(states_of, build, number if fault.edit else 0, fault.program, stimulus)
+            pool.submit(states_of, build, number if fault.edits else 0, fault.program, stimulus)
             for number, fault in enumerate(faults, 1)
         ]
         for fault, future in zip(faults, futures, strict=True):
@@ -305,7 +305,7 @@ def _plant_in_verilog(
             found = run_states(build, faults, stimulus, workers=workers, on_fault=on_check)
         by = ["by states" if detail else "" for detail in found]
         with StressBench() as bench:
-            bench.build_device(folder)
+            bench.build_device(_DEVICE, folder)
             ask = functools.partial(_stressed, bench, _DEVICE)
             if why := ask(0)[1]:
                 raise InputError(

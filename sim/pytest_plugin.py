@@ -33,6 +33,7 @@ def verify_rule(
     verilog: Path | None = None,
     library: Sequence[Path] = (),
     simulator: str = "verilator",
+    ports: bool = True,
     waveforms: Path | None = None,
 ) -> "list[Stage]":
     """Verify a rule, and fail the test that called unless every stage agrees.
@@ -47,7 +48,7 @@ def verify_rule(
         (T, H, W) in [0, 1], at least as large as the array; by default two frames of noise.
     density, seed
         Of the pixels that arrive.
-    verilog, library, simulator, waveforms
+    verilog, library, simulator, ports, waveforms
         As in `scotopia.sim.verify.verify`.
 
     Returns
@@ -79,6 +80,7 @@ def verify_rule(
         verilog=verilog,
         library=library,
         simulator=simulator,
+        ports=ports,
         waveforms=waveforms,
     )
     if wrong := [stage for stage in stages if not stage.passed]:

@@ -27,6 +27,8 @@ from scotopia.quantize.qformat import IntArray
 from .cocotb_bench import FOLDER, NS_PER_CLOCK, RESULT, STIMULUS, WAVES
 from .stimulus import Stimulus
 
+HERE = Path(str(files("scotopia.sim")))
+
 REMEDIES = {
     "verilator": "Verilator needs a C++ compiler, make and perl; install them",
     "icarus": "install Icarus Verilog, or choose --simulator verilator",
@@ -132,34 +134,65 @@ class Bench:
                     f"{folder} has {name} {found}, the verification {expected}: "
                     "emit the Verilog again, or give its own rule and size"
                 )
-        here = files("scotopia.sim")
-        sources = [
-            *(Path(str(here / "harness.v")), *(folder / name for name in manifest["sources"])),
-            *library,
-        ]
+        self.compile(
+            "harness",
+            folder,
+            library,
+            {
+                "HEIGHT": height,
+                "WIDTH": width,
+                "CHANNELS": len(rule.channel_formats),
+                "WORD_BITS": int(manifest["word_bits"]),
+                "SAMPLE_BITS": rule.sample_format.bits,
+                "X_BITS": max(1, (width - 1).bit_length()),
+                "Y_BITS": max(1, (height - 1).bit_length()),
+                # As many as the device has room for.
+                "INSTRUCTIONS": -(-int(manifest["instructions"]) // PORTION) * PORTION,
+            },
+            "".join(
+                (HERE / f"{name}.vlt").read_text() for name in ("harness", "waves")[: 1 + waves]
+            ),
+        )
+        return Build(self.simulator, self.work, rule, folder, manifest)
+
+    def compile(
+        self,
+        top: str,
+        folder: Path,
+        library: Sequence[Path],
+        parameters: dict[str, int],
+        control: str,
+    ) -> None:
+        """Compile a module of this package around the Verilog in `folder`.
+
+        Parameters
+        ----------
+        top
+            The module, in a file of its name.
+        library
+            As in `build`.
+        control
+            For Verilator: what stays public.
+
+        Raises
+        ------
+        InputError
+            If it does not compile.
+        """
+        sources = [HERE / f"{top}.v", *(folder / n for n in read_manifest(folder)["sources"])]
+        sources += library
         build_args = ["-g2005"]
         if self.simulator == "verilator":
-            sources.insert(0, Path(str(here / "harness.vlt")))
-            if waves:
-                sources.insert(0, Path(str(here / "waves.vlt")))
+            (self.work / "control.vlt").write_text(control)
+            sources.insert(0, self.work / "control.vlt")
             build_args = ["--timing", "-Wno-fatal", "-O3", "--x-assign", "fast"]
         log = self.work / "build.log"
         with _tools(self.simulator):
             try:
                 _runner(self.simulator).build(
                     sources=sources,
-                    hdl_toplevel="harness",
-                    parameters={
-                        "HEIGHT": height,
-                        "WIDTH": width,
-                        "CHANNELS": len(rule.channel_formats),
-                        "WORD_BITS": int(manifest["word_bits"]),
-                        "SAMPLE_BITS": rule.sample_format.bits,
-                        "X_BITS": max(1, (width - 1).bit_length()),
-                        "Y_BITS": max(1, (height - 1).bit_length()),
-                        # As many as the device has room for.
-                        "INSTRUCTIONS": -(-int(manifest["instructions"]) // PORTION) * PORTION,
-                    },
+                    hdl_toplevel=top,
+                    parameters=parameters,
                     build_args=build_args,
                     build_dir=self.work / "build",
                     always=True,
@@ -171,7 +204,6 @@ class Bench:
                     f"{self.simulator} cannot compile {folder} ({complaint(log)}): "
                     "mend or emit it again"
                 ) from error
-        return Build(self.simulator, self.work, rule, folder, manifest)
 
 
 #: That a sample takes at most.

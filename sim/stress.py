@@ -1,4 +1,4 @@
-"""Stress of the interfaces: the emitted Verilog at its ports, held against `DeviceModel`.
+"""Stress of the interfaces: Verilog at its ports, held against `DeviceModel`.
 
 The proof of states drives the device gently. Here it is offered samples and commands at all times,
 its pixels are held back, it is reset in the middle of everything, and given another program, and
@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scotopia.hdl.emit import emit, read_manifest
+from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
-from scotopia.hdl.sequencer import InstructionLayout, program_depth, shape_code
+from scotopia.hdl.sequencer import EventLayout, InstructionLayout, program_depth, shape_code
 from scotopia.model.config import Border, Kind, RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
 from scotopia.quantize.qformat import QFormat
 
 from .check import Check, Verdict
-from .cocotb_stress import FOLDER, PLAN, READ, RESULT, SCENARIOS, WRITTEN
+from .cocotb_stress import BESIDE, FOLDER, PLAN, READ, RESULT, SCENARIOS, WRITTEN
 from .device_model import Clocks, DeviceModel, Inputs, Loadable, Mismatch, Outputs
 from .simulators import Bench, _runner, _tools, complaint
 
@@ -40,20 +40,19 @@ Emitter = Callable[[Program, int, int, Path], Any]
 #: They take 65,536 clocks, and one device to be shown on.
 COUNTING = ("dropped stops at 65,535",)
 
+#: It sets a register from behind, where only Verilog as emitted has one of that name.
+INSIDE = "frames begin again at 65,536"
 
-@dataclass(frozen=True)
-class Device:
-    """A small array, and how hard it is driven.
+
+class Driven:
+    """An array that is driven through scenarios, and what they have to know of it.
 
     Attributes
     ----------
-    height, width, kind, border
-        As in `RuleConfig` and `Retina`.
-    seeds
-        Of the weights of its rule, and of the other one; by these, the prediction takes most of the
-        codes that it can.
-    channels, steps_per_frame, fire_rate, dither
-        Of both rules.
+    height, width
+        Of the array.
+    programs
+        What it runs, and another of the same shape that can be loaded; or one alone.
     effort
         About how often the longer scenarios repeat.
     long
@@ -62,64 +61,9 @@ class Device:
 
     height: int
     width: int
-    kind: Kind
-    border: Border
-    seeds: tuple[int, int]
-    channels: int = 1
-    steps_per_frame: int = 2
-    fire_rate: float = 1.0
-    dither: int = 0
-    effort: int = 60
-    long: bool = False
-
-    def __str__(self) -> str:
-        chance = ", stochastic" if self.fire_rate < 1 or self.dither else ""
-        return f"{self.width} x {self.height} cells, {self.kind}, {self.border}{chance}"
-
-    @cached_property
-    def programs(self) -> tuple[Program, Program]:
-        """What it runs, and another of the same shape that can be loaded."""
-        programs = [Program.compile(self.rule(seed)) for seed in self.seeds]
-        codes = {shape_code(program, self.height, self.width) for program in programs}
-        assert len(codes) == 1
-        return programs[0], programs[1]
-
-    def rule(self, seed: int) -> IntegerRule:
-        """Return a rule of few, random weights, whose steps are short."""
-        rng = np.random.default_rng(seed)
-        inputs = ("sample", "valid")
-        config = RuleConfig(
-            kind=self.kind,
-            channels=self.channels,
-            hidden=1,
-            inputs=inputs,
-            steps_per_frame=self.steps_per_frame,
-            border=self.border,
-            trace_bits=2,
-            fire_rate=self.fire_rate,
-        )
-        state = (QFormat(1, 3),) * self.channels
-        valid = QFormat(1, 0, signed=False)
-        gate = QFormat(0, 3, signed=False)
-        # With two channels, wider than they are: their words are extended when they are sent.
-        hidden = (QFormat(1, 1 + self.channels, signed=False),)
-        seen = (*state, state[0], valid)
-        perceive = np.zeros((1, len(seen), 9), np.int64)
-        for weights in perceive[0]:  # itself and two neighbours, of the nine
-            places = [4, *rng.choice([0, 1, 2, 3, 5, 6, 7, 8], 2, replace=False)]
-            weights[places] = rng.choice([-2, -1, 1, 2], 3)
-        outputs = update_formats(config, state, gate)
-        update = rng.choice([-4, -2, 2, 4], (len(outputs), 1, 1))
-        return IntegerRule(
-            config=config,
-            state_formats=state,
-            sample_format=state[0],
-            input_formats=(state[0], valid),
-            gate_format=gate,
-            perceive=_layer(perceive, rng.integers(4, 12, 1), seen, hidden),
-            update=_layer(update, rng.integers(-8, 9, len(outputs)), hidden, outputs),
-            dither=self.dither,
-        )
+    effort: int
+    long: bool
+    programs: tuple[Program, ...]
 
     @property
     def scenarios(self) -> tuple[str, ...]:
@@ -165,8 +109,10 @@ class Device:
             "height": self.height,
             "width": self.width,
             "channels": len(program.rule.channel_formats),
-            "steps_per_frame": self.steps_per_frame,
+            "steps_per_frame": program.rule.config.steps_per_frame,
             "step": program.cycles("step", self.width),
+            "clear": program.cycles("clear", self.width),
+            "read": program.cycles("read", self.width) + program.cycles("move", self.width),
             "step_entry": program.entries["step"],
             "sample_bits": program.rule.sample_format.bits,
             "word_bits": program.operand_bits,
@@ -175,6 +121,83 @@ class Device:
             "word_mask": (1 << InstructionLayout(program).size) - 1,
             "words": [self.words(program) for program in self.programs],
         }
+
+
+@dataclass(frozen=True)
+class Device(Driven):
+    """A small array of a rule of few, random weights, and how hard it is driven.
+
+    Attributes
+    ----------
+    kind, border
+        As in `RuleConfig`.
+    seeds
+        Of the weights of its rule, and of the other one; by these, the prediction takes most of the
+        codes that it can.
+    channels, steps_per_frame, fire_rate, dither
+        Of both rules.
+    """
+
+    height: int
+    width: int
+    kind: Kind
+    border: Border
+    seeds: tuple[int, int]
+    channels: int = 1
+    steps_per_frame: int = 2
+    fire_rate: float = 1.0
+    dither: int = 0
+    effort: int = 60
+    long: bool = False
+
+    def __str__(self) -> str:
+        chance = ", stochastic" if self.fire_rate < 1 or self.dither else ""
+        return f"{self.width} x {self.height} cells, {self.kind}, {self.border}{chance}"
+
+    @cached_property
+    def programs(self) -> tuple[Program, ...]:  # type: ignore[override]
+        """What it runs, and another of the same shape that can be loaded."""
+        programs = [Program.compile(self.rule(seed)) for seed in self.seeds]
+        codes = {shape_code(program, self.height, self.width) for program in programs}
+        assert len(codes) == 1
+        return programs[0], programs[1]
+
+    def rule(self, seed: int) -> IntegerRule:
+        """Return a rule of few, random weights, whose steps are short."""
+        rng = np.random.default_rng(seed)
+        inputs = ("sample", "valid")
+        config = RuleConfig(
+            kind=self.kind,
+            channels=self.channels,
+            hidden=1,
+            inputs=inputs,
+            steps_per_frame=self.steps_per_frame,
+            border=self.border,
+            trace_bits=2,
+            fire_rate=self.fire_rate,
+        )
+        state = (QFormat(1, 3),) * self.channels
+        valid = QFormat(1, 0, signed=False)
+        gate = QFormat(0, 3, signed=False)
+        # With two channels, wider than they are: their words are extended when they are sent.
+        hidden = (QFormat(1, 1 + self.channels, signed=False),)
+        seen = (*state, state[0], valid)
+        perceive = np.zeros((1, len(seen), 9), np.int64)
+        for weights in perceive[0]:  # itself and two neighbours, of the nine
+            places = [4, *rng.choice([0, 1, 2, 3, 5, 6, 7, 8], 2, replace=False)]
+            weights[places] = rng.choice([-2, -1, 1, 2], 3)
+        outputs = update_formats(config, state, gate)
+        update = rng.choice([-4, -2, 2, 4], (len(outputs), 1, 1))
+        return IntegerRule(
+            config=config,
+            state_formats=state,
+            sample_format=state[0],
+            input_formats=(state[0], valid),
+            gate_format=gate,
+            perceive=_layer(perceive, rng.integers(4, 12, 1), seen, hidden),
+            update=_layer(update, rng.integers(-8, 9, len(outputs)), hidden, outputs),
+            dither=self.dither,
+        )
 
 
 #: All borders and kinds; one cell, sides that are powers of two, and sides that are not.
@@ -209,13 +232,13 @@ class Trace:
     scenarios
         Names of those that were to run.
     clocks
-        (N, fields of `Inputs` and `Outputs`).
+        (N, fields of `Inputs` and of `Outputs`, and for how many clocks in turn they were these).
     ends
-        Clock after the last one of each scenario that was begun.
+        Entry of `clocks` after the last one of each scenario that was begun.
     seconds
         That each took to simulate.
     presets
-        (n, 2) clocks before which the frames' counter was set from behind, and to what.
+        (n, 2) entries before which the frames' counter was set from behind, and to what.
     hung
         What became of the last one that was begun, if it did not end.
     """
@@ -242,96 +265,83 @@ class Finding:
         Wall time, that of simulating included.
     detail
         The first mismatch, if there was one.
+    steps
+        That the golden model did.
     """
 
     scenario: str
     clocks: int
     seconds: float
     detail: str = ""
+    steps: int = 0
 
 
-def check_trace(device: Device, trace: Trace) -> list[Finding]:
+def check_trace(device: Driven, trace: Trace) -> list[Finding]:
     """Hold a trace against the model, each scenario up to its first mismatch."""
     findings: list[Finding] = []
     model, start = device.model(), 0
     presets = dict(trace.presets.tolist())
     for name, end, seconds in zip(trace.scenarios, trace.ends, trace.seconds, strict=False):
-        started, detail, compared = time.perf_counter(), "", 0
-        for row in trace.clocks[start:end].tolist():
+        started, detail, compared, steps = time.perf_counter(), "", 0, model.steps
+        for entry, (*row, turns) in enumerate(trace.clocks[start:end].tolist(), start):
             inputs, outputs = Inputs(*row[:FIELDS]), Outputs(*row[FIELDS:])
-            if start + compared in presets:
-                model.frames = (presets[start + compared],)
+            if entry in presets:
+                model.frames = (presets[entry],)
             try:
-                model.clock(inputs, outputs)
+                model.clock(inputs, outputs, turns)
             except Mismatch as mismatch:
                 detail = f"clock {compared}, {mismatch}"
                 break
-            compared += 1
+            compared += turns
         start = int(end)
         if not detail and trace.hung and len(findings) == len(trace.ends) - 1:
             detail = f"clock {compared}, {trace.hung}"
         seconds += time.perf_counter() - started
-        findings.append(Finding(name, compared, float(seconds), detail))
+        findings.append(Finding(name, compared, float(seconds), detail, model.steps - steps))
     for name in trace.scenarios[len(findings) :]:
         findings.append(Finding(name, 0, 0.0, f"not begun: {trace.hung}, before"))
     return findings
 
 
 class StressBench(Bench):
-    """A bench whose top is the device itself."""
+    """A bench whose software drives the device's ports, through the registers of ports.v."""
 
     def trace(
         self,
-        device: Device,
+        device: Driven,
         folder: Path,
         seed: int,
         scenarios: Sequence[str],
         plusargs: Sequence[str] = (),
     ) -> Trace:
         """Build the Verilog in `folder`, and run scenarios on it."""
-        self.build_device(folder)
+        self.build_device(device, folder)
         return self.run_device(device, seed, scenarios, plusargs)
 
-    def build_device(self, folder: Path) -> None:
-        """Compile the Verilog in a folder.
+    def build_device(self, device: Driven, folder: Path, library: Sequence[Path] = ()) -> None:
+        """Compile the Verilog in a folder, and ports.v around it.
 
         Raises
         ------
         InputError
             If it does not compile.
         """
-        sources = [folder / name for name in read_manifest(folder)["sources"]]
-        build_args = ["-g2005"]
-        if self.simulator == "verilator":
-            reached = [*WRITTEN, *READ.values(), "clk", "pixels__payload"]
-            ports = [("retina", name) for name in reached] + [("sequencer", "frames")]
-            control = self.work / "stress.vlt"
-            control.write_text(
-                "`verilator_config\n"
-                + "".join(f'public_flat_rw -module "{m}" -var "{port}"\n' for m, port in ports)
-            )
-            sources.insert(0, control)
-            build_args = ["-Wno-fatal", "-O3", "--x-assign", "fast"]
-        log = self.work / "build.log"
-        with _tools(self.simulator):
-            try:
-                _runner(self.simulator).build(
-                    sources=sources,
-                    hdl_toplevel="retina",
-                    build_args=build_args,
-                    build_dir=self.work / "build",
-                    always=True,
-                    timescale=("1ns", "1ns"),
-                    log_file=log,
-                )
-            except (Exception, SystemExit) as error:
-                raise InputError(
-                    f"{self.simulator} cannot compile {folder} ({complaint(log)}): "
-                    "mend or emit it again"
-                ) from error
+        program = device.programs[0]
+        address = EventLayout(program, device.height, device.width)
+        reached = [("ports", name) for name in (*WRITTEN, *READ.values(), *BESIDE)]
+        if INSIDE in device.scenarios:
+            reached.append(("sequencer", "frames"))
+        control = "".join(f'public_flat_rw -module "{m}" -var "{name}"\n' for m, name in reached)
+        self.compile(
+            "ports",
+            folder,
+            library,
+            {"SAMPLE": address.size, "PIXEL": program.operand_bits + 2},
+            f"`verilator_config\n{control}",
+        )
 
     def run_device(
-        self, device: Device, seed: int, scenarios: Sequence[str], plusargs: Sequence[str] = ()
+        self, device: Driven, seed: int, scenarios: Sequence[str], plusargs: Sequence[str] = ()
     ) -> Trace:
         """Run scenarios on what was built."""
         with tempfile.TemporaryDirectory(dir=self.work, prefix="run-") as name:
@@ -342,7 +352,7 @@ class StressBench(Bench):
                 try:
                     _runner(self.simulator).test(
                         test_module="scotopia.sim.cocotb_stress",
-                        hdl_toplevel="retina",
+                        hdl_toplevel="ports",
                         hdl_toplevel_lang="verilog",
                         build_dir=self.work / "build",
                         test_dir=folder,
@@ -360,7 +370,7 @@ class StressBench(Bench):
                     # A loop without a register in it: the device's fault, and not the bench's.
                     return Trace(
                         tuple(scenarios),
-                        np.empty((0, FIELDS + len(Outputs._fields)), np.int64),
+                        np.empty((0, FIELDS + len(Outputs._fields) + 1), np.int64),
                         np.array([0]),
                         np.array([0.0]),
                         np.empty((0, 2), np.int64),

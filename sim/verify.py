@@ -1,13 +1,14 @@
 """Staged verification: each stage is compared with the golden model, code by code."""
 
 import multiprocessing
+import os
 import pickle
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,11 @@ from .compare import compare
 from .evidence import Evidence, evidence, window
 from .faults import instrument, sure_faults
 from .netlist import cell_models, synthesize_netlist
+from .port_faults import PORT_FAULTS, port_faults
+from .ports import RuleDevice, Use, uses
 from .simulators import Bench
 from .stimulus import Stimulus, central_crop, golden_states
+from .stress import StressBench, check_trace
 
 WAVEFORM = "mismatch.vcd"
 
@@ -46,11 +50,13 @@ class Stage:
     compared
         On what: "16 x 16 cells, 8 frames, every channel and step".
     cell_updates, mismatches
-        As in `Comparison`.
+        As in `Comparison`; at the ports, steps that the golden model did for all cells, and
+        scenarios in which something differs.
     seconds
         Wall time, compiling included.
     cycles
-        Clock cycles simulated, reading included; 0 where there is no clock.
+        Clock cycles simulated, reading included; 0 where there is no clock. At the ports, those
+        in which every output was compared.
     expect_mismatch
         Whether a fault was planted, which the comparison must find.
     detail
@@ -63,6 +69,8 @@ class Stage:
         What went into the first mismatch.
     waveform
         File that shows it.
+    ports
+        How far each port and register was exercised, where the stage is about them.
     """
 
     name: str
@@ -77,13 +85,16 @@ class Stage:
     skipped: bool = False
     evidence: Evidence | None = field(default=None, repr=False)
     waveform: Path | None = None
+    ports: tuple[Use, ...] = field(default=(), repr=False)
 
     @property
     def passed(self) -> bool:
-        """Value of the stage's verdict. A stage that compared nothing has not passed."""
-        if self.measured or self.skipped:
+        """Value of the stage's verdict. One that compared nothing, or was skipped, has not."""
+        if self.measured:
             return True
-        return self.cell_updates > 0 and (self.mismatches > 0) == self.expect_mismatch
+        if self.expect_mismatch:
+            return self.mismatches > 0
+        return self.cell_updates > 0 and not self.mismatches
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,10 @@ PATIENCE = 80_000
 
 #: So few cells see nothing at 1 %, and what sees nothing proves nothing: they are shown this share.
 SMALL_DENSITY = 0.5
+
+#: The largest array whose ports are driven if it was emitted just now: with three rows, there are
+#: addresses outside it.
+PORTS = Extent(3, 4, 0)
 
 
 @dataclass(frozen=True)
@@ -154,7 +169,14 @@ class Material:
 
     def _show(self, extent: Extent, density: float) -> Stimulus:
         crop = central_crop(self.frames, self.clip_name, extent.height, extent.width, extent.frames)
-        return Stimulus.of(self.rule, crop, sample_mask(crop.shape, density, self.seed))
+        mask = sample_mask(crop.shape, density, self.seed)
+        if self.rule.config.inputs and not mask.any():
+            raise InputError(
+                f"no pixel arrives in {extent.frames} frame(s) of {extent.height} x {extent.width} "
+                f"cells at density {density:g}, so that nothing would be compared: raise the density "
+                "or the number of frames, or make the array larger"
+            )
+        return Stimulus.of(self.rule, crop, mask)
 
     def brief(self) -> "Material":
         """Return the same with as many steps a frame as a slow stage has time for."""
@@ -216,6 +238,7 @@ def verify(
     simulator: str = "verilator",
     gates: bool = False,
     faults: bool = False,
+    ports: bool = True,
     waveforms: Path | None = None,
     on_stage: Callable[[str], None] = lambda name: None,
 ) -> list[Stage]:
@@ -232,9 +255,13 @@ def verify(
         Runs the Verilog: verilator or icarus.
     gates
         Whether to go on: to the other simulator, and to a netlist of gates. What those need is
-        optional, and without it they are skipped.
+        optional; without it they are skipped, and have not passed.
     faults
         Whether to plant faults, each of which a run on the small extent must find.
+    ports
+        Whether to drive the ports, too: every command, random stalls, resets at any time, drops,
+        registers and another program, all outputs compared in every clock. Of Verilog that is
+        given in full; of what is emitted here, on an array of at most 3 x 4 cells.
     waveforms
         Folder for a waveform of the first mismatch of the Verilog.
     on_stage
@@ -259,7 +286,7 @@ def verify(
     if verilog is not None:
         read_manifest(verilog)
     with (
-        Bench(simulator) as bench,
+        StressBench(simulator) as bench,
         tempfile.TemporaryDirectory(prefix="scotopia-") as name,
         ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as other_core,
     ):
@@ -293,6 +320,13 @@ def verify(
         stages.insert(1, replace(stages.pop(), seconds=seconds))
         on_stage("golden model = program, from any state")
         stages.insert(2, _steps_from_anywhere(program))
+        few = min(PORTS.height, extent.height), min(PORTS.width, extent.width)
+        if ports:
+            on_stage(PORTS_STAGE.format(simulator.capitalize()))
+            shape = few if verilog is None else (extent.height, extent.width)
+            device = RuleDevice(program, *shape)
+            emitted = verilog or _emitted(program, shape, scratch / "ports")
+            stages.append(_ports(bench, device, emitted, library, seed))
         shape = material.stimulus(small=True).shape
         small = _emitted(program, shape, scratch / "small")
         if gates:
@@ -312,7 +346,79 @@ def verify(
                     small=True,
                     expect_mismatch=True,
                 )
+            folder = _emitted(program, few, scratch / "port faults")
+            found = _port_faults(bench, RuleDevice(program, *few), folder, on_stage)
+            stages += found
     return stages
+
+
+PORTS_STAGE = "contract of the ports = Verilog ({})"
+
+
+def _ports(
+    bench: StressBench,
+    device: RuleDevice,
+    verilog: Path,
+    library: Sequence[Path],
+    seed: int,
+) -> Stage:
+    """Drive the ports through all scenarios, and compare every clock with their contract."""
+    start = time.perf_counter()
+    bench.build_device(device, verilog, library)
+    trace = bench.run_device(device, seed, device.scenarios)
+    findings = check_trace(device, trace)
+    wrong = [finding for finding in findings if finding.detail]
+    used = uses(device, trace, verilog)
+    idle = [use.name for use in used if not use.exercised]
+    detail = f"not exercised: {', '.join(idle)}" if idle else "every port and register exercised"
+    if wrong:
+        detail = f"{wrong[0].scenario}: {wrong[0].detail}"
+    cells = device.height * device.width
+    return Stage(
+        PORTS_STAGE.format(bench.simulator.capitalize()),
+        f"{device}, {len(findings)} scenarios of commands, stalls, resets, drops and registers; "
+        "every output in every clock",
+        sum(finding.steps for finding in findings) * cells,
+        len(wrong),
+        time.perf_counter() - start,
+        detail=detail,
+        cycles=sum(finding.clocks for finding in findings),
+        ports=used,
+    )
+
+
+def _port_faults(
+    bench: StressBench, device: RuleDevice, folder: Path, on_stage: Callable[[str], None]
+) -> list[Stage]:
+    """Plant every fault at the ports, and drive each through the scenario that is to find it."""
+    planted = port_faults(folder)
+    instrument(folder, planted)
+    bench.build_device(device, folder)
+    stages = []
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
+        drive = partial(_drive_with_fault, bench, device)
+        for fault, stage in zip(planted, pool.map(drive, range(len(planted))), strict=True):
+            on_stage(fault.name)
+            stages.append(replace(stage, name=fault.name))
+    return stages
+
+
+def _drive_with_fault(bench: StressBench, device: RuleDevice, index: int) -> Stage:
+    """Drive what was built with one of `PORT_FAULTS` awake through the scenario that is for it."""
+    start = time.perf_counter()
+    scenario = PORT_FAULTS[index].scenario
+    trace = bench.run_device(device, 0, (scenario,), [f"+fault={index + 1}"])
+    (finding,) = check_trace(device, trace)
+    return Stage(
+        PORT_FAULTS[index].name,
+        f"{device}, {scenario}; every output in every clock",
+        finding.steps * device.height * device.width,
+        int(bool(finding.detail)),
+        time.perf_counter() - start,
+        expect_mismatch=True,
+        detail=finding.detail,
+        cycles=finding.clocks,
+    )
 
 
 def _steps_from_anywhere(program: Program) -> Stage:

@@ -47,8 +47,8 @@ def test_faults_lie_in_every_area(rule: IntegerRule, verilog: Path) -> None:
 
 def test_every_edit_changes_its_line_and_no_other(verilog: Path) -> None:
     texts = {path: path.read_text() for path in verilog.glob("*.v")}
-    for edit in (fault.edit for fault in verilog_faults(verilog)):
-        assert edit is not None
+    for fault in verilog_faults(verilog):
+        (edit,) = fault.edits
         edit.plant(verilog)
         for path, before in texts.items():
             lines = before.split("\n"), path.read_text().split("\n")
@@ -82,7 +82,7 @@ def test_instrumented_verilog_holds_every_fault_and_sleeps(
     program = Program.compile(rule)
     faults = draw(every_fault(program, verilog), 2, seed=3)
     instrument(verilog, faults)
-    edits = [number for number, fault in enumerate(faults, 1) if fault.edit]
+    edits = [number for number, fault in enumerate(faults, 1) if fault.edits]
     text = "".join(path.read_text() for path in verilog.glob("*.v"))
     assert sorted(map(int, re.findall(r"fault == (\d+) \?", text))) == edits
     stimulus = random_stimulus(rule, 1, 2, 3, 3)
