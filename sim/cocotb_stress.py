@@ -66,7 +66,7 @@ MOST_CLOCKS = 200_000
 MANY = 256
 
 #: A step that takes more clocks is long: the simulator goes on alone.
-LONG_STEP = 2000
+LONG_STEP = 600
 
 #: A write to a register, and what the device answered in that clock.
 Writes = Generator[tuple[int, int] | None, Outputs, None]

@@ -35,6 +35,7 @@ from .anywhere import compare_steps, moments
 from .check import Check, Verdict
 from .compare import compare
 from .faults import Area, Fault, draw, instrument, program_faults, rule_faults, verilog_faults
+from .port_faults import PORT_FAULTS
 from .simulators import Bench, Build
 from .specimen import specimen
 from .stimulus import Stimulus
@@ -298,6 +299,8 @@ def _plant_in_verilog(
         folder = Path(name)
         emit(program, height, width, folder)
         faults = draw([f for f in verilog_faults(folder) if f.area in areas], each, seed)
+        # Those at the ports are few, each of a kind of its own, and planted whatever `each`.
+        faults += [fault.fault(folder) for fault in PORT_FAULTS if fault.area in areas]
         instrument(folder, faults)
         stimulus = _stimulus(program.rule, seed, FRAMES, height, width)
         with Bench() as bench:

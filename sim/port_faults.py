@@ -65,11 +65,6 @@ class PortFault:
         return Fault(self.area, f"{file}: {self.name}", edits=tuple(edits))
 
 
-def port_faults(folder: Path) -> list[Fault]:
-    """Return all faults at the ports, in the order of `PORT_FAULTS`, for emitted Verilog."""
-    return [fault.fault(folder) for fault in PORT_FAULTS]
-
-
 # Patterns of the sequencer. Its states: 0 reset, 1 clears, 2 idle, 3 takes a sample, 4 decides
 # whether there is a step to do, 7 does it, 5 and 8 forget, 6 and 9 load a channel, a to c send it.
 _IN_CASE = r"(?:(?!endcase).)*?"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from .compare import compare
 from .evidence import Evidence, evidence, window
 from .faults import instrument, sure_faults
 from .netlist import cell_models, synthesize_netlist
-from .port_faults import PORT_FAULTS, port_faults
+from .port_faults import PORT_FAULTS
 from .ports import RuleDevice, Use, uses
 from .simulators import Bench
 from .stimulus import Stimulus, central_crop, golden_states
@@ -116,8 +116,8 @@ PATIENCE = 80_000
 #: So few cells see nothing at 1 %, and what sees nothing proves nothing: they are shown this share.
 SMALL_DENSITY = 0.5
 
-#: The largest array whose ports are driven if it was emitted just now: with three rows, there are
-#: addresses outside it.
+#: The largest array whose ports are driven if it was emitted just now, and that in which faults are
+#: planted there: with three rows, there are addresses outside it.
 PORTS = Extent(3, 4, 0)
 
 
@@ -173,8 +173,8 @@ class Material:
         if self.rule.config.inputs and not mask.any():
             raise InputError(
                 f"no pixel arrives in {extent.frames} frame(s) of {extent.height} x {extent.width} "
-                f"cells at density {density:g}, so that nothing would be compared: raise the density "
-                "or the number of frames, or make the array larger"
+                f"cells at density {density:g}, so that nothing would be compared: raise the "
+                "density or the number of frames, or make the array larger"
             )
         return Stimulus.of(self.rule, crop, mask)
 
@@ -346,9 +346,9 @@ def verify(
                     small=True,
                     expect_mismatch=True,
                 )
-            folder = _emitted(program, few, scratch / "port faults")
-            found = _port_faults(bench, RuleDevice(program, *few), folder, on_stage)
-            stages += found
+            whole = PORTS.height, PORTS.width
+            folder = _emitted(program, whole, scratch / "port_faults")
+            stages += _port_faults(bench, RuleDevice(program, *whole), folder, on_stage)
     return stages
 
 
@@ -391,20 +391,22 @@ def _port_faults(
     bench: StressBench, device: RuleDevice, folder: Path, on_stage: Callable[[str], None]
 ) -> list[Stage]:
     """Plant every fault at the ports, and drive each through the scenario that is to find it."""
-    planted = port_faults(folder)
+    planted = [fault.fault(folder) for fault in PORT_FAULTS]
     instrument(folder, planted)
     bench.build_device(device, folder)
     stages = []
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
-        drive = partial(_drive_with_fault, bench, device)
-        for fault, stage in zip(planted, pool.map(drive, range(len(planted))), strict=True):
+        sent = pickle.dumps((bench, device))
+        futures = [pool.submit(_drive_with_fault, sent, i) for i in range(len(planted))]
+        for fault, future in zip(planted, futures, strict=True):
             on_stage(fault.name)
-            stages.append(replace(stage, name=fault.name))
+            stages.append(replace(future.result(), name=fault.name))
     return stages
 
 
-def _drive_with_fault(bench: StressBench, device: RuleDevice, index: int) -> Stage:
+def _drive_with_fault(sent: bytes, index: int) -> Stage:
     """Drive what was built with one of `PORT_FAULTS` awake through the scenario that is for it."""
+    bench, device = pickle.loads(sent)
     start = time.perf_counter()
     scenario = PORT_FAULTS[index].scenario
     trace = bench.run_device(device, 0, (scenario,), [f"+fault={index + 1}"])

@@ -57,12 +57,12 @@ def test_one_part_alone(run: Run, parts: dict[str, list[Check]], tmp_path: Path)
     assert [check["part"] for check in found["checks"]] == ["stress"]
 
 
-def test_what_fails_or_is_skipped_is_seen(
+def test_what_fails_or_is_skipped_is_seen_and_does_not_pass(
     run: Run, parts: dict[str, list[Check]], tmp_path: Path
 ) -> None:
     parts["formal"][0] = Check("formal", "x", Verdict.SKIPPED, 0, "cases", 0, "z3 is missing")
     status, out, _ = run("prove", "--report", tmp_path)
-    assert status == 0 and "skipped" in out
+    assert status == 1 and "skipped" in out
     parts["stress"][0] = Check("stress", "x", Verdict.FAILED, 3, "clocks", 0, "clock 5, busy")
     status, out, _ = run("prove", "--report", tmp_path)
     assert status == 1 and "failed" in out

@@ -17,7 +17,8 @@ TEST = """
 from pathlib import Path
 
 def test_verilog_is_the_rule(scotopia_verify):
-    scotopia_verify(Path("rule.safetensors"), 3, 3, verilog=Path("verilog"), density=0.5)
+    rule, verilog = Path("rule.safetensors"), Path("verilog")
+    scotopia_verify(rule, 3, 3, verilog=verilog, density=0.5, ports=False)
 """
 
 

@@ -1,3 +1,4 @@
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
+from scotopia.hdl.sequencer import Register
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.ranges import Interval, RangeProof, prove
 from scotopia.sim import verify as verification
 from scotopia.sim.anywhere import COUNT, SIDE
 from scotopia.sim.faults import drop_rounding, flip_weight_digit
+from scotopia.sim.port_faults import PORT_FAULTS
 from scotopia.sim.stimulus import Stimulus
 from scotopia.sim.verify import Extent, Stage, run_program, verify
 
@@ -47,19 +50,31 @@ def test_every_stage_agrees_and_every_fault_is_found(
 
     monkeypatch.setattr(verification, "ProcessPoolExecutor", Pool)
     names: list[str] = []
+    kept = tuple(fault for fault in PORT_FAULTS if fault.name == "a reset leaves error")
+    monkeypatch.setattr(verification, "PORT_FAULTS", kept)
     stages = verify(rule, frames, Extent(4, 5, 2), density=0.3, faults=True, on_stage=names.append)
     assert sorted(stage.name for stage in stages) == sorted(names)
     assert [stage.name.removeprefix("golden model = ") for stage in stages[1:5]] == [
         *("program", "program, from any state", "Amaranth", "Verilog (Verilator)")
     ]
-    assert [stage.expect_mismatch for stage in stages] == [False] * 5 + [True] * 3
+    assert [stage.expect_mismatch for stage in stages] == [False] * 6 + [True] * 4
     assert all(stage.passed for stage in stages)
     # No object that this thread uses is pickled by another.
-    assert [type(argument) for argument in sent] == [bytes]
+    assert {type(argument) for argument in sent} == {bytes, int}
     assert stages[2].cell_updates == COUNT * SIDE**2
     assert stages[4].cell_updates == 4 * 5 * 2 * rule.config.steps_per_frame
     assert stages[4].cycles > 0
-    assert all("first at step" in stage.detail for stage in stages[5:])
+    assert all("first at step" in stage.detail for stage in stages[6:9])
+    ports, fault = stages[5], stages[9]
+    assert ports.name == "contract of the ports = Verilog (Verilator)"
+    assert ports.compared.startswith("3 x 4 cells, 22 scenarios of ")
+    assert ports.cell_updates > 200 * 3 * 4 and ports.cycles > 100_000
+    assert ports.detail == "every port and register exercised"
+    assert {f"registers: {register.name}" for register in Register} < {
+        use.name for use in ports.ports
+    }
+    assert fault.name == "sequencer.v: a reset leaves error"
+    assert re.fullmatch(r"clock \d+, error: expected 0, found 1", fault.detail)
 
 
 def test_verilog_on_disk_is_what_is_checked(
@@ -67,7 +82,8 @@ def test_verilog_on_disk_is_what_is_checked(
 ) -> None:
     emit(flip_weight_digit(Program.compile(rule)), 3, 3, tmp_path)
     *before, verilog = verify(
-        rule, frames, Extent(3, 3, 2), density=0.5, verilog=tmp_path, waveforms=tmp_path
+        *(rule, frames, Extent(3, 3, 2)),
+        **{"density": 0.5, "verilog": tmp_path, "waveforms": tmp_path, "ports": False},
     )
     assert all(stage.passed for stage in before)
     assert not verilog.passed
@@ -85,7 +101,7 @@ def test_a_number_outside_its_proven_range_is_a_mismatch(
     proof = prove(rule)
     channels = proof.channels | {"x0": Interval(0, 1)}
     shrunk = replace(rule, proof=RangeProof(channels, proof.results))
-    first, *others = verify(shrunk, frames, Extent(3, 3, 2), density=0.5)
+    first, *others = verify(shrunk, frames, Extent(3, 3, 2), density=0.5, ports=False)
     assert first.name == "golden model in its proven ranges"
     assert not first.passed and "x0" in first.detail
     assert all(stage.passed for stage in others)
@@ -115,8 +131,11 @@ def test_what_is_not_installed_is_skipped_and_seen(
     found = shutil.which
     monkeypatch.setattr(shutil, "which", lambda tool: None if "verilog" in tool else found(tool))
     monkeypatch.setattr(verification, "no_yosys", lambda: "yosys is not installed")
-    *stages, icarus, netlist = verify(rule, frames, Extent(2, 2, 1), density=0.5, gates=True)
-    assert not any(stage.skipped for stage in stages)
+    *stages, icarus, netlist = verify(
+        rule, frames, Extent(2, 2, 1), density=0.5, gates=True, ports=False
+    )
+    assert all(stage.passed for stage in stages)
+    assert not icarus.passed and not netlist.passed
     assert icarus.skipped and icarus.detail.startswith("iverilog is not on the path")
     assert netlist.skipped and netlist.detail == "yosys is not installed"
     assert icarus.cell_updates == netlist.cell_updates == 0
