@@ -38,14 +38,31 @@ OF_MANY = (
 )
 
 
+#: What an array is driven through in a simulator that does some 10,000 clocks a second.
+OF_SLOW = (
+    "samples that repeat a pixel",
+    "samples outside the array",
+    "samples during a readout",
+    "READ of a channel that is not there",
+    "counters restart with a reset",
+    "status cleared at the clock of a drop",
+)
+
+
 class RuleDevice(Driven):
     """An array of a rule that someone uses.
 
     The other program is that of the same rule with one weight turned round.
+
+    Parameters
+    ----------
+    slow
+        Whether the simulator is slow, as Icarus Verilog is.
     """
 
-    def __init__(self, program: Program, height: int, width: int) -> None:
+    def __init__(self, program: Program, height: int, width: int, slow: bool = False) -> None:
         self.height, self.width, self.effort, self.long = height, width, 10, False
+        self.slow = slow
         self.programs = (program, *other_programs(program))
 
     def __str__(self) -> str:
@@ -54,6 +71,8 @@ class RuleDevice(Driven):
     @property
     def scenarios(self) -> tuple[str, ...]:
         """Which make sense on Verilog that may have been changed by hand, and end in minutes."""
+        if self.slow:
+            return OF_SLOW
         if self.height * self.width > MANY:
             return OF_MANY
         left_out = (INSIDE, *(LOADING if len(self.programs) == 1 else ()))

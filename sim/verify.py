@@ -324,7 +324,7 @@ def verify(
         if ports:
             on_stage(PORTS_STAGE.format(simulator.capitalize()))
             shape = few if verilog is None else (extent.height, extent.width)
-            device = RuleDevice(program, *shape)
+            device = RuleDevice(program, *shape, slow=simulator == "icarus")
             emitted = verilog or _emitted(program, shape, scratch / "ports")
             stages.append(_ports(bench, device, emitted, library, seed))
         shape = material.stimulus(small=True).shape

@@ -15,7 +15,7 @@ from scotopia.sim import verify as verification
 from scotopia.sim.cocotb_stress import MANY, SCENARIOS
 from scotopia.sim.device_model import DeviceModel, Inputs, Mismatch, Outputs
 from scotopia.sim.port_faults import PORT_FAULTS
-from scotopia.sim.ports import OF_MANY, RuleDevice, other_programs, top_ports, uses
+from scotopia.sim.ports import OF_MANY, OF_SLOW, RuleDevice, other_programs, top_ports, uses
 from scotopia.sim.stress import INSIDE, Trace
 from scotopia.sim.verify import Extent, verify
 
@@ -113,6 +113,12 @@ def test_many_cells_are_driven_through_less(rule: IntegerRule) -> None:
     program = Program.compile(rule)
     assert RuleDevice(program, MANY + 1, 1).scenarios == OF_MANY
     assert set(OF_MANY) < set(RuleDevice(program, MANY, 1).scenarios)
+
+
+def test_slow_simulator_drives_less(rule: IntegerRule) -> None:
+    program = Program.compile(rule)
+    assert RuleDevice(program, 3, 4, slow=True).scenarios == OF_SLOW
+    assert set(OF_SLOW) < set(RuleDevice(program, 3, 4).scenarios)
 
 
 # What was exercised.
