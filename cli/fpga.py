@@ -1,11 +1,7 @@
 """What `scotopia fpga` does: arrays on devices, beside their estimates, or these alone."""
 
 import re
-import signal
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ from rich.table import Table
 from scotopia.hdl.estimate import Estimate, estimate
 from scotopia.hdl.fpga import RESOURCES, STAGES, DoesNotFitError, FpgaReport, check, measure
 from scotopia.hdl.program import Program
+from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 
@@ -118,7 +115,7 @@ def run_fpga(job: Job, on_tool: Callable[[str], None]) -> Outcome:
     program = Program.compile(integer)
     expected = {size: estimate(integer, *size) for size in job.sizes}
     outcome = Outcome(job.rule)
-    with _clean_end(), tempfile.TemporaryDirectory(prefix="scotopia-") as temporary:
+    with processes.temporary_folder() as temporary:
         for (height, width), device in pairs:
             guess = expected[height, width]
             assert guess.cycles_per_frame is not None  # only a rule that does not compile has none
@@ -177,16 +174,6 @@ def estimates_json(rule: str, estimates: Sequence[Estimate]) -> dict[str, Any]:
     """Return the estimates as `as_json` does, but nothing is measured."""
     runs = [{"stage": "estimate", "estimate": one.as_dict()} for one in estimates]
     return {"rule": rule, **runs[0]} if len(runs) == 1 else {"rule": rule, "runs": runs}
-
-
-@contextmanager
-def _clean_end() -> Iterator[None]:
-    """End at SIGTERM as at Ctrl-C: a tool that works for hours must not outlive this process."""
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def as_rows(report: FpgaReport, expected: Estimate) -> Iterator[tuple[str, str, str, str]]:

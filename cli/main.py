@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -39,6 +40,7 @@ from .outputs import (
     Writes,
     check_outputs,
 )
+from .stop import ended_by_signals
 
 # torch, amaranth and cocotb take seconds to import: each command imports what it needs.
 
@@ -1202,9 +1204,17 @@ def write_json(path: Path | None, result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit status 2."""
+    with warnings.catch_warnings(), ended_by_signals():
+        warnings.showwarning = lambda message, *_where, **_how: tell(str(message))
+        status = run_command()
+    raise SystemExit(status)
+
+
+def run_command() -> object:
+    """Run the command that the arguments name, and return its exit status."""
     try:
         # Without a command it shows its help; else what it refuses is ours to tell, in one line.
-        status = app(standalone_mode=len(sys.argv) == 1)
+        return app(standalone_mode=len(sys.argv) == 1)
     except InputError as error:
         fail(str(error))
     except TyperException as error:  # options that make no sense
@@ -1222,10 +1232,14 @@ def main() -> None:
         # What a command writes has its name: see `model.files.naming`.
         name = error.filename or f"standard output, or a file in {tempfile.gettempdir()}"
         fail(f"{name}: {error.strerror}: {remedy}")
-    raise SystemExit(status)
 
 
 def fail(message: str) -> NoReturn:
     """Print one line and exit with status 2."""
-    print(f"scotopia: {' '.join(message.split())}", file=sys.stderr)
+    tell(message)
     raise SystemExit(2)
+
+
+def tell(message: str) -> None:
+    """Print one line on standard error."""
+    print(f"scotopia: {' '.join(message.split())}", file=sys.stderr)

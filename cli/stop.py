@@ -1,9 +1,90 @@
-"""Long work that a user may stop: it ends where nothing is lost."""
+"""What SIGINT, SIGTERM and SIGHUP do: a command ends, and where it can, where nothing is lost."""
 
+import os
+import select
+import shutil
 import signal
+import sys
+import threading
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
+
+from scotopia.model.processes import kill_children, one_folder
+
+#: Seconds that the main thread has to heed a signal: it cannot while a library computes.
+PATIENCE = 1.0
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """A signal asks the command to end."""
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """End the process at a signal: one line, status 128 + its number, no process or file left.
+
+    What runs in here gets `Interrupted`, and `PATIENCE` to end by itself. Who handles a signal in
+    another way meanwhile, as `Stop`, is let alone. Signals that were ignored stay so.
+    """
+    with one_folder() as folder:
+        received: list[int] = []
+        ending = threading.Lock()
+
+        def interrupt(number: int, _frame: FrameType | None) -> None:
+            if not received:
+                received.append(number)
+                warnings.simplefilter("ignore")  # of what was begun and is not used
+                raise Interrupted
+
+        def watch() -> None:
+            with os.fdopen(reader, "rb", buffering=0) as signals:
+                while number := signals.read(1):  # nothing once the other end is closed
+                    if signal.getsignal(number[0]) is interrupt:
+                        deadline = time.monotonic() + PATIENCE
+                        while (left := deadline - time.monotonic()) > 0:
+                            if select.select([signals], [], [], left)[0] and not signals.read(1):
+                                return
+                        end(number[0])
+
+        def end(number: int) -> NoReturn:
+            ending.acquire()  # once, for which of the two threads comes first
+            kill_children()
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError, ValueError):
+                if sys.stdout.isatty():
+                    sys.stdout.write("\x1b[?25h\n")  # the cursor that a progress bar hides
+                sys.stdout.flush()
+            name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            with suppress(OSError, ValueError):
+                print(f"scotopia: ended by {name}", file=sys.stderr, flush=True)
+            # Not by an exception: that would wait for all threads, which compute.
+            os._exit(128 + number)
+
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        before = {
+            number: signal.signal(number, interrupt)
+            for number in _NUMBERS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        except Interrupted:
+            end(received[0])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)
+            os.close(writer)
 
 
 class Stop:

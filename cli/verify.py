@@ -3,12 +3,12 @@
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from scotopia.hdl.emit import emit, read_manifest
 from scotopia.hdl.program import Program
+from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.model.video import resolve_clip
@@ -70,7 +70,7 @@ def verify(
     material = Material(integer, source.frames, whole, density, seed, source.name)
     if verilog is not None:
         read_manifest(verilog)
-    with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
+    with processes.temporary_folder() as name:
         scratch = Path(name)
         if netlist is not None:
             verilog = as_device(Program.compile(integer), height, width, netlist, scratch)

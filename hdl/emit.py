@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.back import verilog
+from amaranth.back.verilog import YosysError
 from amaranth.lib import wiring
 
+from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.model.files import write_atomically
 
@@ -70,10 +72,16 @@ def verilog_modules(program: Program, height: int, width: int) -> dict[str, str]
         "row_buffer": RowBuffer(program, width),
         "retina": Retina(program, height, width, by_name=True),
     }
-    return {
-        name: verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)
-        for name, part in parts.items()
-    }
+    try:
+        with processes.in_environment():  # for the Yosys that Amaranth starts
+            return {
+                name: verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)
+                for name, part in parts.items()
+            }
+    except YosysError as error:
+        what = (str(error).splitlines() or ["no output"])[-1].strip()
+        mend = processes.remedy(what, "install amaranth[builtin-yosys] again")
+        raise InputError(f"Yosys failed to write the Verilog ({what}): {mend}") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

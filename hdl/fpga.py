@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.model.files import write_atomically
 
@@ -549,15 +550,7 @@ def run(command: list[str], log: Path, file: str, timeout: float | None = None) 
     tool = f"{Path(command[0]).name} on {log.parent / file}"
     with log.open("w") as output:
         try:
-            status = subprocess.run(
-                command,
-                cwd=log.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=timeout,
-                check=False,
-            ).returncode
+            status = processes.run(command, output, folder=log.parent, timeout=timeout)
         except subprocess.TimeoutExpired:
             raise InputError(
                 f"{tool} took more than {timeout:g} s: raise --timeout, or choose a smaller array"

@@ -28,18 +28,21 @@ def unroll(
     fired: Tensor | None,
     dither: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `scotopia.model.unroll.unroll_plainly`, for tensors of a CPU."""
-    layers = rule.layers()
-    parameters = torch.cat([part.reshape(-1) for part in layers])
-    on_grids = rule.grids is not None
-    library = native.compile_library(rule.config, on_grids, rule.needs_doubles(layers))
-    if library is None:
-        raise RuntimeError(f"g++ failed on {native.SOURCE}, but not for another shape of rule")
+    """As `scotopia.model.unroll.unroll_plainly`, for tensors of a CPU; needs its `library`."""
+    parameters = torch.cat([part.reshape(-1) for part in rule.layers()])
+    compiled = library(rule)
+    assert compiled is not None
     shown, noise = (samples.contiguous(), valids.contiguous()), (fired, dither)
     predictions, last = _Unroll.apply(  # type: ignore[no-untyped-call]
-        parameters, library, rule.config, rule.grids, state, *shown, noise
+        parameters, compiled, rule.config, rule.grids, state, *shown, noise
     )
     return predictions, last.detach()
+
+
+def library(rule: Rule) -> ctypes.CDLL | None:
+    """What is compiled for a rule; None if the compiler fails."""
+    wide = rule.needs_doubles(rule.layers())
+    return native.compile_library(rule.config, rule.grids is not None, wide)
 
 
 class _Unroll(torch.autograd.Function):

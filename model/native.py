@@ -2,13 +2,14 @@
 
 import ctypes
 import shutil
-import subprocess
-import tempfile
 import threading
+import warnings
 from functools import cache
 from pathlib import Path
 
+from . import processes
 from .config import INPUTS, RuleConfig
+from .errors import InputError
 
 SOURCE = Path(__file__).with_name("fused.cpp")
 FLAGS = (
@@ -20,15 +21,9 @@ FLAGS = (
 )
 
 
-@cache
 def available() -> bool:
-    """Whether the GNU C++ compiler is there, and makes code for this processor."""
-    return shutil.which("g++") is not None and compile_library(RuleConfig()) is not None
-
-
-@cache
-def _folder() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="scotopia-")
+    """Whether there is a GNU C++ compiler."""
+    return shutil.which("g++") is not None
 
 
 _compiling = threading.Lock()
@@ -37,7 +32,9 @@ _compiling = threading.Lock()
 def compile_library(
     config: RuleConfig, quantized: bool = False, wide: bool = False
 ) -> ctypes.CDLL | None:
-    """Compile `fused.cpp` for rules of one shape, once a process; None if the compiler fails.
+    """Compile `fused.cpp` for rules of one shape, once a process.
+
+    None, with a warning that says why, if that fails: NumPy or PyTorch has to do the same then.
 
     Parameters
     ----------
@@ -63,10 +60,21 @@ def _compile(config: RuleConfig, quantized: bool, wide: bool) -> ctypes.CDLL | N
         "TRACE_TICK": 2.0**-config.trace_bits,
         **{f"HAS_{name.upper()}": int(name in config.inputs) for name in INPUTS},
     }
-    folder = Path(_folder().name)
-    library = folder / f"rule{len(list(folder.iterdir()))}.so"
     options = [f"-D{name}={value}" for name, value in defines.items()]
-    command = ["g++", *FLAGS, *options, str(SOURCE), "-o", str(library)]
-    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        return None
-    return ctypes.CDLL(str(library))
+    try:
+        with processes.temporary_folder() as name:
+            library, log = Path(name, "rule.so"), Path(name, "g++.log")
+            command = ["g++", *FLAGS, *options, str(SOURCE), "-o", str(library)]
+            with log.open("w") as output:
+                status = processes.run(command, output)
+            if status == 0:
+                return ctypes.CDLL(str(library))  # which needs its file no more
+            why = processes.complaint(log)
+    except (OSError, InputError) as error:
+        why = str(error)
+    warnings.warn(
+        f"g++ made no compiled steps ({why}): the same is computed without, many times slower",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None

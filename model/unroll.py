@@ -16,8 +16,8 @@ def unroll(
 ) -> tuple[Tensor, Tensor]:
     """Run `steps_per_frame` steps in each frame of a chunk.
 
-    On a CPU with a C++ compiler by `fused`, elsewhere by PyTorch's own operators: same numbers up
-    to the order of sums.
+    On a CPU with a C++ compiler that works by `fused`, elsewhere by PyTorch's own operators: same
+    numbers up to the order of sums.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ def unroll(
     samples = rule.sense(samples)
     fired = draw_fired(rule, samples, generator)
     dither = draw_dither(rule, samples, generator)
-    if samples.device.type == "cpu" and rule.fusible and native.available():
+    possible = samples.device.type == "cpu" and rule.fusible and native.available()
+    if possible and fused.library(rule) is not None:
         return fused.unroll(rule, state, samples, valids, fired, dither)
     return unroll_plainly(rule, state.detach(), samples, valids, fired, dither)
 

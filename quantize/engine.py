@@ -16,7 +16,7 @@ EXACT, EXACT_WIDE = 1 << 23, 1 << 52
 
 
 def supports(rule: IntegerRule) -> bool:
-    """Whether `Engine` computes what `IntegerRule.step` does, and there is a compiler."""
+    """Whether `Engine` computes what `IntegerRule.step` does, and a compiler makes it."""
     return (
         type(rule) is IntegerRule  # none that watches its own steps
         and rule.overflow is Overflow.SAT
@@ -24,7 +24,12 @@ def supports(rule: IntegerRule) -> bool:
         and _largest(rule) < EXACT_WIDE
         and _kept(rule)
         and native.available()
+        and _library(rule) is not None
     )
+
+
+def _library(rule: IntegerRule) -> ctypes.CDLL | None:
+    return native.compile_library(rule.config, quantized=True, wide=_largest(rule) >= EXACT)
 
 
 class Engine:
@@ -42,10 +47,8 @@ class Engine:
     """
 
     def __init__(self, rule: IntegerRule, height: int, width: int) -> None:
-        wide = _largest(rule) >= EXACT
-        library = native.compile_library(rule.config, quantized=True, wide=wide)
-        if library is None:
-            raise RuntimeError(f"g++ failed on {native.SOURCE}, but not for another shape of rule")
+        library = _library(rule)
+        assert library is not None  # by `supports`
         self.rule, self._library = rule, library
         self._shape = height, width
         self._row = library.padded_width(width)

@@ -14,7 +14,6 @@ stimulus does: of two samples of a pixel, one frame apart, the second differs fr
 and in the step that takes it, the input `flicker` shows that difference.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
+from scotopia.model import processes
 from scotopia.model.config import Border, Kind, RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
@@ -957,7 +957,7 @@ def prove(
     def array(trial: Trial) -> tuple[Automaton, Border, Place, int]:
         return trial.automaton, trial.border, trial.shape, trial.steps_per_frame
 
-    with Bench(simulator) as bench, tempfile.TemporaryDirectory(prefix="scotopia-") as work:
+    with Bench(simulator) as bench, processes.temporary_folder() as work:
         for number, (_, group) in enumerate(groupby(chosen, array)):
             build: Build | None = None
             for trial in group:

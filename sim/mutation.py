@@ -14,11 +14,9 @@ clocks.
 import functools
 import multiprocessing
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -27,6 +25,7 @@ import numpy as np
 
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
+from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 
@@ -36,7 +35,7 @@ from .check import Check, Verdict
 from .compare import compare
 from .faults import Area, Fault, draw, instrument, program_faults, rule_faults, verilog_faults
 from .port_faults import PORT_FAULTS
-from .simulators import Bench, Build
+from .simulators import Bench, BenchError, Build
 from .specimen import specimen
 from .stimulus import Stimulus
 from .stress import Device, StressBench, check_trace
@@ -79,12 +78,12 @@ def states_of(build: Build, number: int, program: Program | None, stimulus: Stim
     """Run fault `number` of a build's Verilog, 0 for none; say where states differ, if they do."""
     try:
         found, _ = build.run(stimulus, program, plusargs=[f"+fault={number}"])
-    except InputError as error:
-        return str(error).partition(": ")[2]
-    except RuntimeError as error:
+    except BenchError as error:
         if "converge" not in str(error):  # a loop without a register in it
             raise
         return str(error)
+    except InputError as error:
+        return str(error).partition(": ")[2]
     result = compare(stimulus.expected, found, build.rule.config.channel_names)
     return f"{result.mismatches:,} codes differ, first at {result.first}" if result.first else ""
 
@@ -109,7 +108,7 @@ def run_states(
             f"the Verilog differs before any fault is planted ({wrong}): mend it first"
         )
     found = []
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+    with processes.workers(workers) as pool:
         futures = [
             pool.submit(states_of, build, number if fault.edits else 0, fault.program, stimulus)
             for number, fault in enumerate(faults, 1)
@@ -206,7 +205,7 @@ def _plant_in_program(
     program = Program.compile(rule)
     known = [*rule_faults(program), *program_faults(program)]
     faults = draw([fault for fault in known if fault.area in areas], each, seed)
-    with tempfile.TemporaryDirectory(prefix="scotopia-") as name, Bench() as bench:
+    with processes.temporary_folder() as name, Bench() as bench:
         emit(program, HEIGHT, WIDTH, Path(name))
         build = bench.build(rule, Path(name), HEIGHT, WIDTH)
         found = run_states(
@@ -295,7 +294,7 @@ def _plant_in_verilog(
     on_check: Callable[[str], None],
 ) -> list[Outcome]:
     program, height, width = _DEVICE.programs[0], _DEVICE.height, _DEVICE.width
-    with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
+    with processes.temporary_folder() as name:
         folder = Path(name)
         emit(program, height, width, folder)
         faults = draw([f for f in verilog_faults(folder) if f.area in areas], each, seed)
@@ -315,7 +314,7 @@ def _plant_in_verilog(
                     f"the device fails before any fault is planted ({why}): mend it first"
                 )
             rest = [index for index, detail in enumerate(found) if not detail]
-            with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+            with processes.workers(workers) as pool:
                 answers = pool.map(ask, [index + 1 for index in rest])
                 for index, answer in zip(rest, answers, strict=True):
                     by[index], found[index] = answer
@@ -340,7 +339,9 @@ def _simulated(
     _comparison.append(_compared(faults))
     outcomes = []
     # A process for each: the formulas of one fault, gigabytes of them, end with it.
-    with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("fork").Pool(
+        workers, processes.begin_worker, maxtasksperchild=1
+    ) as pool:
         numbers = range(1, len(faults) + 1)
         for fault, where in zip(faults, pool.imap(_difference, numbers), strict=True):
             on_check(fault.name)
@@ -364,7 +365,7 @@ def _difference(number: int) -> str:
 def _compared(faults: Sequence[Fault]) -> Comparison:
     """Return the device with faults that are told apart by a register."""
     program, height, width = _DEVICE.programs[0], _DEVICE.height, _DEVICE.width
-    with tempfile.TemporaryDirectory(prefix="scotopia-") as name:
+    with processes.temporary_folder() as name:
         folder = Path(name)
         emit(program, height, width, folder)
         instrument(folder, faults, REGISTER)

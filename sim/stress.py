@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import EventLayout, InstructionLayout, program_depth, shape_code
+from scotopia.model import processes
 from scotopia.model.config import Border, Kind, RuleConfig
 from scotopia.model.errors import InputError
+from scotopia.model.processes import complaint
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
 from scotopia.quantize.qformat import QFormat
 
 from .check import Check, Verdict
-from .cocotb_stress import BESIDE, FOLDER, PLAN, READ, RESULT, SCENARIOS, WRITTEN
+from .cocotb_stress import BESIDE, PLAN, READ, SCENARIOS, WRITTEN
 from .device_model import Clocks, DeviceModel, Inputs, Loadable, Mismatch, Outputs
-from .simulators import Bench, _runner, _tools, complaint
+from .simulators import Bench, BenchError, simulate
 
 PART = "stress"
 
@@ -346,36 +348,23 @@ class StressBench(Bench):
         """Run scenarios on what was built."""
         with tempfile.TemporaryDirectory(dir=self.work, prefix="run-") as name:
             folder = Path(name)
-            log = folder / "run.log"
             (folder / PLAN).write_text(json.dumps(device.plan(seed, scenarios)))
-            with _tools(self.simulator):
-                try:
-                    _runner(self.simulator).test(
-                        test_module="scotopia.sim.cocotb_stress",
-                        hdl_toplevel="ports",
-                        hdl_toplevel_lang="verilog",
-                        build_dir=self.work / "build",
-                        test_dir=folder,
-                        extra_env={FOLDER: str(folder)},
-                        plusargs=plusargs,
-                        log_file=log,
-                    )
-                    with np.load(folder / RESULT, allow_pickle=False) as result:
-                        return _trace(scenarios, **result)
-                except (Exception, SystemExit) as error:
-                    if "converge" not in (what := complaint(log)):
-                        raise RuntimeError(
-                            f"the bench failed in {self.simulator}: {what}"
-                        ) from error
-                    # A loop without a register in it: the device's fault, and not the bench's.
-                    return Trace(
-                        tuple(scenarios),
-                        np.empty((0, FIELDS + len(Outputs._fields) + 1), np.int64),
-                        np.array([0]),
-                        np.array([0.0]),
-                        np.empty((0, 2), np.int64),
-                        what,
-                    )
+            module = "scotopia.sim.cocotb_stress"
+            try:
+                found = simulate(self.simulator, self.work, folder, module, "ports", plusargs)
+            except BenchError as error:
+                if "converge" not in str(error):
+                    raise
+                # A loop without a register in it: the device's fault, and not the bench's.
+                return Trace(
+                    tuple(scenarios),
+                    np.empty((0, FIELDS + len(Outputs._fields) + 1), np.int64),
+                    np.array([0]),
+                    np.array([0.0]),
+                    np.empty((0, 2), np.int64),
+                    complaint(folder / "run.log"),
+                )
+            return _trace(scenarios, **found)
 
 
 def _trace(
@@ -435,7 +424,7 @@ def prove(
             chosen = [name for name in names if name in device.scenarios]
             if not chosen:
                 continue
-            with tempfile.TemporaryDirectory() as folder:
+            with processes.temporary_folder() as folder:
                 verilog(device.programs[0], device.height, device.width, Path(folder))
                 trace = bench.trace(device, Path(folder), seed, chosen)
             for finding in check_trace(device, trace):

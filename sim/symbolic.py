@@ -10,13 +10,13 @@ Trajectories", Formal Methods in System Design 6, 1995.)
 
 import heapq
 import json
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scotopia.hdl.fpga import find_tool, run
+from scotopia.model import processes
 from scotopia.model.errors import InputError
 
 #: Literals of the two constants. A literal is twice a node's number, plus 1 if it is inverted.
@@ -428,7 +428,7 @@ def _read_memory(cell: Mapping[str, Any]) -> _Memory:
 
 def _netlist(modules: Mapping[str, str], top: str) -> Any:
     """Have Yosys read Verilog; return its gates, D flip-flops and memories."""
-    with tempfile.TemporaryDirectory() as name:
+    with processes.temporary_folder() as name:
         folder = Path(name)
         for module, text in modules.items():
             (folder / f"{module}.v").write_text(text)

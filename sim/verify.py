@@ -1,12 +1,8 @@
 """Staged verification: each stage is compared with the golden model, code by code."""
 
-import multiprocessing
-import os
 import pickle
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +13,7 @@ from numpy.typing import NDArray
 from scotopia.hdl.emit import emit, read_manifest
 from scotopia.hdl.program import Program
 from scotopia.hdl.twin import ArrayTwin
+from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.model.sampling import sample_mask
 from scotopia.quantize.integer_rule import IntegerRule
@@ -287,8 +284,8 @@ def verify(
         read_manifest(verilog)
     with (
         StressBench(simulator) as bench,
-        tempfile.TemporaryDirectory(prefix="scotopia-") as name,
-        ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as other_core,
+        processes.temporary_folder() as name,
+        processes.workers(1) as other_core,
     ):
         scratch = Path(name)
         # It takes almost as long as the Verilog: both at once. Pickled here and not by a thread of
@@ -395,7 +392,7 @@ def _port_faults(
     instrument(folder, planted)
     bench.build_device(device, folder)
     stages = []
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
+    with processes.workers() as pool:
         sent = pickle.dumps((bench, device))
         futures = [pool.submit(_drive_with_fault, sent, i) for i in range(len(planted))]
         for fault, future in zip(planted, futures, strict=True):
@@ -460,7 +457,7 @@ def _gates(
             return bench.run(brief.rule, verilog, stimulus)
 
     def as_netlist(stimulus: Stimulus) -> tuple[IntArray, int]:
-        with tempfile.TemporaryDirectory(prefix="scotopia-") as name, Bench(simulator) as bench:
+        with processes.temporary_folder() as name, Bench(simulator) as bench:
             models = synthesize_netlist(verilog, Path(name))
             return bench.run(brief.rule, Path(name), stimulus, library=models)
 
