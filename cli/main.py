@@ -320,8 +320,11 @@ def train(
     A float rule; with --quantize an integer rule, whose numbers sit on their
     grids already while it is trained.
 
-    Once a minute, and at Ctrl-C, OUT gets the rule so far, and OUT's folder
-    a checkpoint, from which --resume goes on as if nothing had happened.
+    Once a minute, at Ctrl-C and at the end, OUT gets the rule, and OUT's folder
+    a checkpoint, from which --resume goes on as if nothing had happened, with
+    more --iterations if there are to be more. At the end OUT is the rule that
+    scored best. When it is scored depends on the machine's speed: with
+    --validate-every 0, only the last is.
     Exit status 2 if the training diverges: OUT then holds the last good rule.
     """
     from scotopia.model.presets import find_preset
@@ -369,7 +372,7 @@ def train(
         dither,
     )
     if source is not None:
-        config = source.rule.config
+        config = source.config
     sensor = Sensor(photons, read_noise, dead, stuck, gain_mismatch)
     options = override(
         chosen.options,

@@ -1,4 +1,4 @@
-"""What `scotopia train` does: clips in, a rule out, and a checkpoint in case it is stopped."""
+"""What `scotopia train` does: clips in, a rule out, and a checkpoint to go on from."""
 
 import csv
 import hashlib
@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from scotopia.model.checkpoint import Checkpoint
+from scotopia.model.checkpoint import Checkpoint, digests
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.files import (
@@ -54,6 +54,9 @@ CHECKPOINT_EVERY = 60.0
 
 #: Synthetic clips that nobody trains on: their numbers begin here.
 FIRST_VALIDATION_CLIP = 1_000_000
+
+#: What the names of the tensors of the rule that scored best begin with, in a checkpoint.
+BEST = "best/"
 
 LOG_COLUMNS = ("iteration", "seconds", "loss", "learning_rate", "validation_psnr")
 
@@ -138,7 +141,7 @@ class Job:
         See `Trainer`.
     quantization
         How to train on the grid of an integer rule, which is then what is written; None for a float
-        rule. Then `start` is not used, and `config` is the source rule's.
+        rule. Then `start` is not used, and `config` is the quantization's.
     """
 
     out: Path
@@ -203,6 +206,11 @@ class Quantization:
     scales: str = "kernel"
     dither: int = 0
 
+    @property
+    def config(self) -> RuleConfig:
+        """Shape of what is trained: as integers, a perception that has filters is a full one."""
+        return replace(self.rule.config, perception="full")
+
     def __str__(self) -> str:
         if isinstance(self.rule, IntegerRule):
             return f"{self.name} ({_digest(self.rule)}), in its formats"
@@ -248,6 +256,7 @@ class _Progress:
     psnr: float | None = None  # the last validation's, dB
     best_psnr: float | None = None
     best_iteration: int = 0
+    validation: dict[str, str] = field(default_factory=dict)  # digests of clips, by name
     loss: float | None = None  # a running mean, to show
     start: str = ""
 
@@ -322,10 +331,10 @@ def parse_quantization(
             )
     if name is None:
         return None
-    for field, value in shape.items():
+    for part, value in shape.items():
         if value is not None:
             raise InputError(
-                f"{field} {value} is given beside rule {name}, which has a shape: leave it out"
+                f"{part} {value} is given beside rule {name}, which has a shape: leave it out"
             )
     path = rule_path(name)
     rule = Rule.load(path) if rule_kind(path) != "integer rule" else IntegerRule.load(path)
@@ -398,9 +407,7 @@ def _run_training(job: Job, progress: Progress, console: Console) -> Rule:
         except InputError as error:
             raise InputError(f"validation clip {clip.name}: {error}") from error
     with progress:
-        rule = _train(job, checkpoint, device, real, validation, progress, console)
-    job.checkpoint.unlink(missing_ok=True)
-    return rule
+        return _train(job, checkpoint, device, real, validation, progress, console)
 
 
 def _train(
@@ -418,10 +425,15 @@ def _train(
     rule = _new_rule(job, real, synthetic)
     teacher = None if job.teacher is None else job.teacher.rule
     trainer = Trainer(rule, real, job.options, synthetic=synthetic, device=device, teacher=teacher)
-    done = _Progress(start=job.beginning)
+    scored_on = digests(validation)
+    done, best = _Progress(start=job.beginning, validation=scored_on), None
     if checkpoint is not None:
-        trainer.resume(checkpoint, job.checkpoint)
+        best = _best_of(checkpoint, trainer.result(), job.checkpoint)
+        others = {n: array for n, array in checkpoint.tensors.items() if not n.startswith(BEST)}
+        trainer.resume(replace(checkpoint, tensors=others), job.checkpoint)
         done = _Progress(**checkpoint.notes)
+        if done.validation != scored_on:  # no score is comparable
+            done = replace(done, best_psnr=None, best_iteration=0, validation=scored_on)
     console.print(
         f"training {trainer.rule.parameter_count} parameters on {device}"
         + (f", from iteration {trainer.iteration} on" if checkpoint else "")
@@ -432,7 +444,19 @@ def _train(
         "command": job.command,
     }
     with _open_log(job, trainer.iteration) as log:
-        return _Loop(job, trainer, validation, done, record, log, progress, console).run()
+        return _Loop(job, trainer, validation, done, best, record, log, progress, console).run()
+
+
+def _best_of(checkpoint: Checkpoint, like: Rule, path: Path) -> Rule | None:
+    """Find the rule that scored best in a checkpoint; None if none was scored."""
+    if checkpoint.notes.get("best_psnr") is None:
+        return None
+    for name, weight in like.named_parameters():
+        found = checkpoint.tensors.get(BEST + name)
+        if found is None or found.shape != tuple(weight.shape):
+            raise InputError(f"checkpoint {path} is damaged: remove it to start anew")
+        weight.copy_(torch.from_numpy(found))
+    return like
 
 
 def _new_rule(job: Job, real: Sequence[Clip], synthetic: Sequence[Clip]) -> Rule:
@@ -448,6 +472,7 @@ class _Loop:
     trainer: Trainer
     validation: list[Clip]
     done: _Progress
+    best: Rule | None  # the one that scored best
     record: dict[str, Any]
     log: TextIO | None
     progress: Progress
@@ -484,7 +509,7 @@ class _Loop:
                 self._write_row(loss, learning_rate, score)
                 self._show()
                 if trainer.iteration < total and (stop.received or now - saved >= CHECKPOINT_EVERY):
-                    trainer.checkpoint(**vars(done)).write(job.checkpoint)
+                    self._write_checkpoint()
                     self._save_rule()
                     saved = time.monotonic()
                     if stop.received:
@@ -493,13 +518,30 @@ class _Loop:
                             f"go on with --resume from {job.checkpoint}"
                         )
                         raise SystemExit(128 + stop.received)
-        return self._save_rule()
+        self._write_checkpoint()
+        if self.best is None or done.psnr == done.best_psnr:
+            return self._save_rule()
+        self.console.print(
+            f"{job.out} keeps the rule of iteration {done.best_iteration}, validation "
+            f"{done.best_psnr:.2f} dB: the last, of {total}, has {done.psnr:.2f} dB",
+            soft_wrap=True,
+        )
+        return self._save_rule(self.best)
+
+    def _write_checkpoint(self) -> None:
+        """Write all that is needed to go on, the rule that scored best included."""
+        made = self.trainer.checkpoint(**vars(self.done))
+        kept = {} if self.best is None else dict(self.best.named_parameters())
+        best = {BEST + name: weight.detach().cpu().numpy() for name, weight in kept.items()}
+        replace(made, tensors={**made.tensors, **best}).write(self.job.checkpoint)
 
     def _validate(self) -> float:
         done, trainer = self.done, self.trainer
-        done.psnr = validate(trainer.result(), self.validation)
-        if done.best_psnr is None or done.psnr > done.best_psnr:
+        rule = trainer.result()
+        done.psnr = validate(rule, self.validation)
+        if done.best_psnr is None or done.psnr >= done.best_psnr:
             done.best_psnr, done.best_iteration = done.psnr, trainer.iteration
+            self.best = rule
         if not self.console.is_terminal:  # where there is no bar to watch
             self.console.print(
                 f"iteration {trainer.iteration} of {self.job.options.iterations}, "
@@ -528,13 +570,18 @@ class _Loop:
             )
             self.log.flush()
 
-    def _save_rule(self) -> Rule:
-        rule = self.trainer.result()
+    def _save_rule(self, best: Rule | None = None) -> Rule:
+        """Write the rule so far, or the one that scored best."""
+        done, last = self.done, self.trainer.iteration
+        rule = self.trainer.result() if best is None else best
         rule.training_record |= self.record | {
-            "seconds": round(self.done.seconds, 1),
-            "validation_psnr": self.done.psnr,
-            "best_validation": {"psnr": self.done.best_psnr, "iteration": self.done.best_iteration},
+            "iterations": last if best is None else done.best_iteration,
+            "seconds": round(done.seconds, 1),
+            "validation_psnr": done.psnr if best is None else done.best_psnr,
+            "best_validation": {"psnr": done.best_psnr, "iteration": done.best_iteration},
         }
+        if best is not None:
+            rule.training_record["last_validation"] = {"psnr": done.psnr, "iteration": last}
         if isinstance(rule, FakeQuantRule):
             with_proof(rule.integer_rule()).save(self.job.out)
         else:
@@ -557,9 +604,17 @@ def _find_checkpoint(job: Job) -> Checkpoint | None:
                 f"ask for {start}, or remove it to start anew"
             )
         return checkpoint
-    if path.exists():
+    if path.exists() and not _is_finished(path):
         raise InputError(f"checkpoint {path} exists: add --resume, or remove it to start anew")
     return None
+
+
+def _is_finished(path: Path) -> bool:
+    """Whether nothing is lost if a file is overwritten: it is of a training that is done."""
+    try:
+        return Checkpoint.read(path).finished
+    except InputError:
+        return False
 
 
 def _render(

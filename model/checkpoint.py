@@ -49,6 +49,11 @@ class Checkpoint:
     notes: dict[str, Any]
     tensors: Mapping[str, NDArray[np.float32]]
 
+    @property
+    def finished(self) -> bool:
+        """Whether all iterations are done that were asked for."""
+        return self.iteration == self.options.get("iterations")
+
     def write(self, path: Path) -> None:
         """Write it to one file, whole or not at all; nothing in it is executed or unpickled."""
         description = {name: value for name, value in vars(self).items() if name != "tensors"}
@@ -66,8 +71,8 @@ class Checkpoint:
         """
         if not stat.S_ISREG(file_mode(path)):
             raise InputError(
-                f"checkpoint {path} does not exist, the training is finished or has not lasted a "
-                "minute: start it without --resume"
+                f"checkpoint {path} does not exist, the training has not lasted a minute: "
+                "start it without --resume"
             )
         try:
             with safe_open(path, framework="numpy") as file:
@@ -101,12 +106,19 @@ class Checkpoint:
         for name in ("config", "options", "clips", "notes"):
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"{name} is a {type(getattr(self, name)).__name__}")
+        if self.iteration > self.options["iterations"]:
+            raise ValueError(
+                f"{self.iteration} iterations are done of {self.options['iterations']}"
+            )
         for name, tensor in self.tensors.items():
             if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
                 raise ValueError(f"{name} holds something else than finite float32")
 
     def check_same(self, path: Path, config: dict[str, Any], options: dict[str, Any]) -> None:
-        """Raise InputError, naming what differs, unless it was made so; `path` is for the text."""
+        """Raise InputError, naming what differs, unless it was made so; `path` is for the text.
+
+        But more iterations may be asked for than were.
+        """
         for old, new in ((self.config, config), (self.options, options)):
             before = json.loads(json.dumps(old))  # tuples become lists, as in a file
             for name, now in json.loads(json.dumps(new)).items():
@@ -115,7 +127,13 @@ class Checkpoint:
                         f"checkpoint {path} is from before there was {name}: remove it to start "
                         "anew"
                     )
-                if before[name] != now:
+                if name == "iterations":
+                    if now <= self.iteration:
+                        raise InputError(
+                            f"checkpoint {path} has done {self.iteration} iterations, and {now} "
+                            "are asked for: ask for more, or remove it to start anew"
+                        )
+                elif before[name] != now:
                     expected = _text(before[name])
                     raise InputError(
                         f"checkpoint {path} was made with {name} {expected}, not {_text(now)}: "

@@ -214,6 +214,9 @@ class Trainer:
     def resume(self, checkpoint: Checkpoint, path: Path) -> None:
         """Go on from a checkpoint.
 
+        If more iterations are asked for than were, the learning rate goes on as if they had been
+        from the start.
+
         Raises
         ------
         InputError
@@ -228,7 +231,7 @@ class Trainer:
             return {name: (array.dtype, *array.shape) for name, array in of.tensors.items()}
 
         fits = shapes(mine) == shapes(checkpoint) and len(mine.slots) == len(checkpoint.slots)
-        if not fits or not 0 <= checkpoint.iteration < self.options.iterations:
+        if not fits:
             raise InputError(f"checkpoint {path} is damaged: remove it to start anew")
         with torch.no_grad():
             for name, tensor in self._tensors().items():

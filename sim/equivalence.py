@@ -19,6 +19,7 @@ from scotopia.hdl.twin import ArrayTwin
 from scotopia.quantize.qformat import IntArray
 
 from .anywhere import Moment, channel_ranges, compare_steps
+from .proof import new_solver
 from .symbolic import FALSE, TRUE, Graph
 
 SIDE = 3
@@ -117,8 +118,7 @@ class _Question:
             differ = [literal for literal in differ if literal != FALSE]
             if not differ:
                 continue
-            solver = z3.SolverFor("QF_BV")
-            solver.set("timeout", int(1000 * self.seconds))
+            solver = new_solver(self.seconds)
             solver.add(*self.claims, z3.Or(*map(self.graph.formula, differ)))
             answer = solver.check()
             if answer == z3.sat:

@@ -68,6 +68,16 @@ class Bug:
         return {**modules, self.module: changed}
 
 
+def new_solver(timeout: float) -> Any:
+    """Make z3's solver of bit vectors, which gives up after `timeout` seconds."""
+    import z3
+
+    solver = z3.SolverFor("QF_BV")
+    solver.set("timeout", int(1000 * timeout))
+    solver.set("ctrl_c", False)  # or it would take Ctrl-C for a wish to give up
+    return solver
+
+
 def satisfiable(claims: Sequence[Any], timeout: float, what: str) -> Any:
     """Return z3's model of all claims, or None if there is none.
 
@@ -78,8 +88,7 @@ def satisfiable(claims: Sequence[Any], timeout: float, what: str) -> Any:
     """
     import z3
 
-    solver = z3.SolverFor("QF_BV")
-    solver.set("timeout", int(1000 * timeout))
+    solver = new_solver(timeout)
     solver.add(*claims)
     answer = solver.check()
     if answer == z3.unknown:

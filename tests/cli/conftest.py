@@ -1,5 +1,6 @@
 """The command in this process, and a clip for it."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ def run(
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["scotopia", *map(str, arguments)])
+        monkeypatch.setattr(os, "_exit", sys.exit)  # a signal ends the command, not the tests
         with pytest.raises(SystemExit) as exit:
             cli.main()
         out, err = capsys.readouterr()

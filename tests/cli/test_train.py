@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from scotopia.cli import main as cli
@@ -133,7 +134,8 @@ def test_a_rule_is_trained_and_its_record_says_how(
         "validation_psnr": psnr,
         "best_validation": {"psnr": psnr, "iteration": 6},
     }
-    assert not (tmp_path / "rule.checkpoint").exists()
+    assert Checkpoint.read(tmp_path / "rule.checkpoint").finished
+    assert train()[0] == 0  # which may be begun anew
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -159,7 +161,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     assert signal.getsignal(number) == handler
     found = Rule.load(out).state_dict()
     assert all(found[name].equal(through[name]) for name in through)
-    assert not checkpoint.exists()
+    assert Checkpoint.read(checkpoint).finished
     assert [row[2:4] for row in rows(tmp_path / "log.csv")] == [
         row[2:4] for row in rows(tmp_path / "through.csv")
     ]
@@ -285,8 +287,8 @@ def test_resuming_what_is_not_there_is_one_line(train: Run, tmp_path: Path) -> N
     assert train("--resume") == (
         2,
         "",
-        f"scotopia: checkpoint {tmp_path / 'rule.checkpoint'} does not exist, the training is "
-        "finished or has not lasted a minute: start it without --resume\n",
+        f"scotopia: checkpoint {tmp_path / 'rule.checkpoint'} does not exist, the training "
+        "has not lasted a minute: start it without --resume\n",
     )
 
 
@@ -297,12 +299,58 @@ def test_resuming_with_other_options_names_them_before_anything_is_loaded(
     train()
     monkeypatch.delattr(command, "resolve_clip")
     assert "was made with start filter, not random" in train("--resume", "--start", "random")[2]
-    assert train("--resume", "--iterations", 9) == (
+    assert train("--resume", "--batch", 9) == (
         2,
         "",
-        f"scotopia: checkpoint {tmp_path / 'rule.checkpoint'} was made with iterations 6, not 9: "
-        "ask for 6, or remove it to start anew\n",
+        f"scotopia: checkpoint {tmp_path / 'rule.checkpoint'} was made with batch 2, not 9: "
+        "ask for 2, or remove it to start anew\n",
     )
+    assert train("--resume", "--iterations", 1) == (
+        2,
+        "",
+        f"scotopia: checkpoint {tmp_path / 'rule.checkpoint'} has done 1 iterations, and 1 "
+        "are asked for: ask for more, or remove it to start anew\n",
+    )
+
+
+def test_a_training_goes_on_with_more_iterations(train: Run, tmp_path: Path) -> None:
+    assert train()[0] == 0
+    status, printed, _ = train("--resume", "--iterations", 8)
+    assert status == 0 and "from iteration 6 on" in printed
+    record = Rule.load(tmp_path / "rule.safetensors").training_record
+    assert record["iterations"] == 8 and record["options"]["iterations"] == 8
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_rule_that_scored_best_is_kept_and_both_scores_are_said(
+    stopped: bool,
+    train: Run,
+    at_iteration: AtIteration,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "rule.safetensors"
+    scored = []
+
+    def score_of(rule: Rule, _clips: object) -> float:
+        scored.append([weight.clone() for weight in rule.parameters()])
+        return [20.0, 21.5, 21.0, 19.0, 20.5, 20.25][len(scored) - 1]
+
+    monkeypatch.setattr(command, "validate", score_of)
+    if stopped:
+        at_iteration(4, lambda: os.kill(os.getpid(), signal.SIGINT))
+        train("--validate-every", 1e-9)
+    status, printed, _ = train("--validate-every", 1e-9, *["--resume"] * stopped)
+    assert status == 0
+    assert (
+        f"{out} keeps the rule of iteration 2, validation 21.50 dB: the last, of 6, has 20.25 dB"
+    ) in printed
+    rule = Rule.load(out)
+    assert all(map(torch.equal, rule.parameters(), scored[1]))
+    record = rule.training_record
+    assert (record["iterations"], record["validation_psnr"]) == (2, 21.5)
+    assert record["best_validation"] == {"psnr": 21.5, "iteration": 2}
+    assert record["last_validation"] == {"psnr": 20.25, "iteration": 6}
 
 
 def test_a_training_starts_as_a_rule_that_is_no_larger(
@@ -521,9 +569,16 @@ def test_a_rule_has_seen_what_the_rule_has_that_it_learns_from(
     assert record["digests"] == {path.stem: digest(load_clip(path)) for path in (clip, held_out)}
 
 
+@pytest.mark.parametrize("perception", ["full", "sobel"])
 def test_quantization_aware_training_that_was_stopped_goes_on(
-    retrain: Run, tmp_path: Path, at_iteration: AtIteration, monkeypatch: pytest.MonkeyPatch
+    perception: str,
+    train: Run,
+    retrain: Run,
+    tmp_path: Path,
+    at_iteration: AtIteration,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    assert train("--perception", perception)[0] == 0
     assert retrain()[0] == 0
     whole = (tmp_path / "int.safetensors").read_bytes()
     monkeypatch.setattr(command, "CHECKPOINT_EVERY", 0)

@@ -101,7 +101,6 @@ def other_loss(*tensors: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"iterations": 7}, "iterations 6, not 7: ask for 6"),
         (
             {"densities": (0.1, 0.3, 0.5)},
             "densities 0.2, 0.3, 0.5, not 0.1, 0.3, 0.5: ask for 0.2, 0.3, 0.5",
@@ -126,6 +125,20 @@ def test_a_checkpoint_of_other_options_is_refused(fields: dict[str, Any], what: 
         trainer(0, options, config).resume(trainer(1).checkpoint(), Path("a.checkpoint"))
     assert str(caught.value) == (
         f"checkpoint a.checkpoint was made with {what}, or remove it to start anew"
+    )
+
+
+def test_more_iterations_may_be_asked_for_but_not_fewer() -> None:
+    more, fewer = (dataclasses.replace(OPTIONS, iterations=count) for count in (8, 3))
+    going_on = trainer(0, more)
+    going_on.resume(trainer(6).checkpoint(), Path("a.checkpoint"))
+    going_on.step()
+    assert going_on.iteration == 7
+    with pytest.raises(InputError) as caught:
+        trainer(0, fewer).resume(trainer(3).checkpoint(), Path("a.checkpoint"))
+    assert str(caught.value) == (
+        "checkpoint a.checkpoint has done 3 iterations, and 3 are asked for: ask for more, "
+        "or remove it to start anew"
     )
 
 
@@ -172,7 +185,7 @@ def lose_a_video(description: dict[str, Any], _: dict[str, Any]) -> None:
 
 
 def go_too_far(description: dict[str, Any], _: dict[str, Any]) -> None:
-    description["iteration"] = 6
+    description["iteration"] = 7
 
 
 def lose_a_field(description: dict[str, Any], _: dict[str, Any]) -> None:
