@@ -1,6 +1,7 @@
 """What `scotopia board` and `scotopia play` do: an array on a board, and a host that uses it."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from scotopia.hdl.serial_protocol import (
     decode_channel,
     encode_samples,
 )
+from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.model.sampling import sample_mask
 from scotopia.model.score import psnr_curve
@@ -50,7 +52,8 @@ def build(rule: IntegerRule, height: int, width: int, board: str, out: Path, bau
     Raises
     ------
     InputError
-        If the board is unknown, a tool is missing or fails, or the array does not fit the line.
+        If the board is unknown, a tool is missing or fails, the array does not fit the line, the
+        clock does not make the baud rate, or the array is too slow for the clock.
     """
     if board not in BOARDS:
         raise InputError(f"board {board!r} is unknown: choose one of {', '.join(BOARDS)}")
@@ -64,22 +67,44 @@ def build(rule: IntegerRule, height: int, width: int, board: str, out: Path, bau
     from scotopia.hdl.board import Ulx3sTop
 
     tools = {"YOSYS": "yosys", "NEXTPNR_ECP5": "nextpnr-ecp5", "ECPPACK": "ecppack"}
-    for variable, tool in tools.items():
-        os.environ.setdefault(variable, find_tool(tool))
+    found = {variable: find_tool(tool) for variable, tool in tools.items()}
     top = Ulx3sTop(Program.compile(rule), height, width, baud)
     out.mkdir(parents=True, exist_ok=True)
-    platform = ULX3S_85F_Platform()
-    try:
+    bitstream, log = out / "retina.bit", out / "build.log"
+    bitstream.unlink(missing_ok=True)  # there is none of another array, should this fail
+    with processes.in_environment(**found):  # where Amaranth looks for the tools
         # Not `build`, which asks for a programmer, too.
-        plan = platform.prepare(
-            top, name="retina", synth_opts="-nowidelut", nextpnr_opts="--timing-allow-fail"
+        plan = ULX3S_85F_Platform().prepare(top, name="retina", synth_opts="-nowidelut")
+        plan.extract(str(out))
+        with log.open("w") as output:
+            status = processes.run(
+                ["sh", f"{plan.script}.sh"], output, folder=out, env=dict(os.environ)
+            )
+    if status:
+        raise InputError(why_failed(log.read_text(errors="replace")) or failure(log))
+    return bitstream
+
+
+def failure(log: Path) -> str:
+    """Say that a tool failed, and with which words."""
+    what = processes.complaint(log)
+    mend = processes.remedy(what, f"see the logs in {log.parent}")
+    return f"the tools failed on the board's design ({what}): {mend}"
+
+
+_TOO_SLOW = re.compile(r"Max frequency for clock '(.+)': ([\d.]+) MHz \(FAIL at ([\d.]+) MHz\)")
+
+
+def why_failed(log: str) -> str:
+    """Say how far nextpnr's log has a clock from what it must be; nothing if it is fast enough."""
+    # The last line on a clock counts: those before are guesses of the placer.
+    slow = {name: (reached, needed) for name, reached, needed in _TOO_SLOW.findall(log)}
+    for reached, needed in slow.values():
+        return (
+            f"the array would run at {reached} MHz, and the board's clock has {needed} MHz, so "
+            "there is no bitstream: choose a smaller array, or a rule of fewer bits"
         )
-        plan.execute_local(str(out))
-    except Exception as error:
-        raise InputError(
-            f"the tools failed on the board's design ({error}): see the logs in {out}"
-        ) from error
-    return out / "retina.bit"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A whole board: the array, and a serial line to a host. Its words are in `serial_protocol`."""
 
-from amaranth import Cat, ClockDomain, ClockSignal, Instance, Module, Signal
+from amaranth import Cat, ClockDomain, ClockSignal, Instance, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.fifo import SyncFIFOBuffered
@@ -9,7 +9,16 @@ from amaranth.lib.wiring import In, Out
 from .program import Program
 from .retina import Retina
 from .sequencer import Op
-from .serial_protocol import EVENT, FRAME, QUEUE, READ, STATUS, STATUS_BYTES, check_board
+from .serial_protocol import (
+    EVENT,
+    FRAME,
+    QUEUE,
+    READ,
+    STATUS,
+    STATUS_BYTES,
+    baud_divisor,
+    check_board,
+)
 from .uart import UartReceiver, UartTransmitter
 
 
@@ -52,14 +61,19 @@ class RetinaBoard(wiring.Component):
 
         event, command, pixels = retina.samples, retina.commands, retina.pixels
         reply = transmitter.bytes
-        skipped = Signal(8)
+        skipped, beyond_array = Signal(8), Signal(16)
         status = Signal(8 * STATUS_BYTES)
         bytes_left = Signal(range(STATUS_BYTES + 1))
         pixels_left = Signal(range(self.height * self.width + 1))
         high = Signal()  # the second byte of a pixel
         code = Signal(16)
         low = Signal(8)  # the first byte of a sample
-        m.d.comb += code.eq(pixels.payload.code.as_signed())
+        sum_of_both, dropped = Signal(17), Signal(16)
+        m.d.comb += [
+            code.eq(pixels.payload.code.as_signed()),
+            sum_of_both.eq(retina.dropped + beyond_array),
+            dropped.eq(Mux(sum_of_both[16], 0xFFFF, sum_of_both)),
+        ]
 
         with m.FSM():
             with m.State("COMMAND"):
@@ -76,7 +90,7 @@ class RetinaBoard(wiring.Component):
                         m.next = "CHANNEL"
                     with m.Case(STATUS):
                         m.d.sync += [
-                            status.eq(Cat(retina.frames, retina.dropped, skipped, overrun)),
+                            status.eq(Cat(retina.frames, dropped, skipped, overrun)),
                             bytes_left.eq(STATUS_BYTES),
                         ]
                         m.next = "STATUS"
@@ -109,8 +123,8 @@ class RetinaBoard(wiring.Component):
                     m.next = "EVENT"
             with m.State("EVENT"):
                 with m.If(outside):
-                    with m.If(~skipped.all()):
-                        m.d.sync += skipped.eq(skipped + 1)
+                    with m.If(~beyond_array.all()):
+                        m.d.sync += beyond_array.eq(beyond_array + 1)
                     m.next = "COMMAND"
                 with m.Else():
                     # While steps run, the array would drop it.
@@ -159,7 +173,8 @@ class Ulx3sTop(wiring.Component):
     """`RetinaBoard` on a ULX3S: its USB serial port, and a PLL for its clock."""
 
     def __init__(self, program: Program, height: int, width: int, baud: int) -> None:
-        self.board = RetinaBoard(program, height, width, round(ULX3S_CLOCK / baud))
+        divisor = baud_divisor(ULX3S_CLOCK, baud)
+        self.board = RetinaBoard(program, height, width, divisor)
         super().__init__({})
 
     def elaborate(self, platform: object) -> Module:

@@ -44,7 +44,7 @@ class Status:
     Attributes
     ----------
     frames, dropped
-        Frames done, modulo 2**16, and samples outside the array.
+        Frames done, modulo 2**16, and samples outside the array, 65,535 at most.
     skipped
         Bytes that were no command, 255 at most.
     overrun
@@ -68,6 +68,35 @@ def check_board(height: int, width: int) -> None:
     for name, side in (("height", height), ("width", width)):
         if not 1 <= side <= 256:
             raise InputError(f"{name} {side} is outside 1 to 256, which fit a byte: choose 64")
+
+
+#: Fewest clocks of a bit that the receiver finds the middle of, and the largest error of a baud
+#: rate that leaves the tenth bit in its place, with a margin for the other side's error.
+LEAST_DIVISOR, BAUD_ERROR = 4, 0.02
+
+
+def baud_divisor(clock: int, baud: int) -> int:
+    """Return how many clocks of `clock` Hz a bit takes.
+
+    Raises
+    ------
+    InputError
+        If the clock cannot make the rate within `BAUD_ERROR`.
+    """
+    most = clock // LEAST_DIVISOR
+    if not 1 <= baud <= most:
+        raise InputError(
+            f"baud {baud} is outside 1 to {most}, which a clock of {clock / 1e6:g} MHz can make: "
+            "choose 3000000"
+        )
+    divisor = round(clock / baud)
+    if abs(clock / divisor - baud) > BAUD_ERROR * baud:
+        nearest = sorted(clock // count for count in (clock // baud, clock // baud + 1))
+        raise InputError(
+            f"baud {baud} is more than {BAUD_ERROR:.0%} off all that a clock of {clock / 1e6:g} "
+            f"MHz can make: choose {nearest[0]} or {nearest[1]}"
+        )
+    return divisor
 
 
 def encode_samples(codes: IntArray, mask: NDArray[np.bool_]) -> bytes:

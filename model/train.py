@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -267,11 +268,15 @@ def train(
     clips: Sequence[Clip],
     options: TrainOptions,
     on_iteration: Callable[[int, float], None] = lambda iteration, loss: None,
+    *,
+    device: str = "cpu",
 ) -> None:
     """Train `rule` in place; it ends as `Trainer.result`, its record included.
 
     Parameters
     ----------
+    device
+        Where the rule is moved to, and stays: see `choose_device`.
     on_iteration
         Called after each optimizer step with its number, from 1, and its loss.
 
@@ -282,7 +287,7 @@ def train(
     FloatingPointError
         If the training diverges; the rule then holds the average of its last finite weights.
     """
-    trainer = Trainer(rule, clips, options)
+    trainer = Trainer(rule, clips, options, device=choose_device(device))
     try:
         while trainer.iteration < options.iterations:
             loss = trainer.step()
@@ -317,6 +322,8 @@ def validate(rule: Rule, clips: Sequence[Clip], density: float = 0.01, seed: int
 def choose_device(name: str) -> str:
     """Return the device of a name: "auto" for CUDA or MPS where there is one, else the CPU.
 
+    "cuda:1" is the second of several. All figures in the documents were measured on CPUs.
+
     Raises
     ------
     InputError
@@ -329,9 +336,11 @@ def choose_device(name: str) -> str:
     }
     if name == "auto":
         return next(device for device in there if there[device])
-    if name not in there:
+    kind, colon, number = name.partition(":")
+    numbered = kind == "cuda" and re.fullmatch("[0-9]{1,4}", number)
+    if kind not in there or (colon and not numbered):
         raise InputError(f"device {name!r} is unknown: choose one of auto, {', '.join(there)}")
-    if not there[name]:
+    if not there[kind] or (numbered and int(number) >= torch.cuda.device_count()):
         raise InputError(f"device {name} is not there: choose auto or cpu")
     return name
 

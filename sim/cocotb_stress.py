@@ -23,10 +23,10 @@ from cocotb.triggers import RisingEdge, Timer
 
 from scotopia.hdl.sequencer import Op, Register
 
+from .cocotb_bench import FOLDER, RESULT
 from .device_model import Inputs, Outputs
 
-FOLDER = "SCOTOPIA_STRESS"
-PLAN, RESULT = "plan.json", "result.npz"
+PLAN = "plan.json"
 
 #: Port of each field of `Outputs`, but for the parts of the pixel.
 READ = {

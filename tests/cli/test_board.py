@@ -110,6 +110,39 @@ def test_unknown_board_is_refused(rule: IntegerRule, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+#: Of nextpnr on a board whose clock was set to 200 MHz, in part.
+FAILED = """
+Info: Max frequency for clock '$glbnet$array_clock': 61.02 MHz (FAIL at 200.00 MHz)
+Info: Routing..
+Info: Max frequency for clock '$glbnet$array_clock': 71.35 MHz (FAIL at 200.00 MHz)
+ERROR: Timing failed
+"""
+
+
+def test_array_that_is_too_slow_for_the_clock_is_told(tmp_path: Path) -> None:
+    assert boards.why_failed(FAILED) == (
+        "the array would run at 71.35 MHz, and the board's clock has 200.00 MHz, so there is no "
+        "bitstream: choose a smaller array, or a rule of fewer bits"
+    )
+    assert boards.why_failed(FAILED.replace("FAIL", "PASS")) == ""
+
+
+def test_design_of_which_a_tool_fails_leaves_no_bitstream(
+    rule: IntegerRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("amaranth_boards")
+    (tmp_path / "retina.bit").write_text("of another array")
+    nextpnr = tmp_path / "nextpnr"
+    nextpnr.write_text(f"#!/bin/sh\ncat <<'END'\n{FAILED}END\nexit 1\n")
+    nextpnr.chmod(0o755)
+    tools = {"yosys": "true", "nextpnr-ecp5": str(nextpnr), "ecppack": "touch"}
+    monkeypatch.setattr(boards, "find_tool", tools.__getitem__)
+    with pytest.raises(InputError, match=r"^the array would run at 71\.35 MHz, and "):
+        boards.build(rule, 4, 4, "ulx3s-85f", tmp_path, 3_000_000)
+    assert not (tmp_path / "retina.bit").exists()
+    assert "timing-allow-fail" not in (tmp_path / "build_retina.sh").read_text()
+
+
 def test_picture_is_two_rows_a_line() -> None:
     text = boards.as_blocks(np.array([[0, 1], [1, 0], [0.5, 0.5]], np.float32))
     upper, lower = text.splitlines()

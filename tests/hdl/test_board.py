@@ -16,6 +16,7 @@ from scotopia.hdl.serial_protocol import (
     STATUS,
     STATUS_BYTES,
     Status,
+    baud_divisor,
     check_board,
     decode_channel,
     encode_samples,
@@ -145,10 +146,10 @@ def test_what_is_no_command_is_counted_and_skipped(rule: IntegerRule) -> None:
         await line.send(
             bytes([EVENT, WIDTH, 0, 1, 0, EVENT, 0, HEIGHT, 1, 0, EVENT, 255, 255, 1, 0])
         )
-        assert await line.status() == Status(0, 0, 6, False)
+        assert await line.status() == Status(0, 3, 3, False)
         await line.send(bytes([READ, 99]))  # a channel that is not there: no answer
         await line.send(bytes([EVENT, 0]) + RESYNC)  # an event that was cut short, and a zero more
-        assert await line.status() == Status(0, 0, 7, False)
+        assert await line.status() == Status(0, 3, 4, False)
 
     simulate(rule, host)
 
@@ -176,6 +177,35 @@ def test_board_that_the_protocol_cannot_address_is_refused(
     with pytest.raises(InputError) as caught:
         check_board(height, width)
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("baud", "sentence"),
+    [
+        (
+            baud,
+            f"baud {baud} is outside 1 to 15625000, which a clock of 62.5 MHz can make: choose "
+            "3000000",
+        )
+        for baud in (-1, 0, 100_000_000)
+    ]
+    + [
+        (
+            14_000_000,
+            "baud 14000000 is more than 2% off all that a clock of 62.5 MHz can make: choose "
+            "12500000 or 15625000",
+        )
+    ],
+)
+def test_baud_rate_that_the_clock_cannot_make_is_refused(baud: int, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        baud_divisor(62_500_000, baud)
+    assert str(caught.value) == sentence
+
+
+def test_baud_rate_is_that_of_the_nearest_divisor() -> None:
+    found = [baud_divisor(62_500_000, baud) for baud in (3_000_000, 12_500_000, 15_625_000, 9600)]
+    assert found == [21, 5, 4, 6510]
 
 
 def test_samples_are_five_bytes_each() -> None:

@@ -363,10 +363,39 @@ def test_the_device_is_the_best_that_is_there(
         assert str(caught.value) == "device cuda is not there: choose auto or cpu"
 
 
-def test_an_unknown_device_is_refused() -> None:
+@pytest.mark.parametrize("name", ["tpu", "cuda:", "cuda:one", "cuda:-1", "mps:0", "cpu:0"])
+def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(InputError) as caught:
-        choose_device("tpu")
+        choose_device(name)
+    assert str(caught.value) == f"device {name!r} is unknown: choose one of auto, cuda, mps, cpu"
+
+
+def test_one_of_several_devices_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == "cuda:1"
+    with pytest.raises(InputError) as caught:
+        choose_device("cuda:2")
+    assert str(caught.value) == "device cuda:2 is not there: choose auto or cpu"
+
+
+def test_the_library_trains_where_it_is_told(small_config: Make) -> None:
+    with pytest.raises(InputError) as caught:
+        train(Rule(small_config()), [], TrainOptions(), device="tpu")
     assert str(caught.value) == "device 'tpu' is unknown: choose one of auto, cuda, mps, cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that CUDA can use")
+def test_training_on_a_gpu_follows_that_on_a_cpu(small_config: Make) -> None:
+    frames = np.random.default_rng(0).random((10, 16, 16), dtype=np.float32)
+    options = TrainOptions(iterations=3, batch=2, crop=8, chunk=2, optimizer="adam")
+    found = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        rule = Rule(small_config())
+        train(rule, [Clip("noise", frames)], options, device=device)
+        found.append(torch.cat([weight.detach().cpu().ravel() for weight in rule.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 def test_presets_are_found_by_name() -> None:
