@@ -213,7 +213,7 @@ def train(
         bool, typer.Option("--resume", help="Go on from the checkpoint beside --out.")
     ] = False,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; measured: cpu.")
+        str, typer.Option(help="auto, cpu (all that was measured), cuda, cuda:1 or mps.")
     ] = "auto",
     validate: Annotated[
         list[str] | None,

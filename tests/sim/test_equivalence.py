@@ -1,3 +1,6 @@
+import os
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +13,7 @@ from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.ranges import with_proof
 from scotopia.sim.equivalence import CELLS, _Plane, equivalent, missing
 from scotopia.sim.faults import flip_weight_digit
+from scotopia.sim.proof import new_solver
 from scotopia.sim.symbolic import FALSE, TRUE, Graph
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -81,3 +85,20 @@ def test_planes_compute_as_integers_do() -> None:
 def test_missing_solver_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "z3", None)
     assert missing() == "z3 is not installed: pip install 'scotopia[formal]'"
+
+
+def test_ctrl_c_is_not_taken_by_the_solver() -> None:
+    z3 = pytest.importorskip("z3")
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: heard.append(number))
+    try:
+        solver = new_solver(0.5)
+        a, b = (z3.ZeroExt(60, z3.BitVec(name, 60)) for name in "ab")
+        solver.add(a * b == 1000000000039 * 1000000000061, a > 1, b > 1)  # takes it minutes
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        assert solver.check() == z3.unknown
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT]
