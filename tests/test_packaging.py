@@ -71,7 +71,7 @@ def test_imports_point_forward_only() -> None:
 
 def test_hardware_does_not_know_the_float_rule() -> None:
     foreign = {"torch", "av", "scipy", "skimage"}
-    light = {"errors", "files", "config", "sampling"}
+    light = {"errors", "files", "config", "sampling", "processes"}
     integer = {"integer_rule", "lfsr", "qformat", "ranges"}
     for module in MODULES:
         if module.parts[0] not in ("hdl", "sim"):
