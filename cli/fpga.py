@@ -11,6 +11,7 @@ from rich.table import Table
 from scotopia.hdl.estimate import Estimate, estimate
 from scotopia.hdl.fpga import RESOURCES, STAGES, DoesNotFitError, FpgaReport, check, measure
 from scotopia.hdl.program import Program
+from scotopia.hdl.retina import check_size
 from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
@@ -109,6 +110,8 @@ def run_fpga(job: Job, on_tool: Callable[[str], None]) -> Outcome:
         As `measure`.
     """
     pairs = [(size, device) for size in job.sizes for device in job.devices]
+    for size in job.sizes:
+        check_size(*size)
     for device in job.devices:
         check(device, job.stage, job.frequency)
     integer = IntegerRule.load(rule_path(job.rule))
