@@ -5,6 +5,7 @@ import pytest
 
 from scotopia.model import processes
 from scotopia.model.errors import InputError
+from scotopia.sim import simulators
 from scotopia.sim.simulators import Bench, plain, simulate
 
 
@@ -41,8 +42,9 @@ def test_what_cannot_be_compiled_is_told_by_its_cause(
         return int(failed)
 
     monkeypatch.setattr(processes, "run", run)
+    monkeypatch.setattr(simulators, "read_manifest", lambda folder: {"sources": ["a.v"]})
     with Bench() as bench, pytest.raises(InputError) as caught:
-        bench.compile(tmp_path, [tmp_path / "a.v"], "top", {}, [])
+        bench.compile("harness", tmp_path, [], {}, "")
     assert str(caught.value) == f"verilator cannot compile {tmp_path} ({complaint}): {remedy}"
 
 
