@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import Register
+from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.ranges import Interval, RangeProof, prove
@@ -48,7 +49,7 @@ def test_every_stage_agrees_and_every_fault_is_found(
             sent.extend(arguments)
             return super().submit(call, *arguments)
 
-    monkeypatch.setattr(verification, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
     names: list[str] = []
     kept = tuple(fault for fault in PORT_FAULTS if fault.name == "a reset leaves error")
     monkeypatch.setattr(verification, "PORT_FAULTS", kept)
