@@ -278,7 +278,7 @@ def _asked(program: Program, fault: Fault) -> Outcome:
 #: Cells of every place in an array, which fire at random. All gates have something to do, and steps
 #: are short enough for symbolic simulation.
 _DEVICE = Device(
-    *(3, 3, "residual", "replicate", (143, 181)),
+    *(3, 3, "residual", "replicate", (222, 201)),
     channels=2,
     steps_per_frame=2,
     fire_rate=0.5,

@@ -207,7 +207,7 @@ DEVICES = (
     Device(1, 1, "gated", "zero", (165, 53), steps_per_frame=1, effort=250, long=True),
     Device(2, 2, "residual", "replicate", (71, 7), effort=80),
     Device(2, 3, "gated", "wrap", (40, 234), fire_rate=0.5, dither=2),
-    Device(3, 2, "residual", "zero", (143, 181), 2),
+    Device(3, 2, "residual", "zero", (222, 201), 2),
     Device(
         5, 3, "gated", "replicate", (284, 250), channels=2, steps_per_frame=3, dither=1, effort=40
     ),

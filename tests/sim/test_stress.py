@@ -14,6 +14,8 @@ from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import Op, Register
 from scotopia.model.errors import InputError
+from scotopia.quantize.lfsr import RowRegisters
+from scotopia.sim import mutation
 from scotopia.sim.check import Verdict
 from scotopia.sim.cocotb_stress import SCENARIOS
 from scotopia.sim.device_model import DeviceModel, Inputs, Mismatch, Outputs
@@ -43,6 +45,19 @@ def test_device_keeps_its_contract_in_every_clock_of_every_scenario(trace: Trace
     findings = check_trace(DEVICE, trace)
     assert [finding.detail for finding in findings] == [""] * len(DEVICE.scenarios)
     assert sum(finding.clocks for finding in findings) == len(trace.clocks) > 40_000
+
+
+@pytest.mark.parametrize("device", [*DEVICES, mutation._DEVICE], ids=str)
+def test_channels_of_a_device_differ_so_that_one_cannot_stand_for_another(device: Device) -> None:
+    rng = np.random.default_rng(0)
+    for program in device.programs:
+        rule, shape = program.rule, (device.height, device.width)
+        state, registers = rule.initial_state(*shape), RowRegisters(*shape, rule.noise_seed)
+        for _ in range(20):
+            valid = rng.random(shape) < 0.5
+            noise = registers.planes(rule.noise_planes) if rule.noise_planes else None
+            state = rule.step(state, rng.integers(-8, 8, shape), valid, noise)
+        assert len({channel.tobytes() for channel in state[: device.channels]}) == device.channels
 
 
 def test_scenarios_make_happen_what_they_are_for(trace: Trace) -> None:
