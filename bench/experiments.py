@@ -15,7 +15,8 @@ from pathlib import Path
 from plots import Point, draw
 from runs import DENSITY, FRAMES, LEARNING_RATES, UNTRAINED, Lab, Score, Variant
 
-from scotopia.cli.evaluate import BASELINES, ORACLE, clip_names
+from scotopia.cli.clips import clip_names
+from scotopia.cli.evaluate import BASELINES, ORACLE
 from scotopia.model.config import RuleConfig
 from scotopia.model.files import write_atomically
 from scotopia.model.losses import LOSSES

@@ -10,7 +10,7 @@ import argparse
 import torch
 from training_gain import DENSITY, HELD_OUT, SEED, score_of_fixed
 
-from scotopia.cli.evaluate import clip_names
+from scotopia.cli.clips import clip_names
 from scotopia.cli.rules import rule_path
 from scotopia.model.rule import Rule
 from scotopia.model.train import validate

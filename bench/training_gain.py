@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scotopia.cli.evaluate import clip_names
+from scotopia.cli.clips import clip_names
 from scotopia.model import baselines, score
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask

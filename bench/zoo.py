@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from scotopia.cli.clips import clip_names
 from scotopia.cli.evaluate import (
     ORACLE,
     Evaluation,
     Shown,
-    clip_names,
     evaluate,
     mean_scores,
     methods,

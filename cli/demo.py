@@ -12,12 +12,12 @@ from scotopia.model.files import write_atomically
 from scotopia.model.rule import Rule, to_pixel
 from scotopia.model.score import psnr_curve
 from scotopia.model.start import has_verdict
-from scotopia.model.video import resolve_clip
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.stimulus import central_crop
 from scotopia.sim.verify import Extent, verify
 
+from .clips import read_clip
 from .evaluate import Scores, Shown, Video, cost, methods
 from .main import proof_table, write_json
 from .proof import stages_json
@@ -28,6 +28,7 @@ from .rules import rule_path
 def run_demo(
     out: Path,
     clip_name: str,
+    size: int | None,
     density: float,
     seed: int,
     extent: tuple[int, int, int],
@@ -42,7 +43,7 @@ def run_demo(
     """
     rule = Rule.load(rule_path("retina"))
     integer = IntegerRule.load(rule_path("retina-int"))
-    shown = Shown.by_protocol(resolve_clip(clip_name), density, seed)
+    shown = Shown.by_protocol(read_clip(clip_name, size, extent[:2]), density, seed)
     frames, mask = shown.clip.frames, shown.mask
     height, width, count = extent
     central_crop(frames, shown.clip.name, height, width, count)  # refused now, not after minutes

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,8 @@ from scotopia.model.video import Clip
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule
 
+from .clips import sizes_of
+
 Video = NDArray[np.float32]
 Scores = dict[str, float]
 Method = Callable[["Shown"], Video]
@@ -35,13 +36,6 @@ DEFAULT_BASELINES = ("last-seen", "normalized-convolution", ORACLE)
 
 CURVE = 60
 """Frames of the warm-up curve: three warm-ups."""
-
-# A folder that holds one of these is many clips; else it is one, of images. The rest that PyAV
-# decodes can be named one by one.
-CLIP_SUFFIXES = frozenset(
-    {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".npy", ".npz", ".ogv", ".webm"}
-    | {".y4m"}
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +102,8 @@ class Evaluation:
         none has, the longest). Were shorter ones in it, the curve would jump where they end.
     glimpses
         By clip, of the first seed.
+    size
+        By clip, height and width of its frames.
     """
 
     clips: dict[str, dict[str, Scores]]
@@ -115,6 +111,7 @@ class Evaluation:
     trained_on: list[str]
     warm_up: dict[str, list[float]]
     glimpses: dict[str, Glimpse]
+    size: dict[str, list[int]]
 
     @property
     def unseen(self) -> dict[str, dict[str, Scores]]:
@@ -134,22 +131,6 @@ class Evaluation:
     def is_static(self, name: str) -> bool:
         """Whether the clip of that name hardly changes."""
         return self.motion[name] < score.STATIC_BELOW
-
-
-def clip_names(arguments: Sequence[str]) -> list[str]:
-    """Clips that a user named, each folder of clips replaced by the clips in it."""
-    return [name for argument in arguments for name in _clips_in(argument)]
-
-
-def _clips_in(argument: str) -> list[str]:
-    folder = Path(argument)
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    clips = [
-        str(file)
-        for file in files
-        if file.suffix.lower() in CLIP_SUFFIXES and not file.name.startswith(".")
-    ]
-    return clips or [argument]
 
 
 def baseline_names(text: str) -> tuple[str, ...]:
@@ -301,6 +282,7 @@ def evaluate(
         [name for name in table if name in trained_on],
         {name: curve.tolist() for name, curve in zip(estimators, warm_up, strict=True)},
         glimpses,
+        sizes_of(clips),
     )
 
 
@@ -344,28 +326,33 @@ def score_table(evaluation: Evaluation, figure: str) -> Table:
     }
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("clip", no_wrap=True)
+    table.add_column("pixels", justify="right", no_wrap=True)
     table.add_column("motion", justify="right")
     for method in next(iter(evaluation.clips.values())):
         table.add_column(method.replace("-", "-\n"), justify="right", no_wrap=True)
 
-    def add(label: str, movement: str, row: dict[str, Scores]) -> None:
+    def add(label: str, row: dict[str, Scores], name: str | None = None) -> None:
         best = max(scores[figure] for scores in row.values())
         digits = 2 if figure == "psnr" else 3
         cells = [
             f"[bold]{value:.{digits}f}[/bold]" if value == best else f"{value:.{digits}f}"
             for value in (scores[figure] for scores in row.values())
         ]
-        table.add_row(label, movement, *cells)
+        about = ["", ""]
+        if name is not None:
+            height, width = evaluation.size[name]
+            about = [f"{width} x {height}", f"{evaluation.motion[name]:.4f}"]
+        table.add_row(label, *about, *cells)
 
     for group in (evaluation.static, evaluation.moving):
         for name, row in group.items():
-            add(escape(name), f"{evaluation.motion[name]:.4f}", row)
+            add(escape(name), row, name)
         table.add_section()
     for label, row in means.items():
-        add(label, "", row)
+        add(label, row)
     table.add_section()
     for name in evaluation.trained_on:
-        add(f"{escape(name)}, trained on", f"{evaluation.motion[name]:.4f}", evaluation.clips[name])
+        add(f"{escape(name)}, trained on", evaluation.clips[name], name)
     return table
 
 
@@ -376,6 +363,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "mean": mean_scores(evaluation.unseen.values()),
         "static": mean_scores(evaluation.static.values()),
         "moving": mean_scores(evaluation.moving.values()),
+        "size": evaluation.size,
         "motion": evaluation.motion,
         "trained_on": evaluation.trained_on,
         "warm_up": evaluation.warm_up,

@@ -116,6 +116,12 @@ DensityOption = Annotated[
     float, typer.Option(help="Share of the pixels shown, in (0, 1].", callback=parse_density)
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of which pixels are shown.")]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Side of a clip's frames, pixels; by default 128, or its own if it is smaller."
+    ),
+]
 HeightOption = Annotated[int, typer.Option(min=1, max=1024, help="Rows of cells.")]
 WidthOption = Annotated[int, typer.Option(min=1, max=1024, help="Cells a row.")]
 
@@ -143,6 +149,7 @@ def demo(
     clip: Annotated[
         str, Reads(), typer.Option(help="davis_road (in the package), or any clip.")
     ] = "davis_road",
+    size: SizeOption = None,
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
     height: HeightOption = 16,
@@ -153,7 +160,7 @@ def demo(
     from .demo import run_demo
 
     with progress_bar() as progress:
-        passed = run_demo(out, clip, density, seed, (height, width, frames), progress)
+        passed = run_demo(out, clip, size, density, seed, (height, width, frames), progress)
     console.print(f"[bold]Open {out / 'report.html'}[/bold]")
     if not passed:
         raise typer.Exit(1)
@@ -223,6 +230,7 @@ def train(
     validate_every: Annotated[
         float, typer.Option(min=0, help="Seconds between two scores; 0 for one at the end.")
     ] = 60.0,
+    size: SizeOption = None,
     log: Annotated[
         Path | None, Writes(), typer.Option(help="CSV file with a row an iteration.")
     ] = None,
@@ -409,6 +417,7 @@ def train(
         synthetic=chosen.synthetic if synthetic is None else synthetic,
         validation=validate or [],
         validate_every=validate_every,
+        size=size,
         resume=resume,
         device=device,
         log=log,
@@ -445,7 +454,7 @@ def evaluate(
     seeds: Annotated[
         int, typer.Option(min=1, help="Score the mean over this many seeds, from --seed on.")
     ] = 1,
-    size: Annotated[int, typer.Option(help="Side of the frames, pixels.")] = 128,
+    size: SizeOption = None,
     photons: Annotated[
         float | None,
         typer.Option(help="Photons that a mid-gray pixel collects a frame; default: no noise."),
@@ -475,9 +484,9 @@ def evaluate(
     import numpy as np
 
     from scotopia.model.sensor import Sensor
-    from scotopia.model.video import resolve_clip
 
     from . import evaluate as protocol
+    from .clips import read_clips
 
     if picture is not None and picture.suffix.lower() != ".png":
         raise InputError(f"picture {picture} is not named .png: choose such a name")
@@ -485,7 +494,7 @@ def evaluate(
     rules = [load_rule(name) for name in rule or ["retina", "retina-int"]]
     estimators = protocol.methods(rules, protocol.baseline_names(baselines))
     # All clips are read before the first is scored: a bad one is reported at once.
-    videos = [resolve_clip(name, size) for name in protocol.clip_names(clips)]
+    videos = read_clips(clips, size)
     with progress_bar() as progress:
         task = progress.add_task("evaluate", total=len(videos) * len(estimators) * seeds)
 
@@ -531,7 +540,6 @@ def evaluate(
             "density": density,
             "seed": seed,
             "seeds": seeds,
-            "size": size,
             "sensor": asdict(sensor),
             **protocol.to_json(result),
             "cost": costs,
@@ -564,6 +572,7 @@ def quantize(
     method: Annotated[
         str, typer.Option(help="How to choose ranges: max, percentile (99.99) or mse.")
     ] = "percentile",
+    size: SizeOption = None,
     density: DensityOption = 0.01,
     max_loss: Annotated[
         float | None, typer.Option(help="dB that a search for fewer bits may cost.")
@@ -612,6 +621,7 @@ def quantize(
             method,
             density,
             calibrate or [],
+            size,
             max_loss,
             cells,
             dither,
@@ -655,7 +665,7 @@ def sweep(
     rounding: Annotated[str, typer.Option(help="TRN, RND or others of ap_fixed's.")] = "TRN,RND",
     seeds: Annotated[str, typer.Option(help="Seeds of which pixels are shown.")] = "0,1",
     density: DensityOption = 0.01,
-    size: Annotated[int, typer.Option(help="Side of the frames, pixels.")] = 128,
+    size: SizeOption = None,
     frames: Annotated[
         int | None, typer.Option(help="No more than the first frames of a clip, 21 or more.")
     ] = None,
@@ -697,7 +707,7 @@ def sweep(
         seeds=sweeping.parse_numbers(seeds, "seeds"),
         rules=sweeping.read_rules(rules),
         clips=sweeping.read_clips(clips or [], size, frames),
-        calibration=calibration_clips(calibrate or []),
+        calibration=calibration_clips(calibrate or [], size),
         density=density,
         drift_steps=drift_steps,
         estimate=costs_of_array,
@@ -866,6 +876,7 @@ def verify(
     clip: Annotated[
         str, Reads(), typer.Option(help="Clip, whose centre is shown: a file, or davis_road.")
     ] = "davis_road",
+    size: SizeOption = None,
     frames: Annotated[int, typer.Option(min=0, help="Frames to run; 0 for all.")] = 8,
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
@@ -924,6 +935,7 @@ def verify(
             rule,
             (height, width, frames),
             clip,
+            size=size,
             density=density,
             seed=seed,
             device=(verilog, row, netlist, library or []),
@@ -1040,6 +1052,7 @@ def play(
     height: HeightOption = 16,
     width: WidthOption = 16,
     frames: Annotated[int, typer.Option(min=1, help="Frames to play.")] = 100,
+    size: SizeOption = None,
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
     baud: Annotated[
@@ -1054,15 +1067,15 @@ def play(
 
     Needs the extra `board`. Exit status 1 if codes differ, with --compare.
     """
-    from scotopia.model.video import resolve_clip
     from scotopia.quantize.integer_rule import IntegerRule
     from scotopia.sim.stimulus import central_crop
 
     from . import board as boards
+    from .clips import read_clip
     from .rules import rule_path
 
     integer = IntegerRule.load(rule_path(rule))
-    source = resolve_clip(clip, size=max(128, height, width))
+    source = read_clip(clip, size, (height, width))
     crop = central_crop(source.frames, source.name, height, width, frames)
     played = boards.play(
         integer,
@@ -1090,6 +1103,7 @@ def inspect(
     frames: Annotated[
         int | None, typer.Option(help="Only the clip's first frames, 50 or more.")
     ] = None,
+    size: SizeOption = None,
     at: Annotated[
         str | None,
         typer.Option(
@@ -1105,8 +1119,8 @@ def inspect(
 ) -> None:
     """Look inside a rule: its channels over time, how far a sample is heard, how damage heals."""
     from scotopia.model.sampling import sample_mask
-    from scotopia.model.video import resolve_clip
 
+    from .clips import read_clip
     from .evaluate import cost
     from .inspect import inspect as run_inspection
     from .inspect import parse_pixel
@@ -1115,7 +1129,7 @@ def inspect(
 
     loaded = load_rule(rule)
     pixel = parse_pixel(at) if at is not None else None
-    shown = resolve_clip(clip)
+    shown = read_clip(clip, size)
     if frames is not None and not 1 <= frames <= len(shown.frames):
         raise InputError(
             f"--frames {frames} is not from 1 to the {len(shown.frames)} frames of {shown.name}: "

@@ -49,9 +49,9 @@ class Reads:
             for pattern in self.patterns:
                 yield from path.glob(pattern)
         else:
-            from scotopia.model.video import IMAGE_SUFFIXES
+            from scotopia.model.clip_images import IMAGE_SUFFIXES
 
-            from .evaluate import CLIP_SUFFIXES
+            from .clips import CLIP_SUFFIXES
 
             suffixes = IMAGE_SUFFIXES | CLIP_SUFFIXES
             yield from (file for file in path.iterdir() if file.suffix.lower() in suffixes)

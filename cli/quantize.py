@@ -17,7 +17,7 @@ from scotopia.model.files import rule_kind, with_clips
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.synthetic import synthetic_clips
-from scotopia.model.video import Clip, resolve_clip
+from scotopia.model.video import Clip
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.feedback import Moments, round_weights
 from scotopia.quantize.formats import Formats, Precision, WeightFormats, check_scales
@@ -28,7 +28,7 @@ from scotopia.quantize.ranges import with_proof
 from scotopia.quantize.search import Build, Cost, Found, Score, cost_of, search
 from scotopia.quantize.task import reconstruct
 
-from .evaluate import clip_names
+from .clips import read_clips, sizes_of
 from .page import figure
 from .rules import rule_path
 
@@ -53,6 +53,8 @@ class Job:
     clips
         Names of clips, and folders of clips, to find ranges with, and to score on; none for four
         synthetic ones, which a search would fit its bits to.
+    size
+        Side of their frames, see `read_clip`.
     max_loss
         dB that single widths may cost beyond that; None to leave them alone.
     cells
@@ -75,6 +77,7 @@ class Job:
     method: str
     density: float
     clips: Sequence[str] = ()
+    size: int | None = None
     max_loss: float | None = None
     cells: int = 1
     dither: int = 0
@@ -108,8 +111,11 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
     path = rule_path(job.rule)
     source: Rule
     build: Build | None = None
-    clips = calibration_clips(job.clips)
-    result: dict[str, Any] = {"calibration_clips": [clip.name for clip in clips]}
+    clips = calibration_clips(job.clips, job.size)
+    result: dict[str, Any] = {
+        "calibration_clips": [clip.name for clip in clips],
+        "size": sizes_of(clips),
+    }
     if job.max_loss is not None and rule_kind(path) == "integer rule":
         source = FakeQuantRule.of(IntegerRule.load(path))
         formats = source.formats
@@ -160,11 +166,9 @@ def _cost(job: Job) -> Cost | None:
     return None
 
 
-def calibration_clips(names: Sequence[str]) -> list[Clip]:
+def calibration_clips(names: Sequence[str], size: int | None = None) -> list[Clip]:
     """Clips to find ranges with, by name or by folder; four synthetic ones, if there is no name."""
-    return [resolve_clip(name) for name in clip_names(names)] or synthetic_clips(
-        4, 60, 64, seed=0, first=1000
-    )
+    return read_clips(names, size) or synthetic_clips(4, 60, 64, seed=0, first=1000)
 
 
 def score_on(clips: Sequence[Clip], density: float) -> Score:

@@ -33,7 +33,7 @@ from scotopia.model.checkpoint import digests
 from scotopia.model.errors import InputError
 from scotopia.model.files import naming, write_atomically
 from scotopia.model.score import WARM_UP
-from scotopia.model.video import Clip, resolve_clip
+from scotopia.model.video import Clip
 from scotopia.quantize.qformat import Rounding
 from scotopia.quantize.sweep import (
     Drift,
@@ -52,7 +52,7 @@ from scotopia.quantize.sweep import (
     table,
 )
 
-from .evaluate import clip_names
+from . import clips as clip_files
 from .page import figure
 from .rules import SHIPPED, parse_rounding, rule_path
 from .stop import Stop
@@ -210,7 +210,7 @@ def read_rules(names: Sequence[str]) -> list[Source]:
     ]
 
 
-def read_clips(names: Sequence[str], size: int, frames: int | None = None) -> list[Clip]:
+def read_clips(names: Sequence[str], size: int | None, frames: int | None = None) -> list[Clip]:
     """Clips that a user named, no more than the first `frames` frames of each.
 
     Raises
@@ -225,7 +225,7 @@ def read_clips(names: Sequence[str], size: int, frames: int | None = None) -> li
             f"--frames {frames} are too few, the first {WARM_UP} are warm-up: "
             f"give {WARM_UP + 1} or more"
         )
-    found = [resolve_clip(name, size) for name in clip_names(names)]
+    found = clip_files.read_clips(names, size)
     return [Clip(clip.name, clip.frames[:frames]) for clip in found]
 
 
@@ -600,6 +600,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
     return {
         "rules": {rule.name: rule.digest for rule in grid.rules},
         "clips": digests(list(grid.clips)),
+        "size": clip_files.sizes_of(grid.clips),
         "calibration": digests(list(grid.calibration)),
         "counted_clips": grid.counted,
         "density": grid.density,

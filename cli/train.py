@@ -35,7 +35,7 @@ from scotopia.model.score import check_scorable
 from scotopia.model.start import can_start_as_filter, start_as, start_as_filter
 from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.train import Trainer, choose_device, validate
-from scotopia.model.video import Clip, resolve_clip
+from scotopia.model.video import Clip
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.feedback import round_weights
 from scotopia.quantize.formats import Formats, Precision, check_scales
@@ -44,7 +44,7 @@ from scotopia.quantize.post_training import Calibration
 from scotopia.quantize.qformat import Rounding
 from scotopia.quantize.ranges import with_proof
 
-from .evaluate import clip_names
+from .clips import read_clips
 from .outputs import CHECKPOINT
 from .rules import parse_rounding, rule_path
 from .stop import Stop
@@ -127,6 +127,8 @@ class Job:
     validation, validate_every
         Names of clips to score the rule on, none for four synthetic ones; seconds between two
         scores, 0 for one at the end only.
+    size
+        Side of the frames of these clips, see `read_clip`.
     resume
         Whether to go on from the checkpoint.
     device
@@ -151,6 +153,7 @@ class Job:
     synthetic: int = 64
     validation: Sequence[str] = ()
     validate_every: float = 60.0
+    size: int | None = None
     resume: bool = False
     device: str = "auto"
     log: Path | None = None
@@ -397,10 +400,10 @@ def run_training(job: Job, progress: Progress, console: Console) -> Rule:
 def _run_training(job: Job, progress: Progress, console: Console) -> Rule:
     checkpoint = _find_checkpoint(job)
     device = choose_device(job.device)
-    real = [resolve_clip(name) for name in clip_names(job.clips)]
+    real = read_clips(job.clips, job.size)
     if not real and not job.synthetic:
         raise InputError("there is nothing to train on: name a clip, or --synthetic 64")
-    validation = [resolve_clip(name) for name in clip_names(job.validation)]
+    validation = read_clips(job.validation, job.size)
     for clip in validation:
         try:
             check_scorable(clip.frames)

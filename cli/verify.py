@@ -11,13 +11,13 @@ from scotopia.hdl.program import Program
 from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
-from scotopia.model.video import resolve_clip
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.netlist import as_device, cell_models
 from scotopia.sim.simulators import Bench
 from scotopia.sim.verify import Extent, Material
 from scotopia.sim.verify import verify as run_verification
 
+from .clips import read_clip
 from .float_stages import float_stages
 from .proof import Proof, write_proof
 from .rules import rule_path
@@ -31,6 +31,7 @@ def verify(
     extent: tuple[int, int, int],
     clip: str,
     *,
+    size: int | None,
     density: float,
     seed: int,
     device: Device,
@@ -64,8 +65,7 @@ def verify(
         raise InputError(
             f"rule {float_rule} has another shape than {rule}: give what was quantized"
         )
-    # By PROTOCOL 128 x 128, of which the array sees the centre; more only for a larger array.
-    source = resolve_clip(clip, size=max(128, height, width))
+    source = read_clip(clip, size, (height, width))
     whole = Extent(height, width, count or len(source.frames))
     material = Material(integer, source.frames, whole, density, seed, source.name)
     if verilog is not None:

@@ -26,7 +26,7 @@ def evaluation() -> Evaluation:
         }
         for clip, lead in LEADS.items()
     }
-    return Evaluation(clips, {"still": 0.0, "fast": 0.1}, [], {}, {})
+    return Evaluation(clips, {"still": 0.0, "fast": 0.1}, [], {}, {}, {})
 
 
 def test_worst_margin_names_the_clip(evaluation):

@@ -11,7 +11,6 @@ from scotopia.cli.evaluate import (
     BASELINES,
     Shown,
     baseline_names,
-    clip_names,
     evaluate,
     methods,
     score_table,
@@ -132,7 +131,7 @@ def test_warm_up_has_sixty_frames() -> None:
 def test_table_marks_clips_that_were_trained_on_and_the_best_method() -> None:
     result = evaluate([LEARNT, BUSY, STILL], FAKES, show, [0], trained_on={"learnt"})
     table = score_table(result, "psnr")
-    labels, perfect, black = (list(table.columns[i].cells) for i in (0, 2, 4))
+    labels, pixels, perfect, black = (list(table.columns[i].cells) for i in (0, 1, 3, 5))
     assert labels == [
         "still",
         "busy",
@@ -141,6 +140,7 @@ def test_table_marks_clips_that_were_trained_on_and_the_best_method() -> None:
         "mean, unseen (2)",
         "learnt, trained on",
     ]
+    assert pixels == ["16 x 16", "16 x 16", "", "", "", "16 x 16"]
     assert perfect == ["[bold]100.00[/bold]"] * 6
     assert not any("bold" in str(cell) for cell in black)
 
@@ -164,18 +164,6 @@ def test_bad_clips_are_refused_before_anything_is_scored() -> None:
     ):
         with pytest.raises(InputError, match=sentence):
             evaluate([BUSY, Clip(name, frames)], FAKES, unexpected, [0])
-
-
-def test_folder_of_clips_is_every_clip_in_it(tmp_path: Path) -> None:
-    for name in ("b.npz", "a.MP4", "c.npy", ".hidden.npz", "notes.txt", "cover.png"):
-        (tmp_path / name).touch()
-    expected = [str(tmp_path / name) for name in ("a.MP4", "b.npz", "c.npy")]
-    assert clip_names(["davis_road", str(tmp_path)]) == ["davis_road", *expected]
-
-
-def test_folder_of_images_is_one_clip(tmp_path: Path) -> None:
-    (tmp_path / "0.png").touch()
-    assert clip_names([str(tmp_path)]) == [str(tmp_path)]
 
 
 def test_baselines_are_chosen_by_name() -> None:

@@ -297,7 +297,7 @@ def test_resuming_with_other_options_names_them_before_anything_is_loaded(
 ) -> None:
     at_iteration(1, lambda: os.kill(os.getpid(), signal.SIGINT))
     train()
-    monkeypatch.delattr(command, "resolve_clip")
+    monkeypatch.delattr(command, "read_clips")
     assert "was made with start filter, not random" in train("--resume", "--start", "random")[2]
     assert train("--resume", "--batch", 9) == (
         2,

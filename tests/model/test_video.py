@@ -212,8 +212,8 @@ def test_npz_without_frames_is_refused(tmp_path: Path) -> None:
     ("array", "sentence"),
     [
         (
-            FRAMES.astype(np.int16),
-            "holds int16: convert it to uint8, or to floats from 0 to 1",
+            FRAMES.astype(np.complex64),
+            "holds complex64: convert it to uint8, or to floats from 0 to 1",
         ),
         (
             np.zeros((5, 12, 16, 3), np.uint8),
@@ -339,7 +339,7 @@ def test_sound_alone_is_refused(tmp_path: Path) -> None:
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
         sound.sample_rate = 8000
         container.mux(stream.encode(sound))
-    assert refusal(path) == f"clip {path} has no video stream: give a file with pictures"
+    assert refusal(path) == f"clip {path} has no video stream: give a video"
 
 
 def test_folder_without_images_is_refused(tmp_path: Path) -> None:
@@ -355,14 +355,6 @@ def test_broken_image_is_named(tmp_path: Path) -> None:
     broken = folder / "003.png"
     broken.write_bytes(broken.read_bytes()[:-30])
     assert refusal(folder) == f"image {broken} cannot be decoded: replace it or remove it"
-
-
-def test_image_of_16_bits_is_refused(tmp_path: Path) -> None:
-    image = tmp_path / "deep.png"
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(image)
-    assert refusal(tmp_path) == (
-        f"image {image} has more than 8 bits a channel (mode I;16): save it with 8"
-    )
 
 
 def test_frames_of_two_sizes_are_refused(tmp_path: Path) -> None:
@@ -382,6 +374,13 @@ def test_clip_smaller_than_size_is_refused(tmp_path: Path) -> None:
         f"clip {path}: its frames of 16 x 12 pixels are smaller than 13 x 13: choose a smaller "
         "size or a larger clip"
     )
+
+
+def test_at_most_keeps_the_central_square_of_a_smaller_clip(tmp_path: Path) -> None:
+    np.save(tmp_path / "clip.npy", FRAMES)
+    clip = load_clip(tmp_path / "clip.npy", 128, at_most=True)
+    np.testing.assert_array_equal(clip.frames, (FRAMES[:, :, 2:14] / 255).astype(np.float32))
+    assert load_clip(tmp_path / "clip.npy", 4, at_most=True).frames.shape == (5, 4, 4)
 
 
 def test_size_below_one_is_refused(tmp_path: Path) -> None:
