@@ -6,6 +6,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from numpy.typing import NDArray
@@ -124,7 +125,8 @@ def _frames(
 
 def _upright(image: NDArray[Any], frame: av.VideoFrame) -> NDArray[Any]:
     """Turn and mirror an image as its display matrix says."""
-    beside: Any = frame.side_data  # PyAV's types of it disagree
+    # `frame.side_data` is a cycle, which would keep the decoder and its threads until it is found.
+    beside: Any = SideDataContainer(frame)  # type: ignore[call-arg]
     matrix = beside.get(SideDataType.DISPLAYMATRIX)
     if matrix is None:
         return image

@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import Callable
 from fractions import Fraction
@@ -192,6 +193,18 @@ def test_videos_of_phones_are_upright(tmp_path: Path, degrees: int, mirrored: bo
     found = load_clip(path, None).frames[0]
     assert found.shape == expected.shape
     assert np.abs(found - expected / 255).mean() < 0.02
+
+
+def test_a_decoder_ends_with_its_clip(tmp_path: Path) -> None:
+    path = write(tmp_path / "clip.mkv", scene(3))
+    gc.collect()
+    load_clip(path, None)
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    gc.set_debug(0)
+    found = [thing for thing in gc.garbage if type(thing).__module__.startswith("av.")]
+    gc.garbage.clear()
+    assert not found
 
 
 def test_more_than_eight_bits_are_kept(tmp_path: Path) -> None:
