@@ -258,7 +258,7 @@ def test_a_missing_compiler_is_one_line(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    status, _, err = run("verify", "--height", 2, "--width", 2, "--frames", 1)
+    status, _, err = run("verify", "--height", 2, "--width", 2, "--frames", 8)
     assert (status, err) == (
         2,
         "scotopia: c++ is not on the path: "
