@@ -25,7 +25,6 @@ from scotopia.hdl.serial_protocol import (
 )
 from scotopia.model import processes
 from scotopia.model.errors import InputError
-from scotopia.model.sampling import sample_mask
 from scotopia.model.score import psnr_curve
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.qformat import IntArray
@@ -129,13 +128,12 @@ class Played:
 def play(
     rule: IntegerRule,
     frames: NDArray[np.float32],
+    mask: NDArray[np.bool_],
     port: Port,
     *,
-    density: float,
-    seed: int,
     compare: bool,
 ) -> Iterator[Played]:
-    """Show a board the frames (T, H, W) of a clip, a share `density` of their pixels.
+    """Show a board the pixels of `frames` (T, H, W) that `mask` lets through.
 
     Raises
     ------
@@ -143,7 +141,6 @@ def play(
         If the board does not answer, or holds other frames already and is to be compared.
     """
     _, height, width = frames.shape
-    mask = sample_mask(frames.shape, density, seed)
     before = status(port)
     if compare and before.frames:
         raise InputError(

@@ -10,8 +10,10 @@ from scotopia.hdl.program import Program
 from scotopia.model import task as float_task
 from scotopia.model.files import write_atomically
 from scotopia.model.rule import Rule, to_pixel
-from scotopia.model.score import psnr_curve
+from scotopia.model.sampling import seen_mask
+from scotopia.model.score import check_scorable, psnr_curve
 from scotopia.model.start import has_verdict
+from scotopia.model.video import Clip
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.stimulus import central_crop
@@ -46,12 +48,16 @@ def run_demo(
     shown = Shown.by_protocol(read_clip(clip_name, size, extent[:2]), density, seed)
     frames, mask = shown.clip.frames, shown.mask
     height, width, count = extent
-    central_crop(frames, shown.clip.name, height, width, count)  # refused now, not after minutes
+    # What is bad is refused now, not after minutes.
+    check_scorable(shown.clip)
+    crop = central_crop(frames, shown.clip.name, height, width, count)
+    for seen in (shown.clip, Clip(shown.clip.name, crop)):
+        seen_mask(seen, density, seed, rule.config.inputs)
 
     classical = methods([])
     task = progress.add_task("baselines", total=len(classical))
     estimates: dict[str, Video] = {}
-    scores: dict[str, Scores] = {}  # at once: a clip too short to score is refused here
+    scores: dict[str, Scores] = {}
     for name, estimate in classical.items():
         progress.update(task, description=name)
         estimates[name] = estimate(shown)

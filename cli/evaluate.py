@@ -232,7 +232,7 @@ def evaluate(
     for clip in clips:
         if clip.name in motion:
             raise InputError(f"two clips are called {clip.name}: rename one, or name it once")
-        score.check_scorable(clip.frames)
+        score.check_scorable(clip)
         motion[clip.name] = score.motion(clip.frames)
 
     def place(clip: Clip) -> tuple[bool, bool, str]:

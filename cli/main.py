@@ -483,6 +483,7 @@ def evaluate(
 
     import numpy as np
 
+    from scotopia.model.sampling import seen_mask
     from scotopia.model.sensor import Sensor
 
     from . import evaluate as protocol
@@ -495,6 +496,10 @@ def evaluate(
     estimators = protocol.methods(rules, protocol.baseline_names(baselines))
     # All clips are read before the first is scored: a bad one is reported at once.
     videos = read_clips(clips, size)
+    inputs = {*protocol.baseline_names(baselines)}.union(*(one.config.inputs for one in rules))
+    for video in videos:
+        for number in range(seed, seed + seeds):
+            seen_mask(video, density, number, inputs)
     with progress_bar() as progress:
         task = progress.add_task("evaluate", total=len(videos) * len(estimators) * seeds)
 
@@ -1067,6 +1072,8 @@ def play(
 
     Needs the extra `board`. Exit status 1 if codes differ, with --compare.
     """
+    from scotopia.model.sampling import seen_mask
+    from scotopia.model.video import Clip
     from scotopia.quantize.integer_rule import IntegerRule
     from scotopia.sim.stimulus import central_crop
 
@@ -1077,14 +1084,8 @@ def play(
     integer = IntegerRule.load(rule_path(rule))
     source = read_clip(clip, size, (height, width))
     crop = central_crop(source.frames, source.name, height, width, frames)
-    played = boards.play(
-        integer,
-        crop,
-        boards.open_port(port, baud),
-        density=density,
-        seed=seed,
-        compare=compare,
-    )
+    mask = seen_mask(Clip(source.name, crop), density, seed, integer.config.inputs)
+    played = boards.play(integer, crop, mask, boards.open_port(port, baud), compare=compare)
     done = boards.show(played, console.print, live=console.is_terminal)
     psnr, wrong = [frame.psnr for frame in done], [frame.wrong for frame in done]
     write_json(json_file, {"psnr": psnr, "wrong": wrong})
@@ -1118,7 +1119,8 @@ def inspect(
     json_file: JsonOption = None,
 ) -> None:
     """Look inside a rule: its channels over time, how far a sample is heard, how damage heals."""
-    from scotopia.model.sampling import sample_mask
+    from scotopia.model.sampling import seen_mask
+    from scotopia.model.video import Clip
 
     from .clips import read_clip
     from .evaluate import cost
@@ -1136,7 +1138,7 @@ def inspect(
             "give fewer, or leave it out"
         )
     video = shown.frames[:frames]
-    mask = sample_mask(shown.frames.shape, density, seed)[: len(video)]
+    mask = seen_mask(Clip(shown.name, video), density, seed, loaded.config.inputs)
     with console.status("inspect") as status:
         found = run_inspection(
             loaded, video, mask, pixel, seed, on_stage=lambda name: status.update(name)

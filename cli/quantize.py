@@ -1,6 +1,6 @@
 """What `scotopia quantize` does: a rule in, an integer rule out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from scotopia.model.checkpoint import digests
 from scotopia.model.errors import InputError
 from scotopia.model.files import rule_kind, with_clips
 from scotopia.model.rule import Rule
-from scotopia.model.sampling import sample_mask
+from scotopia.model.sampling import seen_mask
 from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.video import Clip
 from scotopia.quantize.fake import FakeQuantRule
@@ -116,13 +116,15 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         "calibration_clips": [clip.name for clip in clips],
         "size": sizes_of(clips),
     }
-    if job.max_loss is not None and rule_kind(path) == "integer rule":
-        source = FakeQuantRule.of(IntegerRule.load(path))
+    keeps_formats = job.max_loss is not None and rule_kind(path) == "integer rule"
+    source = FakeQuantRule.of(IntegerRule.load(path)) if keeps_formats else Rule.load(path)
+    if job.max_loss is not None:
+        mean_psnr = score_on(clips, job.density, source.config.inputs)
+    if isinstance(source, FakeQuantRule):
         formats = source.formats
         seen = digests(clips)
         source.training_record = with_clips(source.training_record, seen, seen)
     else:
-        source = Rule.load(path)
         with console.status("calibrating"):
             calibration = Calibration.measure(source, clips, job.density)
             source = calibration.rule
@@ -137,7 +139,7 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         console.print(_clipping_table(clipped))
         result |= {"calibration": job.method, "hidden": clipped}
     if job.max_loss is not None:
-        formats = _search(job, source, build, formats, clips, console, result)
+        formats = _search(job, source, build, formats, mean_psnr, console, result)
     before = source.training_record.get("quantized_by", ())
     source.training_record = source.training_record | {"quantized_by": [*before, job.command]}
     integer = with_proof(build(formats) if build else formats.integer_rule(source))
@@ -171,9 +173,17 @@ def calibration_clips(names: Sequence[str], size: int | None = None) -> list[Cli
     return read_clips(names, size) or synthetic_clips(4, 60, 64, seed=0, first=1000)
 
 
-def score_on(clips: Sequence[Clip], density: float) -> Score:
-    """Return the score of an integer rule: its mean PSNR in dB on clips, warm-up not counted."""
-    masks = [sample_mask(clip.frames.shape, density, 0) for clip in clips]
+def score_on(clips: Sequence[Clip], density: float, inputs: Collection[str]) -> Score:
+    """Return the score of integer rules of those `inputs`: their mean PSNR in dB on clips.
+
+    Raises
+    ------
+    InputError
+        If a clip is too short or too small to be scored, or no pixel of it arrives.
+    """
+    for clip in clips:
+        score.check_scorable(clip)
+    masks = [seen_mask(clip, density, 0, inputs) for clip in clips]
 
     def mean_psnr(rule: IntegerRule) -> float:
         return float(
@@ -193,14 +203,11 @@ def _search(
     source: Rule,
     build: Build | None,
     formats: Formats,
-    clips: Sequence[Clip],
+    mean_psnr: Score,
     console: Console,
     result: dict[str, Any],
 ) -> Formats:
     assert job.max_loss is not None
-    for clip in clips:
-        score.check_scorable(clip.frames)
-    mean_psnr = score_on(clips, job.density)
     cost = _cost(job)
     start = build(formats) if build else formats.integer_rule(source)
     price = cost(formats, start) if cost else cost_of(formats, job.cells)

@@ -31,6 +31,7 @@ from scotopia.model.files import (
 from scotopia.model.options import TrainOptions
 from scotopia.model.presets import PRESETS
 from scotopia.model.rule import Rule
+from scotopia.model.sampling import seen_mask
 from scotopia.model.score import check_scorable
 from scotopia.model.start import can_start_as_filter, start_as, start_as_filter
 from scotopia.model.synthetic import synthetic_clips
@@ -405,10 +406,8 @@ def _run_training(job: Job, progress: Progress, console: Console) -> Rule:
         raise InputError("there is nothing to train on: name a clip, or --synthetic 64")
     validation = read_clips(job.validation, job.size)
     for clip in validation:
-        try:
-            check_scorable(clip.frames)
-        except InputError as error:
-            raise InputError(f"validation clip {clip.name}: {error}") from error
+        check_scorable(clip)
+        seen_mask(clip, 0.01, 0, job.config.inputs)  # as `validate` shows it
     with progress:
         return _train(job, checkpoint, device, real, validation, progress, console)
 

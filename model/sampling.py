@@ -1,11 +1,16 @@
 """What is left to chance: which pixels arrive, and sizes of any magnitude."""
 
 import math
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from .video import Clip
 
 
 def sample_mask(shape: tuple[int, ...], density: float, seed: int) -> NDArray[np.bool_]:
@@ -32,6 +37,32 @@ def sample_mask(shape: tuple[int, ...], density: float, seed: int) -> NDArray[np
     """
     check_density(density)
     return np.random.default_rng(seed).random(shape) < density
+
+
+def seen_mask(
+    clip: "Clip", density: float, seed: int, inputs: Collection[str]
+) -> NDArray[np.bool_]:
+    """Draw the mask of a clip as `sample_mask` does, for who would judge by what is seen of it.
+
+    Parameters
+    ----------
+    inputs
+        What a rule sees of samples, `RuleConfig.inputs`; one that sees none needs none.
+
+    Raises
+    ------
+    InputError
+        If `density` is not in (0, 1], or no pixel arrives.
+    """
+    mask = sample_mask(clip.frames.shape, density, seed)
+    if inputs and not mask.any():
+        frames, height, width = mask.shape
+        raise InputError(
+            f"clip {clip.name}: no pixel of {frames} frame(s) of {width} x {height} arrives at "
+            f"density {density:g} and seed {seed}, so that nothing would be seen: raise the "
+            "density, or show more or larger frames"
+        )
+    return mask
 
 
 def check_density(density: float) -> None:

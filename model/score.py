@@ -1,12 +1,15 @@
 """How a reconstruction is scored: PSNR and SSIM, with a warm-up that does not count."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from .video import Clip
 
 WARM_UP = 20
 """Frames at the start of a clip that are not scored."""
@@ -25,10 +28,13 @@ STATIC_BELOW = 0.02
 """Motion of a clip that counts as static."""
 
 
-def check_scorable(clip: NDArray[Any]) -> None:
-    """Raise InputError if a clip (T, H, W) is too short for `psnr` or too small for `ssim`."""
-    _check_length(clip)
-    _check_size(clip)
+def check_scorable(clip: "Clip") -> None:
+    """Raise InputError, which names it, if a clip is too short for `psnr` or small for `ssim`."""
+    try:
+        _check_length(clip.frames)
+        _check_size(clip.frames)
+    except InputError as error:
+        raise InputError(f"clip {clip.name}: {error}") from error
 
 
 def motion(clip: NDArray[Any]) -> float:

@@ -20,7 +20,7 @@ from scotopia.model.checkpoint import digests
 from scotopia.model.errors import InputError
 from scotopia.model.files import with_clips
 from scotopia.model.rule import FilteredLayer, Rule
-from scotopia.model.sampling import sample_mask
+from scotopia.model.sampling import seen_mask
 from scotopia.model.task import run
 from scotopia.model.video import Clip
 
@@ -70,10 +70,12 @@ class Calibration:
         Raises
         ------
         InputError
-            If there is no clip, two have one name, or an activation is not finite.
+            If there is no clip, two have one name, no pixel of one arrives, or an activation is not
+            finite.
         """
         if not clips:
             raise InputError("the calibration set is empty: give at least one clip")
+        masks = [seen_mask(clip, density, seed, rule.config.inputs) for clip in clips]
         hidden: list[Tensor] = []
         written: list[Tensor] = []
         sums = Sums(rule.config)
@@ -97,8 +99,7 @@ class Calibration:
             rule.update.register_forward_hook(updated),
         ]
         try:
-            for clip in clips:
-                mask = sample_mask(clip.frames.shape, density, seed)
+            for clip, mask in zip(clips, masks, strict=True):
                 for _ in run(rule, clip.frames, mask):
                     pass
         finally:

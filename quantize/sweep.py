@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from scotopia.model import score
 from scotopia.model import task as float_task
 from scotopia.model.checkpoint import digest, digests
+from scotopia.model.config import RuleConfig
 from scotopia.model.errors import InputError
 from scotopia.model.files import with_clips
 from scotopia.model.rule import Rule
-from scotopia.model.sampling import sample_mask
+from scotopia.model.sampling import sample_mask, seen_mask
 from scotopia.model.video import Clip
 
 from . import task as integer_task
@@ -65,19 +66,23 @@ class Source:
         What tables call it.
     content
         Its file.
+    config
+        Its shape.
     trained_on
         Names of the clips it was trained on.
     """
 
     name: str
     content: bytes
+    config: RuleConfig
     trained_on: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path, name: str) -> "Source":
         """Read a rule file; InputError, if it is no float rule."""
-        record = Rule.load(path).training_record
-        return cls(name, path.read_bytes(), tuple(record.get("clips", ())))
+        rule = Rule.load(path)
+        known = tuple(rule.training_record.get("clips", ()))
+        return cls(name, path.read_bytes(), rule.config, known)
 
     @cached_property
     def digest(self) -> str:
@@ -152,16 +157,25 @@ class Grid:
             if names.count(name) > 1:
                 raise InputError(f"two rules are called {name}: rename one, or name it once")
         for clip in self.clips:
-            try:
-                score.check_scorable(clip.frames)
-            except InputError as error:
-                raise InputError(f"clip {clip.name}: {error}") from error
+            score.check_scorable(clip)
         digests(list(self.clips))
-        sample_mask((0,), self.density, 0)
+        inputs = {name for rule in self.rules for name in rule.config.inputs}
+        for clip, seed in (*product(self.clips, self.seeds), *product(self.calibration, [0])):
+            seen_mask(clip, self.density, seed, inputs)
         for design in self.designs:
             _ = design.precision
         if self.drift_steps < 1:
             raise InputError(f"drift steps {self.drift_steps} are fewer than 1: give 1000")
+        for rule in self.rules:
+            steps = rule.config.steps_per_frame
+            if self.drift_steps <= steps:
+                raise InputError(
+                    f"drift steps {self.drift_steps} are one frame of {rule.name}, which tells no "
+                    f"slope: give 1000, or more than {steps}"
+                )
+            first = self.clips[0]
+            played = Clip(first.name, first.frames[: math.ceil(self.drift_steps / steps)])
+            seen_mask(played, self.density, self.seeds[0], rule.config.inputs)
 
     @property
     def designs(self) -> list[Design]:

@@ -15,7 +15,8 @@ from scotopia.hdl.program import Program
 from scotopia.hdl.twin import ArrayTwin
 from scotopia.model import processes
 from scotopia.model.errors import InputError
-from scotopia.model.sampling import sample_mask
+from scotopia.model.sampling import seen_mask
+from scotopia.model.video import Clip
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.lfsr import RowRegisters
 from scotopia.quantize.qformat import IntArray
@@ -166,13 +167,8 @@ class Material:
 
     def _show(self, extent: Extent, density: float) -> Stimulus:
         crop = central_crop(self.frames, self.clip_name, extent.height, extent.width, extent.frames)
-        mask = sample_mask(crop.shape, density, self.seed)
-        if self.rule.config.inputs and not mask.any():
-            raise InputError(
-                f"no pixel arrives in {extent.frames} frame(s) of {extent.height} x {extent.width} "
-                f"cells at density {density:g}, so that nothing would be compared: raise the "
-                "density or the number of frames, or make the array larger"
-            )
+        shown = Clip(self.clip_name, crop)
+        mask = seen_mask(shown, density, self.seed, self.rule.config.inputs)
         return Stimulus.of(self.rule, crop, mask)
 
     def brief(self) -> "Material":

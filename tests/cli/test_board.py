@@ -64,12 +64,17 @@ def frames() -> Any:
     return np.random.default_rng(2).random((4, HEIGHT, WIDTH)).astype(np.float32)
 
 
-def test_board_sees_what_the_golden_model_sees(rule: IntegerRule, frames: Any) -> None:
+@pytest.fixture
+def shown(frames: Any) -> Any:
+    return sample_mask(frames.shape, 0.3, 5)
+
+
+def test_board_sees_what_the_golden_model_sees(rule: IntegerRule, frames: Any, shown: Any) -> None:
     board = FakeBoard(rule)
-    played = list(boards.play(rule, frames, board, density=0.3, seed=5, compare=True))
+    played = list(boards.play(rule, frames, shown, board, compare=True))
     assert [frame.wrong for frame in played] == [0] * 4
-    mask, state = sample_mask(frames.shape, 0.3, 5), rule.initial_state(HEIGHT, WIDTH)
-    for frame, visible, seen in zip(frames, mask, played, strict=True):
+    state = rule.initial_state(HEIGHT, WIDTH)
+    for frame, visible, seen in zip(frames, shown, played, strict=True):
         for _ in range(rule.config.steps_per_frame):
             state = rule.step(state, rule.sample_codes(frame), visible)
         np.testing.assert_array_equal(seen.prediction, rule.pixels(state[0]))
@@ -77,20 +82,20 @@ def test_board_sees_what_the_golden_model_sees(rule: IntegerRule, frames: Any) -
         assert seen.psnr == pytest.approx(-10 * np.log10(error), abs=1e-4)
 
 
-def test_wrong_codes_are_counted(rule: IntegerRule, frames: Any) -> None:
-    played = boards.play(rule, frames, FakeBoard(rule, wrong=3), density=0.3, seed=5, compare=True)
+def test_wrong_codes_are_counted(rule: IntegerRule, frames: Any, shown: Any) -> None:
+    played = boards.play(rule, frames, shown, FakeBoard(rule, wrong=3), compare=True)
     assert [frame.wrong for frame in played] == [3] * 4
 
 
-def test_board_that_has_run_is_not_compared(rule: IntegerRule, frames: Any) -> None:
+def test_board_that_has_run_is_not_compared(rule: IntegerRule, frames: Any, shown: Any) -> None:
     board = FakeBoard(rule, frames=7)
     with pytest.raises(InputError) as caught:
-        next(boards.play(rule, frames, board, density=0.3, seed=5, compare=True))
+        next(boards.play(rule, frames, shown, board, compare=True))
     assert str(caught.value) == (
         "the board has run 7 frames already, so its state is not the golden model's: load the "
         "bitstream again"
     )
-    assert next(boards.play(rule, frames, board, density=0.3, seed=5, compare=False)).wrong is None
+    assert next(boards.play(rule, frames, shown, board, compare=False)).wrong is None
 
 
 def test_board_that_does_not_answer_is_named(rule: IntegerRule) -> None:
@@ -150,9 +155,9 @@ def test_picture_is_two_rows_a_line() -> None:
     assert lower.count("▀") == 2
 
 
-def test_frames_are_named_as_they_come(rule: IntegerRule, frames: Any) -> None:
+def test_frames_are_named_as_they_come(rule: IntegerRule, frames: Any, shown: Any) -> None:
     said: list[str] = []
-    played = boards.play(rule, frames, FakeBoard(rule, 2), density=0.3, seed=5, compare=True)
+    played = boards.play(rule, frames, shown, FakeBoard(rule, 2), compare=True)
     done = boards.show(played, said.append, live=False)
     assert said[1] == f"frame 1: {done[1].psnr:.2f} dB, 2 codes wrong"
     assert len(said) == len(done) == 4

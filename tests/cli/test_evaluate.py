@@ -267,7 +267,8 @@ def test_picture_shows_the_truth_enlarged(run: Run, tmp_path: Path) -> None:
         (("--dead", "1"), "share 1 of dead pixels is not in [0, 1): give 0.01 for 1 %"),
         (
             ("--size", "6"),
-            "frames of 6 x 6 pixels are too small for SSIM: give a clip of at least 7 x 7",
+            "clip busy: frames of 6 x 6 pixels are too small for SSIM: give a clip of at least "
+            "7 x 7",
         ),
     ],
 )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
@@ -36,12 +37,12 @@ HEAVY = {
     "demo": ("scotopia.cli.demo.methods",),
     "train": ("scotopia.cli.train._Loop.run",),
     "evaluate": ("scotopia.cli.evaluate._try_method",),
-    "quantize": ("scotopia.cli.quantize.Calibration.measure",),
+    "quantize": ("scotopia.quantize.post_training.run", "scotopia.cli.quantize.reconstruct"),
     "sweep": ("scotopia.cli.sweep.connect",),
     "export": ("scotopia.quantize.qonnx_export.write_model",),
     "emit": ("scotopia.hdl.program.Program.compile",),
     "fpga": ("scotopia.cli.fpga.Program.compile",),
-    "verify": ("scotopia.cli.verify.float_stages",),
+    "verify": ("scotopia.cli.verify.float_stages", "scotopia.sim.verify.Stimulus.of"),
     "prove": tuple(
         f"scotopia.cli.prove.{part}.prove"
         for part in ("random_rules", "automata", "stress", "formal", "mutation")
@@ -189,32 +190,95 @@ class BeganError(Exception):
     """Work has begun."""
 
 
-@pytest.mark.parametrize(("command", "parameter", "value"), CASES)
-def test_a_value_that_means_nothing_is_one_line_and_leaves_nothing(
-    command: str,
-    parameter: Any,
-    value: str,
-    run: Run,
-    clip: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def attempt(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A command in an empty folder: `BeganError` where work begins, which nothing is left by."""
+
     def begin(*_arguments: object, **_options: object) -> None:
         raise BeganError
 
-    monkeypatch.setattr(cli, "app", APP)  # which Typer would make anew for each call
-    for name in HEAVY[command]:
-        monkeypatch.setattr(name, begin)
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(cli, "app", APP)  # which Typer would make anew for each call
+
+    def attempt(command: str, *words: object) -> tuple[int, str, str]:
+        for name in HEAVY[command]:
+            monkeypatch.setattr(name, begin)
+        status, out, error = run(command, *words)
+        assert status == 2 and not list(folder.iterdir())
+        assert error.startswith("scotopia: ") and error.count("\n") == 1 and len(error) < 400
+        return status, out, error
+
+    return attempt
+
+
+@pytest.mark.parametrize(("command", "parameter", "value"), CASES)
+def test_a_value_that_means_nothing_is_one_line_and_leaves_nothing(
+    command: str, parameter: Any, value: str, attempt: Run, clip: Path
+) -> None:
     needed = [str(clip) if word == "CLIP" else word for word in NEEDED[command]]
     if parameter.param_type_name == "argument":
         given = [value, *needed[needed.index("--out") if "--out" in needed else len(needed) :]]
     else:
         given = [*needed, parameter.opts[0], value]
-    status, _, error = run(command, *given)
-    assert status == 2
-    assert error.startswith("scotopia: ") and error.count("\n") == 1 and len(error) < 400
+    _, _, error = attempt(command, *given)
     assert "Error" not in error.split("(")[0]
-    assert not list(folder.iterdir())
+
+
+# A verdict over nothing.
+
+
+@pytest.fixture(scope="session")
+def short_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 frames: all of them warm-up."""
+    path = tmp_path_factory.mktemp("clip") / "short.npy"
+    np.save(path, np.full((20, 16, 16), 99, np.uint8))
+    return path
+
+
+JUDGES = [
+    pytest.param(words, id=words[0] + ("-search" if "--max-loss" in words else ""))
+    for words in (
+        ("evaluate", "CLIP"),
+        ("sweep", "retina", "--out", "o", "--clip", "CLIP", "--calibrate", "CLIP"),
+        ("quantize", "retina", "--out", "o", "--calibrate", "CLIP"),
+        ("quantize", "retina-int", "--out", "o", "--max-loss", "1", "--calibrate", "CLIP"),
+        ("inspect", "retina", "--clip", "CLIP"),
+        ("play", "CLIP", "--port", "nowhere", "--frames", "20"),
+        ("demo", "--clip", "CLIP"),
+        ("verify", "--clip", "CLIP", "--frames", "20"),
+    )
+]
+
+
+@pytest.mark.parametrize("words", JUDGES)
+def test_a_clip_of_which_no_pixel_arrives_is_refused(
+    words: tuple[str, ...], attempt: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "dim.npy"
+    np.save(path, np.full((60, 16, 16), 99, np.uint8))
+    given = [str(path) if word == "CLIP" else word for word in words]
+    extent = "20 frame(s) of 16 x 16" if "20" in words else "60 frame(s) of 16 x 16"
+    _, _, error = attempt(*given, "--density", "1e-9")
+    assert error == (
+        f"scotopia: clip dim: no pixel of {extent} arrives at density 1e-09 and seed 0, so that "
+        "nothing would be seen: raise the density, or show more or larger frames\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(one for one in JUDGES if one.id in ("evaluate", "sweep", "quantize-search", "demo")),
+        pytest.param(("train", "--out", "o", "--validate", "CLIP"), id="train"),
+    ],
+)
+def test_a_clip_that_is_all_warm_up_is_refused_before_it_is_judged(
+    words: tuple[str, ...], attempt: Run, short_clip: Path
+) -> None:
+    _, _, error = attempt(*(str(short_clip) if word == "CLIP" else word for word in words))
+    assert error == (
+        "scotopia: clip short: a clip of 20 frames cannot be scored, the first 20 are warm-up: "
+        "give at least 21 frames\n"
+    )

@@ -485,7 +485,7 @@ def test_a_clip_too_short_to_validate_on_is_named(train: Run, tmp_path: Path) ->
     np.save(short, np.zeros((20, 128, 128), np.uint8))
     status, _, err = train("--validate", short)
     assert status == 2
-    assert err.startswith("scotopia: validation clip short: a clip of 20 frames cannot be scored")
+    assert err.startswith("scotopia: clip short: a clip of 20 frames cannot be scored")
 
 
 def test_a_rule_named_like_a_checkpoint_is_refused(run: Run, clip: Path, tmp_path: Path) -> None:

@@ -398,6 +398,15 @@ def test_clip_is_played_forth_and_back() -> None:
         ),
         ({"density": 0}, "density 0 is not above 0 and up to 1: give 0.01 for 1 %"),
         ({"drift_steps": 0}, "drift steps 0 are fewer than 1: give 1000"),
+        (
+            {"drift_steps": 2},
+            "drift steps 2 are one frame of small, which tells no slope: give 1000, or more than 2",
+        ),
+        (
+            {"calibration": [Clip("spot", np.zeros((1, 1, 1), np.float32))]},
+            "clip spot: no pixel of 1 frame(s) of 1 x 1 arrives at density 0.1 and seed 0, so that "
+            "nothing would be seen: raise the density, or show more or larger frames",
+        ),
     ],
 )
 def test_a_bad_grid_is_refused(grid: MakeGrid, change: dict[str, Any], sentence: str) -> None:

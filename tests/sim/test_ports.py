@@ -228,6 +228,6 @@ def test_clip_of_which_no_pixel_arrives_verifies_nothing(rule: IntegerRule) -> N
     with pytest.raises(InputError) as error:
         verify(rule, frames, Extent(2, 2, 1), density=1e-9)
     assert str(error.value) == (
-        "no pixel arrives in 1 frame(s) of 2 x 2 cells at density 1e-09, so that nothing would be "
-        "compared: raise the density or the number of frames, or make the array larger"
+        "clip clip: no pixel of 1 frame(s) of 2 x 2 arrives at density 1e-09 and seed 0, so that "
+        "nothing would be seen: raise the density, or show more or larger frames"
     )
