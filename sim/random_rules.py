@@ -30,7 +30,7 @@ from scotopia.quantize.qformat import IntArray, Overflow, QFormat, Rounding
 from .amaranth_bench import run_amaranth
 from .check import Check, Verdict
 from .compare import compare
-from .simulators import Bench
+from .simulators import Bench, verilated
 from .stimulus import Stimulus
 from .verify import run_program
 
@@ -329,6 +329,7 @@ def prove(
     start = time.perf_counter()
     shares = [min(each, count - done) for done in range(0, count, each)]
     findings: list[Finding] = []
+    verilated()  # for all workers together
     with processes.workers(workers) as pool:
         futures = [
             pool.submit(run_device, first + number, share, simulator)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import distribution
 from importlib.resources import files
@@ -52,6 +53,29 @@ class _Runner(cocotb_tools.runner.Runner):
                 raise ToolError(Path(command[0]).name)
 
 
+@cache
+def _made(place: str) -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="scotopia-", dir=place)
+
+
+def verilated() -> Path:
+    """Return the folder of Verilator's own library, which is compiled once a process.
+
+    It is most of the compiler's work, and the same for every build: all have the same options, and
+    no file of the library includes one of the design. Processes forked after the first call share
+    the folder.
+    """
+    return Path(_made(tempfile.gettempdir()).name)
+
+
+def _keep(build: Path) -> None:
+    """Keep what a build made of Verilator's library."""
+    for made in build.glob("verilated*.o"):
+        kept = verilated() / made.name
+        if not kept.exists():  # at once, for another process may copy it now
+            Path(shutil.copy(made, kept.with_suffix(f".{os.getpid()}"))).replace(kept)
+
+
 class _Icarus(_Runner, cocotb_tools.runner.Icarus):
     pass
 
@@ -71,9 +95,9 @@ class _Verilator(_Runner, cocotb_tools.runner.Verilator):
         ]
         # All signals public keeps Verilator from optimizing; harness.vlt names those we need.
         verilate.remove("--public-flat-rw")
-        # Verilator's own library is most of the compiler's work, and the same for every build.
-        for built in sorted(self.build_dir.glob("verilated*.o")):
-            make += ["--assume-old", built.name]
+        for kept in sorted(verilated().glob("*.o")):
+            shutil.copy(kept, self.build_dir)
+            make += ["--assume-old", kept.name]
         return [verilate, make]
 
 
@@ -81,8 +105,7 @@ class _Verilator(_Runner, cocotb_tools.runner.Verilator):
 class Bench:
     """A simulator and a folder to build in.
 
-    Runs through one bench share what does not change between them, the simulator's own library
-    for the most part. Use it as a context; the folder goes when it ends.
+    Use it as a context; the folder goes when it ends.
 
     Raises
     ------
@@ -241,6 +264,7 @@ class Bench:
                 raise InputError(
                     f"{self.simulator} cannot be used ({error}): {REMEDIES[self.simulator]}"
                 ) from error
+        _keep(self.work / "build")
 
 
 #: That a sample takes at most.

@@ -5,10 +5,15 @@ live as long as the session, so that Hypothesis may use them.
 """
 
 import math
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
+
+# Matrices here are so small that a second thread only waits for the first: spinning, it takes
+# fifteen times the processor's time. NumPy's and SciPy's libraries look here when imported.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -20,10 +25,9 @@ from scotopia.model.rule import Rule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import IntArray, IntegerRule
 from scotopia.quantize.qformat import Rounding
-from scotopia.sim import random_rules
+from scotopia.sim import random_rules, simulators
 from scotopia.sim.stimulus import Stimulus
 
-# Tensors here are so small that a second thread only waits for the first.
 torch.set_num_threads(1)
 
 
@@ -40,6 +44,17 @@ def no_compiler() -> None:
 def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the compiled loop where there is a compiler, for tests that run thousands of steps."""
     monkeypatch.setattr(native, "available", _is_available)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_verilated(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Have the simulator's own library compiled once for all processes of pytest-xdist."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "verilated"
+    folder.mkdir(exist_ok=True)
+    simulators.verilated = lambda: folder
 
 
 @contextmanager

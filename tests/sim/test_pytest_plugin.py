@@ -36,7 +36,7 @@ def test_fixture_is_there_in_other_projects_and_fails_what_differs(
     rule.save(Path("rule.safetensors"))
     emit(flip_weight_digit(Program.compile(rule)), 3, 3, Path("verilog"))
     pytester.makepyfile(TEST)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines([r".*golden model = Verilog \(Verilator\): first at step \d.*"])
 

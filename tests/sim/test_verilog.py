@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cocotb_tools.runner
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from scotopia.model.config import INPUTS
 from scotopia.model.errors import InputError
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.sim import simulators
 from scotopia.sim.compare import Comparison, compare
 from scotopia.sim.simulators import Bench
 from scotopia.sim.stimulus import Stimulus
@@ -50,7 +52,7 @@ def stimulus(rule: IntegerRule, random_stimulus: Make) -> Stimulus:
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
-    """All tests share one, and with it the simulator's compiled library."""
+    """All tests share one."""
     with Bench("verilator") as bench:
         yield bench
 
@@ -166,6 +168,30 @@ def test_verilog_that_does_not_compile_is_refused(
         "mend or emit it again",
         str(caught.value),
     )
+
+
+def test_simulators_library_is_compiled_by_one_build_and_given_to_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, first, second = (tmp_path / name for name in ("library", "first", "second"))
+    for folder in (library, first, second):
+        folder.mkdir()
+    monkeypatch.setattr(simulators, "verilated", lambda: library)
+    built = lambda self: [["verilator", "--public-flat-rw"], ["make"]]  # noqa: E731
+    monkeypatch.setattr(cocotb_tools.runner.Verilator, "_build_command", built)
+    for name in ("verilated.o", "verilated_vpi.o", "verilator.o", "Vtop__ALL.o"):
+        (first / name).write_text(name)
+    simulators._keep(first)
+    runner = simulators._Verilator()
+    runner.build_dir = second
+    assert runner._build_command() == [
+        ["verilator"],
+        ["make", "--assume-old", "verilated.o", "--assume-old", "verilated_vpi.o"],
+    ]
+    # What includes the design's files is not of the library.
+    assert {path.name: path.read_text() for path in second.iterdir()} == {
+        name: name for name in ("verilated.o", "verilated_vpi.o")
+    }
 
 
 @pytest.mark.parametrize(
