@@ -321,12 +321,12 @@ def verify(
             emitted = verilog or _emitted(program, shape, scratch / "ports")
             stages.append(_ports(bench, device, emitted, library, seed))
         shape = material.stimulus(small=True).shape
-        small = _emitted(program, shape, scratch / "small")
         if gates:
+            small = _emitted(program, shape, scratch / "small")
             stages += _gates(brief, small, simulator, on_stage)
         if faults:
-            planted = sure_faults(program, small)
             broken = _emitted(program, shape, scratch / "broken")
+            planted = sure_faults(program, broken)
             instrument(broken, planted)
             build = bench.build(rule, broken, *shape)
             for number, fault in enumerate(planted, 1):
