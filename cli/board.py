@@ -19,6 +19,7 @@ from scotopia.hdl.serial_protocol import (
     STATUS,
     STATUS_BYTES,
     Status,
+    baud_divisor,
     check_board,
     decode_channel,
     encode_samples,
@@ -57,6 +58,7 @@ def build(rule: IntegerRule, height: int, width: int, board: str, out: Path, bau
     if board not in BOARDS:
         raise InputError(f"board {board!r} is unknown: choose one of {', '.join(BOARDS)}")
     check_board(height, width)
+    check_baud(baud)
     try:
         from amaranth_boards.ulx3s import ULX3S_85F_Platform
     except ImportError as error:
@@ -104,6 +106,13 @@ def why_failed(log: str) -> str:
             "there is no bitstream: choose a smaller array, or a rule of fewer bits"
         )
     return ""
+
+
+def check_baud(baud: int) -> None:
+    """Raise InputError unless the board's clock makes that many bits a second."""
+    from scotopia.hdl.board import ULX3S_CLOCK
+
+    baud_divisor(ULX3S_CLOCK, baud)
 
 
 @dataclass(frozen=True)

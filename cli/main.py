@@ -71,7 +71,8 @@ class SubCommand(TyperCommand):
             for text in given if isinstance(given, list | tuple) else [given]:
                 # An empty path would be the folder that one is in.
                 if isinstance(text, str) and not text.strip():
-                    raise InputError(f"{name} is empty: give it a value, or leave it out")
+                    remedy = "" if parameter.required else ", or leave it out"
+                    raise InputError(f"{name} is empty: give it a value{remedy}")
             value = ctx.params.get(parameter.name)
             if isinstance(value, int | float) and not abs(value) <= MOST:
                 raise InputError(f"{name} {value} is no number up to {MOST}: give a smaller one")
@@ -238,7 +239,7 @@ def train(
     real_share: Annotated[
         float | None, videos("Share of the shots from real clips, if there are synthetic ones.")
     ] = None,
-    crop: Annotated[int | None, videos("Side of the squares trained on, pixels.", 1, 4096)] = None,
+    crop: Annotated[int | None, videos("Side of the squares trained on, pixels.", 1)] = None,
     batch: Annotated[int | None, videos("Videos that run side by side.", 1, 4096)] = None,
     densities: Annotated[
         str | None, videos("Lowest, likeliest, highest share of the pixels shown, with commas.")
@@ -1031,7 +1032,7 @@ def board(
     width: WidthOption = 16,
     name: Annotated[str, typer.Option("--board", help="ulx3s-85f.")] = "ulx3s-85f",
     baud: Annotated[
-        int, typer.Option(min=9600, max=12_000_000, help="Bits a second of the serial line.")
+        int, typer.Option(min=1, help="Bits a second of the serial line, up to 15,625,000.")
     ] = 3_000_000,
 ) -> None:
     """Build the bitstream of an array for a board, with a serial line to a host.
@@ -1061,7 +1062,7 @@ def play(
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
     baud: Annotated[
-        int, typer.Option(min=9600, max=12_000_000, help="Bits a second of the serial line.")
+        int, typer.Option(min=1, help="Bits a second of the serial line, up to 15,625,000.")
     ] = 3_000_000,
     compare: Annotated[
         bool, typer.Option("--compare", help="Count codes that differ from the golden model's.")
@@ -1081,6 +1082,7 @@ def play(
     from .clips import read_clip
     from .rules import rule_path
 
+    boards.check_baud(baud)
     integer = IntegerRule.load(rule_path(rule))
     source = read_clip(clip, size, (height, width))
     crop = central_crop(source.frames, source.name, height, width, frames)

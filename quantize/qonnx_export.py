@@ -167,9 +167,10 @@ def _bounds(rule: IntegerRule) -> dict[str, int]:
             magnitude, source_frac = sources[name]
             half = (1 << max(0, source_frac - format.frac_bits)) >> 1
             bounds[f"input {name}"] = magnitude + half
-    if rule.config.kind == "gated":  # the half is less than what the product lacks to this
+    if rule.config.kind == "gated":
+        # Neither factor reaches the power of two, and the half is less than what that takes away.
         widest = max(format.bits for format in rule.state_formats)
-        bounds["a gated update"] = 1 << (widest + rule.gate_format.bits)
+        bounds["a gated update"] = (1 << (widest + rule.gate_format.bits)) - 1
     return bounds
 
 

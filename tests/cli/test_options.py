@@ -79,7 +79,7 @@ BEYOND: dict[str, tuple[str, ...]] = {
     "validate": ("not/a/path",),
     "validate_every": ("-1",),
     "synthetic": ("-1", "100001"),
-    "crop": ("0", "4097"),
+    "crop": ("0", "129"),  # of a clip of 128 x 128
     "batch": ("0", "4097"),
     "chunk": ("0", "4097"),
     "iterations": ("0",),
@@ -224,6 +224,19 @@ def test_a_value_that_means_nothing_is_one_line_and_leaves_nothing(
         given = [*needed, parameter.opts[0], value]
     _, _, error = attempt(command, *given)
     assert "Error" not in error.split("(")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("emit", "retina-int", "--out", ""), "--out is empty: give it a value"),
+        (("fpga", "--out", ""), "--out is empty: give it a value, or leave it out"),
+    ],
+)
+def test_only_what_is_not_required_may_be_left_out(
+    words: tuple[str, ...], remedy: str, attempt: Run
+) -> None:
+    assert attempt(*words)[2] == f"scotopia: {remedy}\n"
 
 
 # A verdict over nothing.

@@ -207,6 +207,14 @@ def test_formats_as_wide_as_float32_allows_are_exact(
     )
 
 
+def test_gated_updates_that_fill_the_24_bits_are_exact(
+    small_config: Make, mixed_rule: Make, check_steps: Make
+) -> None:
+    rule = mixed_rule(4, small_config(kind="gated", inputs=()))
+    rule = with_state(rule, QFormat(1, 15), QFormat(0, 8, signed=False))
+    check_steps(rule)
+
+
 def assert_same(found: Any, expected: Any) -> None:
     for field in dataclasses.fields(expected):
         one, other = getattr(found, field.name), getattr(expected, field.name)
@@ -331,7 +339,7 @@ def test_what_quant_nodes_cannot_state_is_refused(
         ),
         (
             with_state(blind, QFormat(1, 13), QFormat(0, 11, signed=False)),
-            "a gated update can reach 33554432, float32 is exact below 16777216: quantize with "
+            "a gated update can reach 33554431, float32 is exact below 16777216: quantize with "
             "fewer bits",
         ),
         (
