@@ -13,7 +13,6 @@ from scotopia.model.rule import Rule, to_pixel
 from scotopia.model.sampling import seen_mask
 from scotopia.model.score import check_scorable, psnr_curve
 from scotopia.model.start import has_verdict
-from scotopia.model.video import Clip
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.stimulus import central_crop
@@ -51,8 +50,8 @@ def run_demo(
     # What is bad is refused now, not after minutes.
     check_scorable(shown.clip)
     crop = central_crop(frames, shown.clip.name, height, width, count)
-    for seen in (shown.clip, Clip(shown.clip.name, crop)):
-        seen_mask(seen, density, seed, rule.config.inputs)
+    for seen in (frames, crop):
+        seen_mask(shown.clip.name, seen.shape, density, seed, rule.config.inputs)
 
     classical = methods([])
     task = progress.add_task("baselines", total=len(classical))

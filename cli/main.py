@@ -500,7 +500,7 @@ def evaluate(
     inputs = {*protocol.baseline_names(baselines)}.union(*(one.config.inputs for one in rules))
     for video in videos:
         for number in range(seed, seed + seeds):
-            seen_mask(video, density, number, inputs)
+            seen_mask(video.name, video.frames.shape, density, number, inputs)
     with progress_bar() as progress:
         task = progress.add_task("evaluate", total=len(videos) * len(estimators) * seeds)
 
@@ -931,8 +931,9 @@ def verify(
     """Compare float rule, program, Amaranth simulation and Verilog with the golden model.
 
     Bit for bit, but for the float rule, whose distance is measured. The ports are driven with
-    stalls, resets, drops and every command; of Verilog that is given in full, else on an array of
-    3 x 4 cells. Exit status 1 on a mismatch, and where something that was asked for was skipped.
+    stalls, resets, drops and every command, which takes a minute or two; of Verilog that is given
+    in full, else on an array of 3 x 4 cells. Exit status 1 on a mismatch, and where something
+    that was asked for was skipped.
     """
     from .verify import verify as run_verification
 
@@ -950,7 +951,8 @@ def verify(
             gates=gates,
             faults=faults,
             report=report,
-            on_stage=lambda name: status.update(name),
+            # Where there is nothing to watch, a line a stage: they take minutes.
+            on_stage=status.update if console.is_terminal else console.print,
         )
     console.print(proof_table(proof.stages))
     if json_file is not None:
@@ -1074,7 +1076,6 @@ def play(
     Needs the extra `board`. Exit status 1 if codes differ, with --compare.
     """
     from scotopia.model.sampling import seen_mask
-    from scotopia.model.video import Clip
     from scotopia.quantize.integer_rule import IntegerRule
     from scotopia.sim.stimulus import central_crop
 
@@ -1086,7 +1087,7 @@ def play(
     integer = IntegerRule.load(rule_path(rule))
     source = read_clip(clip, size, (height, width))
     crop = central_crop(source.frames, source.name, height, width, frames)
-    mask = seen_mask(Clip(source.name, crop), density, seed, integer.config.inputs)
+    mask = seen_mask(source.name, crop.shape, density, seed, integer.config.inputs)
     played = boards.play(integer, crop, mask, boards.open_port(port, baud), compare=compare)
     done = boards.show(played, console.print, live=console.is_terminal)
     psnr, wrong = [frame.psnr for frame in done], [frame.wrong for frame in done]
@@ -1122,7 +1123,6 @@ def inspect(
 ) -> None:
     """Look inside a rule: its channels over time, how far a sample is heard, how damage heals."""
     from scotopia.model.sampling import seen_mask
-    from scotopia.model.video import Clip
 
     from .clips import read_clip
     from .evaluate import cost
@@ -1140,7 +1140,7 @@ def inspect(
             "give fewer, or leave it out"
         )
     video = shown.frames[:frames]
-    mask = seen_mask(Clip(shown.name, video), density, seed, loaded.config.inputs)
+    mask = seen_mask(shown.name, video.shape, density, seed, loaded.config.inputs)
     with console.status("inspect") as status:
         found = run_inspection(
             loaded, video, mask, pixel, seed, on_stage=lambda name: status.update(name)

@@ -183,7 +183,7 @@ def score_on(clips: Sequence[Clip], density: float, inputs: Collection[str]) -> 
     """
     for clip in clips:
         score.check_scorable(clip)
-    masks = [seen_mask(clip, density, 0, inputs) for clip in clips]
+    masks = [seen_mask(clip.name, clip.frames.shape, density, 0, inputs) for clip in clips]
 
     def mean_psnr(rule: IntegerRule) -> float:
         return float(

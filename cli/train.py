@@ -407,7 +407,9 @@ def _run_training(job: Job, progress: Progress, console: Console) -> Rule:
     validation = read_clips(job.validation, job.size)
     for clip in validation:
         check_scorable(clip)
-        seen_mask(clip, 0.01, 0, job.config.inputs)  # as `validate` shows it
+        seen_mask(
+            clip.name, clip.frames.shape, 0.01, 0, job.config.inputs
+        )  # as `validate` shows it
     with progress:
         return _train(job, checkpoint, device, real, validation, progress, console)
 

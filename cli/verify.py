@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from scotopia.hdl.emit import emit, read_manifest
+from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.netlist import as_device, cell_models
-from scotopia.sim.simulators import Bench
+from scotopia.sim.simulators import Bench, manifest_for
 from scotopia.sim.verify import Extent, Material
 from scotopia.sim.verify import verify as run_verification
 
@@ -69,7 +69,7 @@ def verify(
     whole = Extent(height, width, count or len(source.frames))
     material = Material(integer, source.frames, whole, density, seed, source.name)
     if verilog is not None:
-        read_manifest(verilog)
+        manifest_for(integer, verilog, height, width)
     with processes.temporary_folder() as name:
         scratch = Path(name)
         if netlist is not None:

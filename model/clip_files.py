@@ -41,6 +41,7 @@ UNREADABLE = (
     MemoryError,  # NumPy: a header that nests too deep for Python's parser
     SyntaxError,  # Pillow: a broken PNG
     TypeError,  # Pillow: a TIFF whose tags have wrong types
+    LookupError,  # Pillow: a GIF that is cut off within a frame
     tokenize.TokenError,  # NumPy: a header that does not parse
     struct.error,
     zlib.error,

@@ -80,6 +80,10 @@ def _decoded(path: Path, notes: list[str], options: dict[str, str]) -> Iterator[
             stream for stream in container.streams.video if not stream.disposition & _NO_VIDEO
         ]
         if not streams:
+            if not container.streams:
+                raise InputError(
+                    f"clip {path} holds nothing that plays, or is cut off: copy it again"
+                )
             what = "no pictures but a cover" if container.streams.video else "no video stream"
             raise InputError(f"clip {path} has {what}: give a video")
         stream = streams[0]

@@ -2,15 +2,11 @@
 
 import math
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-
-if TYPE_CHECKING:
-    from .video import Clip
 
 
 def sample_mask(shape: tuple[int, ...], density: float, seed: int) -> NDArray[np.bool_]:
@@ -40,12 +36,14 @@ def sample_mask(shape: tuple[int, ...], density: float, seed: int) -> NDArray[np
 
 
 def seen_mask(
-    clip: "Clip", density: float, seed: int, inputs: Collection[str]
+    name: str, shape: tuple[int, ...], density: float, seed: int, inputs: Collection[str]
 ) -> NDArray[np.bool_]:
     """Draw the mask of a clip as `sample_mask` does, for who would judge by what is seen of it.
 
     Parameters
     ----------
+    name, shape
+        Of the clip; (T, H, W).
     inputs
         What a rule sees of samples, `RuleConfig.inputs`; one that sees none needs none.
 
@@ -54,11 +52,11 @@ def seen_mask(
     InputError
         If `density` is not in (0, 1], or no pixel arrives.
     """
-    mask = sample_mask(clip.frames.shape, density, seed)
+    mask = sample_mask(shape, density, seed)
     if inputs and not mask.any():
         frames, height, width = mask.shape
         raise InputError(
-            f"clip {clip.name}: no pixel of {frames} frame(s) of {width} x {height} arrives at "
+            f"clip {name}: no pixel of {frames} frame(s) of {width} x {height} arrives at "
             f"density {density:g} and seed {seed}, so that nothing would be seen: raise the "
             "density, or show more or larger frames"
         )

@@ -75,7 +75,10 @@ class Calibration:
         """
         if not clips:
             raise InputError("the calibration set is empty: give at least one clip")
-        masks = [seen_mask(clip, density, seed, rule.config.inputs) for clip in clips]
+        masks = [
+            seen_mask(clip.name, clip.frames.shape, density, seed, rule.config.inputs)
+            for clip in clips
+        ]
         hidden: list[Tensor] = []
         written: list[Tensor] = []
         sums = Sums(rule.config)

@@ -161,7 +161,7 @@ class Grid:
         digests(list(self.clips))
         inputs = {name for rule in self.rules for name in rule.config.inputs}
         for clip, seed in (*product(self.clips, self.seeds), *product(self.calibration, [0])):
-            seen_mask(clip, self.density, seed, inputs)
+            seen_mask(clip.name, clip.frames.shape, self.density, seed, inputs)
         for design in self.designs:
             _ = design.precision
         if self.drift_steps < 1:
@@ -174,8 +174,8 @@ class Grid:
                     f"slope: give 1000, or more than {steps}"
                 )
             first = self.clips[0]
-            played = Clip(first.name, first.frames[: math.ceil(self.drift_steps / steps)])
-            seen_mask(played, self.density, self.seeds[0], rule.config.inputs)
+            played = first.frames[: math.ceil(self.drift_steps / steps)].shape
+            seen_mask(first.name, played, self.density, self.seeds[0], rule.config.inputs)
 
     @property
     def designs(self) -> list[Design]:

@@ -101,6 +101,29 @@ class _Verilator(_Runner, cocotb_tools.runner.Verilator):
         return [verilate, make]
 
 
+def manifest_for(rule: IntegerRule, folder: Path, height: int, width: int) -> dict[str, Any]:
+    """Read the manifest of a folder of Verilog of a rule's height x width array.
+
+    Raises
+    ------
+    InputError
+        If the folder is not for this rule and size.
+    """
+    manifest = read_manifest(folder)
+    for name, found, expected in (
+        ("height", manifest["height"], height),
+        ("width", manifest["width"], width),
+        ("channels", manifest["channels"], list(rule.config.channel_names)),
+        ("sample_bits", manifest["sample_bits"], rule.sample_format.bits),
+    ):
+        if found != expected:
+            raise InputError(
+                f"{folder} has {name} {found}, the verification {expected}: "
+                "emit the Verilog again, or give its own rule and size"
+            )
+    return manifest
+
+
 @dataclass
 class Bench:
     """A simulator and a folder to build in.
@@ -174,18 +197,7 @@ class Bench:
         InputError
             If the folder is not for this rule and size, or the Verilog does not compile.
         """
-        manifest = read_manifest(folder)
-        for name, found, expected in (
-            ("height", manifest["height"], height),
-            ("width", manifest["width"], width),
-            ("channels", manifest["channels"], list(rule.config.channel_names)),
-            ("sample_bits", manifest["sample_bits"], rule.sample_format.bits),
-        ):
-            if found != expected:
-                raise InputError(
-                    f"{folder} has {name} {found}, the verification {expected}: "
-                    "emit the Verilog again, or give its own rule and size"
-                )
+        manifest = manifest_for(rule, folder, height, width)
         self.compile(
             "harness",
             folder,

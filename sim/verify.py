@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scotopia.hdl.emit import emit, read_manifest
+from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.twin import ArrayTwin
 from scotopia.model import processes
 from scotopia.model.errors import InputError
 from scotopia.model.sampling import seen_mask
-from scotopia.model.video import Clip
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.lfsr import RowRegisters
 from scotopia.quantize.qformat import IntArray
@@ -30,7 +29,7 @@ from .faults import instrument, sure_faults
 from .netlist import cell_models, synthesize_netlist
 from .port_faults import PORT_FAULTS
 from .ports import RuleDevice, Use, uses
-from .simulators import Bench
+from .simulators import Bench, manifest_for
 from .stimulus import Stimulus, central_crop, golden_states
 from .stress import StressBench, check_trace
 
@@ -167,8 +166,7 @@ class Material:
 
     def _show(self, extent: Extent, density: float) -> Stimulus:
         crop = central_crop(self.frames, self.clip_name, extent.height, extent.width, extent.frames)
-        shown = Clip(self.clip_name, crop)
-        mask = seen_mask(shown, density, self.seed, self.rule.config.inputs)
+        mask = seen_mask(self.clip_name, crop.shape, density, self.seed, self.rule.config.inputs)
         return Stimulus.of(self.rule, crop, mask)
 
     def brief(self) -> "Material":
@@ -277,7 +275,7 @@ def verify(
     # What is bad is said before anything slow begins.
     central_crop(frames, clip_name, extent.height, extent.width, extent.frames)
     if verilog is not None:
-        read_manifest(verilog)
+        manifest_for(rule, verilog, extent.height, extent.width)
     with (
         StressBench(simulator) as bench,
         processes.temporary_folder() as name,

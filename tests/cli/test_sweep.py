@@ -256,7 +256,7 @@ def test_refused_points_are_rows_and_all_refused_is_status_1(
     options = (*QUICK, "--weight-bits", 16, "--state-bits", 16, "--seeds", 0)
     status, text, _ = run("sweep", rule, "--clip", small_clip, *options, "-o", tmp_path / "sweep")
     assert status == 1
-    assert "2 points refused: an accumulator can reach" in text
+    assert "2 points refused: layer perceive: an accumulator can reach" in text
     rows = rows_of(tmp_path / "sweep" / "sweep.csv")
     assert [row["psnr"] for row in rows] == ["", ""]
     assert all("quantize with fewer bits" in row["reason"] for row in rows)

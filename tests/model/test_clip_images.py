@@ -105,15 +105,15 @@ def test_image_of_many_frames_in_a_folder_is_refused(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize("name", ["clip.gif", "clip.png", "clip.webp", "clip.tif"])
-@pytest.mark.parametrize("share", [0.5, 0.9])
-def test_cut_off_pictures_are_told(tmp_path: Path, name: str, share: float) -> None:
+def test_cut_off_pictures_are_told(tmp_path: Path, name: str) -> None:
     path = pages(tmp_path / name)
     content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    try:
-        assert load_clip(path, None).notes
-    except InputError as error:
-        assert "cannot be decoded" in str(error)
+    for left in np.linspace(60, 0.95 * len(content), 40).astype(int):
+        path.write_bytes(content[:left])
+        try:
+            assert load_clip(path, None).notes
+        except InputError as error:
+            assert "cannot be decoded" in str(error)
 
 
 def test_gif_whose_last_frames_are_missing_is_told(tmp_path: Path) -> None:

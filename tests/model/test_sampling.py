@@ -35,12 +35,12 @@ def test_density_that_is_no_probability_is_refused(density: float, text: str) ->
 def test_a_clip_of_which_no_pixel_arrives_is_refused_but_for_who_sees_none() -> None:
     clip = Clip("dim", np.zeros((3, 2, 4), np.float32))
     with pytest.raises(InputError) as caught:
-        seen_mask(clip, 1e-9, 5, ("sample",))
+        seen_mask(clip.name, clip.frames.shape, 1e-9, 5, ("sample",))
     assert str(caught.value) == (
         "clip dim: no pixel of 3 frame(s) of 4 x 2 arrives at density 1e-09 and seed 5, so that "
         "nothing would be seen: raise the density, or show more or larger frames"
     )
-    assert not seen_mask(clip, 1e-9, 5, ()).any()
+    assert not seen_mask(clip.name, clip.frames.shape, 1e-9, 5, ()).any()
     np.testing.assert_array_equal(
-        seen_mask(clip, 0.5, 5, ("sample",)), sample_mask((3, 2, 4), 0.5, 5)
+        seen_mask(clip.name, clip.frames.shape, 0.5, 5, ("sample",)), sample_mask((3, 2, 4), 0.5, 5)
     )
