@@ -188,7 +188,12 @@ def _to_unit_range(stored: NDArray[Any], path: Path, number: int) -> NDArray[np.
         row, column = np.argwhere(outside)[0]
         raise InputError(
             f"clip {path} holds {frame[row, column]:g} at frame {number}, row {row}, "
-            f"column {column}: scale its values to [0, 1], without NaN, or store uint8"
+            f"column {column}: "
+            + (
+                "replace what is no number"
+                if np.isnan(frame[row, column])
+                else "scale its values to [0, 1] or store uint8"
+            )
         )
     return frame
 

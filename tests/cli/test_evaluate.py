@@ -290,8 +290,7 @@ def test_a_bad_frame_in_the_middle_is_one_line_and_writes_nothing(run: Run, tmp_
     status, _, err = run("evaluate", save(BUSY, tmp_path), bad, "--size", 16, *targets)
     assert (status, err) == (
         2,
-        f"scotopia: clip {bad} holds nan at frame 13, row 5, column 7: "
-        "scale its values to [0, 1] or store uint8\n",
+        f"scotopia: clip {bad} holds nan at frame 13, row 5, column 7: replace what is no number\n",
     )
     assert not any(path.exists() for path in outputs)
 

@@ -82,8 +82,16 @@ def test_temporary_folder_of_no_use_gives_way_to_another_or_is_named(
 
 
 def is_alive(process: int) -> bool:
-    stat = Path(f"/proc/{process}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    """Whether a process still lives, some time after it was killed: the kernel takes a moment."""
+    for _ in range(100):
+        try:
+            text = Path(f"/proc/{process}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        if text.rpartition(")")[2].split()[0] in "ZX":
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def test_program_that_takes_too_long_is_killed_with_all_it_started(tmp_path: Path) -> None:

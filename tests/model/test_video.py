@@ -246,10 +246,10 @@ def test_value_outside_the_unit_range_is_refused(tmp_path: Path, value: float, t
     frames = np.zeros((5, 12, 16))
     frames[3, 7, 2] = frames[3, 9, 0] = frames[4, 0, 0] = value
     np.save(path, frames)
-    assert refusal(path) == (
-        f"clip {path} holds {text} at frame 3, row 7, column 2: scale its values to [0, 1] or "
-        "store uint8"
-    )
+    remedy = "scale its values to [0, 1] or store uint8"
+    if np.isnan(value):
+        remedy = "replace what is no number"
+    assert refusal(path) == f"clip {path} holds {text} at frame 3, row 7, column 2: {remedy}"
 
 
 class Trap:
