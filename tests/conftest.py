@@ -7,9 +7,11 @@ live as long as the session, so that Hypothesis may use them.
 import math
 import os
 import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
+from pathlib import Path
 
 # Matrices here are so small that a second thread only waits for the first: spinning, it takes
 # fifteen times the processor's time. NumPy's and SciPy's libraries look here when imported.
@@ -32,6 +34,24 @@ torch.set_num_threads(1)
 
 
 _is_available = native.available
+
+
+@pytest.fixture(scope="session")
+def is_alive() -> Callable[[int], bool]:
+    """Say of a process, by its number, whether it lives on: to be killed takes it a moment."""
+
+    def alive(process: int) -> bool:
+        for _ in range(100):
+            try:
+                text = Path(f"/proc/{process}/stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                return False
+            if text.rpartition(")")[2].split()[0] in "ZX":
+                return False
+            time.sleep(0.05)
+        return True
+
+    return alive
 
 
 @pytest.fixture(scope="session", autouse=True)

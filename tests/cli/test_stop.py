@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,18 +29,17 @@ STUCK = """
 """
 
 
-def is_alive(process: int) -> bool:
-    stat = Path(f"/proc/{process}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.mark.parametrize("work", [HEEDED, STUCK], ids=["heeded", "stuck"])
 @pytest.mark.parametrize(
     ("number", "name"),
     [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")],
 )
 def test_a_signal_ends_a_command_with_one_line_and_nothing_left(
-    number: signal.Signals, name: str, work: str, tmp_path: Path
+    number: signal.Signals,
+    name: str,
+    work: str,
+    is_alive: Callable[[int], bool],
+    tmp_path: Path,
 ) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", COMMAND.format(work.format(int(number)))],

@@ -81,20 +81,9 @@ def test_temporary_folder_of_no_use_gives_way_to_another_or_is_named(
         assert none is None
 
 
-def is_alive(process: int) -> bool:
-    """Whether a process still lives, some time after it was killed: the kernel takes a moment."""
-    for _ in range(100):
-        try:
-            text = Path(f"/proc/{process}/stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-        if text.rpartition(")")[2].split()[0] in "ZX":
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def test_program_that_takes_too_long_is_killed_with_all_it_started(tmp_path: Path) -> None:
+def test_program_that_takes_too_long_is_killed_with_all_it_started(
+    is_alive: Callable[[int], bool], tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     with log.open("w") as output, pytest.raises(subprocess.TimeoutExpired):
         processes.run(["sh", "-c", "sleep 60 & echo $!; wait"], output, timeout=0.2)
@@ -108,7 +97,9 @@ def test_programs_do_not_see_ctrl_c(tmp_path: Path) -> None:
     assert int(log.read_text()) != os.getsid(0)
 
 
-def test_workers_are_killed_at_an_exception_whatever_they_are_at() -> None:
+def test_workers_are_killed_at_an_exception_whatever_they_are_at(
+    is_alive: Callable[[int], bool],
+) -> None:
     started: set[int] = set()
     with pytest.raises(KeyError), processes.workers(1) as pool:
         pool.submit(time.sleep, 60)
