@@ -96,7 +96,6 @@ def run_demo(
         density=density,
         seed=seed,
         clip_name=shown.clip.name,
-        verilog=out / "verilog",
         faults=True,
         on_stage=on_stage,
     )
