@@ -41,7 +41,7 @@ from fuzz_kinds import KINDS, Kind
 from mutations import damage
 from PIL import Image
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 
 #: Most processor time of one input, and most wall time, in seconds: the second is for what waits.
 SECONDS = 5.0

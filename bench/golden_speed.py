@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scotopia.cli.rules import rule_path
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import IntArray, shift_right
 from scotopia.quantize.engine import Engine, supports
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
-from scotopia.quantize.qformat import IntArray, shift_right
 
 SIDE = 128
 FRAMES = 16

@@ -17,7 +17,7 @@ from scotopia.cli.evaluate import (
     methods,
 )
 from scotopia.cli.rules import SHIPPED
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.files import write_atomically
 from scotopia.model.rule import Rule
 from scotopia.model.video import Clip, resolve_clip

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scotopia.graph.lfsr import RowRegisters
 from scotopia.model.blocks import to_cells, to_pixels
 from scotopia.model.config import REGISTER, RuleConfig
 from scotopia.model.rule import Rule, hard_sigmoid, to_state
 from scotopia.model.task import FIRE_SEED
 from scotopia.model.unroll import draw_fired
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.lfsr import RowRegisters
 
 State = NDArray[Any]  # (channels, H, W), numbers as the rule keeps them
 Values = NDArray[np.float64]

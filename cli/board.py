@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import IntArray
 from scotopia.hdl.fpga import find_tool
 from scotopia.hdl.program import Program
 from scotopia.hdl.serial_protocol import (
@@ -25,10 +27,8 @@ from scotopia.hdl.serial_protocol import (
     encode_samples,
 )
 from scotopia.model import processes
-from scotopia.model.errors import InputError
 from scotopia.model.score import psnr_curve
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.qformat import IntArray
 
 BOARDS = ("ulx3s-85f",)
 

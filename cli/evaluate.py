@@ -14,9 +14,9 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from scotopia.graph.errors import InputError
 from scotopia.model import baselines, score
 from scotopia.model import task as float_task
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.sensor import Sensor

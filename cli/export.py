@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.files import rule_kind
 from scotopia.model.onnx_export import export_onnx
 from scotopia.model.rule import Rule

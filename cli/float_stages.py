@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scotopia.graph.lfsr import RowRegisters
+from scotopia.graph.qformat import IntArray
 from scotopia.model.rule import Rule
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.integer_rule import FIRE_BITS, IntegerRule, fire_threshold, plane_number
-from scotopia.quantize.lfsr import RowRegisters
-from scotopia.quantize.qformat import IntArray
 from scotopia.sim.stimulus import Stimulus
 from scotopia.sim.verify import Material, Stage, compared_stage
 

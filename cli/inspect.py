@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph.errors import InputError
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.model.score import WARM_UP, psnr_curve
 from scotopia.quantize.integer_rule import IntegerRule

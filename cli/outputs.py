@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.files import check_writable, file_id, is_special
 
 from .rules import rule_path

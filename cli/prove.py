@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.sim import automata, formal, mutation, random_rules, stress
 from scotopia.sim.check import Check
 

@@ -9,10 +9,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import QFormat, Rounding
 from scotopia.hdl.estimate import costs_of_array
 from scotopia.model import score
 from scotopia.model.checkpoint import digests
-from scotopia.model.errors import InputError
 from scotopia.model.files import rule_kind, with_clips
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import seen_mask
@@ -23,7 +24,6 @@ from scotopia.quantize.feedback import Moments, round_weights
 from scotopia.quantize.formats import Formats, Precision, WeightFormats, check_scales
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import Calibration, check_method
-from scotopia.quantize.qformat import QFormat, Rounding
 from scotopia.quantize.ranges import with_proof
 from scotopia.quantize.search import Build, Cost, Found, Score, cost_of, search
 from scotopia.quantize.task import reconstruct

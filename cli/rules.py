@@ -3,8 +3,8 @@
 from importlib.resources import files
 from pathlib import Path
 
-from scotopia.model.errors import InputError
-from scotopia.quantize.qformat import Rounding
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import Rounding
 
 #: Rules that the package carries, by name: float rules, by their number of parameters but for the
 #: first and for one for noisy sensors; `retina-int`, made from `retina`; and `retina-shift`, made

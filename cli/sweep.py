@@ -29,12 +29,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import Rounding
 from scotopia.model.checkpoint import digests
-from scotopia.model.errors import InputError
 from scotopia.model.files import naming, write_atomically
 from scotopia.model.score import WARM_UP
 from scotopia.model.video import Clip
-from scotopia.quantize.qformat import Rounding
 from scotopia.quantize.sweep import (
     Drift,
     Grid,

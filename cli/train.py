@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import Rounding
 from scotopia.model.checkpoint import Checkpoint, digests
 from scotopia.model.config import INPUTS, RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.files import (
     is_special,
     locked,
@@ -42,7 +43,6 @@ from scotopia.quantize.feedback import round_weights
 from scotopia.quantize.formats import Formats, Precision, check_scales
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import Calibration
-from scotopia.quantize.qformat import Rounding
 from scotopia.quantize.ranges import with_proof
 
 from .clips import read_clips

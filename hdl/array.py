@@ -8,7 +8,7 @@ from amaranth.hdl import ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from scotopia.quantize.lfsr import row_seeds
+from scotopia.graph.lfsr import row_seeds
 
 from .program import Program
 from .row import ControlLayout, PixelRow

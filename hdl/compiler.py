@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import Overflow, QFormat, Rounding, required_bits
 from scotopia.quantize.integer_rule import FIRE_BITS, IntegerLayer, IntegerRule, fire_threshold
-from scotopia.quantize.qformat import Overflow, QFormat, Rounding, required_bits
 
 from .program import LATENCY, SHORTEST, Addend, Carry, Flag, Instruction, Program, Shift, Word
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
+from scotopia.graph.lfsr import BITS as REGISTER_BITS
+from scotopia.graph.qformat import required_bits
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
-from scotopia.quantize.lfsr import BITS as REGISTER_BITS
-from scotopia.quantize.qformat import required_bits
 
 from .compiler import signed_digits
 from .program import LATENCY, Program

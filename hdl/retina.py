@@ -4,7 +4,7 @@ from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 
 from .array import PixelArray, place
 from .program import Program

@@ -13,8 +13,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from scotopia.quantize.lfsr import BITS as REGISTER_BITS
-from scotopia.quantize.lfsr import TAPS
+from scotopia.graph.lfsr import BITS as REGISTER_BITS
+from scotopia.graph.lfsr import TAPS
 
 from .program import Program, Shift
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scotopia.model.errors import InputError
-from scotopia.quantize.qformat import IntArray, QFormat
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import IntArray, QFormat
 
 EVENT, FRAME, READ, STATUS = b"EFRS"
 

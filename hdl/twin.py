@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from scotopia.quantize.qformat import IntArray
+from scotopia.graph.qformat import IntArray
 
 from .program import Addend, Carry, Flag, Instruction, Program, Shift, Word
 

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
 
 
 def to_cells(pixels: Tensor, block: int) -> Tensor:

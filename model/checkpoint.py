@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
+
 from .files import MAX_BYTES, VERSION, file_mode, parse_description, write_rule_file
 from .video import Clip
 from .videos import Slot

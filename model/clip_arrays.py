@@ -9,8 +9,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from scotopia.graph.errors import InputError
+
 from .clip_files import MAX_PIXELS, check_frame_size, most_bytes
-from .errors import InputError
 
 
 def read_npy(path: Path) -> NDArray[Any]:

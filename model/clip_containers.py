@@ -6,7 +6,7 @@ from typing import IO
 
 import numpy as np
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
 
 # Elements of Matroska and WebM (RFC 9559), and what those hold that are walked through.
 _EBML, _SEGMENT, _CLUSTER, _CRC, _VOID = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xBF, 0xEC

@@ -13,7 +13,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
+
 from .files import file_mode
 
 MAX_PIXELS = 2**29

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from scotopia.graph.errors import InputError
+
 from .clip_files import UNREADABLE, check_frame_size, uneven_times
-from .errors import InputError
 from .files import file_mode
 
 IMAGE_SUFFIXES = frozenset(

@@ -11,6 +11,8 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from numpy.typing import NDArray
 
+from scotopia.graph.errors import InputError
+
 from .clip_containers import check_container
 from .clip_files import (
     MAX_FRAME_PIXELS,
@@ -19,7 +21,6 @@ from .clip_files import (
     undecodable,
     uneven_times,
 )
-from .errors import InputError
 
 # FFmpeg draws any .txt or .bin file as a screen of characters: its formats for text art.
 _TEXT_ART = frozenset({"adf", "bin", "idf", "tty", "xbin"})

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
 
 Kind = Literal["gated", "residual"]
 Border = Literal["zero", "replicate", "wrap"]

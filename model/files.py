@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
 
 #: Version of both kinds of rule file; a reader refuses any other.
 VERSION = 2

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scotopia.graph.errors import InputError
+
 from .config import Border, RuleConfig
-from .errors import InputError
 from .rule import PAD_MODE, Rule
 
 #: A layer, or the weight of a convolution without bias.

@@ -7,9 +7,10 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+from scotopia.graph.errors import InputError
+
 from . import processes
 from .config import INPUTS, RuleConfig
-from .errors import InputError
 
 SOURCE = Path(__file__).with_name("fused.cpp")
 FLAGS = (

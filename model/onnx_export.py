@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from scotopia.graph.errors import InputError
+
 from .config import Border, RuleConfig
-from .errors import InputError
 from .files import (
     MAX_BYTES,
     check_training_record,

@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
+
 from .losses import LOSSES, Loss
 from .sensor import Sensor
 

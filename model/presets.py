@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from scotopia.graph.errors import InputError
+
 from .config import RuleConfig
-from .errors import InputError
 from .options import TrainOptions
 
 

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scotopia.graph.errors import InputError
+
 from .config import FILTERS, Border, RuleConfig
-from .errors import InputError
 from .files import check_training_record, read_rule_file, write_rule_file
 
 #: Identity, Sobel in x and in y, Laplacian, each scaled to a response of about one.

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
 
 
 def sample_mask(shape: tuple[int, ...], density: float, seed: int) -> NDArray[np.bool_]:

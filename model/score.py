@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
 
 if TYPE_CHECKING:
     from .video import Clip

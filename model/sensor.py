@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
 
 MAX_PHOTONS = 1e9
 """Brightest mid-gray: its shot noise is far below what float32 resolves."""

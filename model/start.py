@@ -18,8 +18,9 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from scotopia.graph.errors import InputError
+
 from .config import RuleConfig
-from .errors import InputError
 from .files import with_clips
 from .rule import FilteredLayer, Rule
 

@@ -14,10 +14,11 @@ import torch
 from pytorch_optimizer import SOAP
 from torch import Tensor
 
+from scotopia.graph.errors import InputError
+
 from . import score
 from .blocks import to_cells
 from .checkpoint import Checkpoint, digests
-from .errors import InputError
 from .files import with_clips
 from .options import TrainOptions
 from .rule import Rule, to_state

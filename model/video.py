@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph.errors import InputError
+
 from .clip_arrays import read_npy, read_npz
 from .clip_files import (
     MAX_FRAMES,
@@ -22,7 +24,6 @@ from .clip_files import (
 )
 from .clip_images import folder_frames, holds_pictures, picture_frames
 from .clip_videos import video_frames
-from .errors import InputError
 
 EMBEDDED = "davis_road"
 """Name of the clip that is packaged; `model/clips/NOTICE` has its source and licence."""

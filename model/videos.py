@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import InputError
+from scotopia.graph.errors import InputError
+
 from .options import MOVING, TrainOptions
 from .sampling import log_uniform
 from .score import MOTION_LAG, motion

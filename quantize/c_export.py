@@ -14,11 +14,11 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import Overflow, QFormat, Rounding
 from scotopia.model.files import write_atomically
 
 from .integer_rule import FIRE_BITS, IntegerRule, fire_threshold
-from .qformat import Overflow, QFormat, Rounding
 
 #: Widest format, and most bits before the point. A gate times a difference of states, and a trust
 #: times a surprise, brought to 31 fraction bits, then stay below 2**61: no shift by up to 62 and no

@@ -6,10 +6,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph.qformat import IntArray, Overflow, Rounding
 from scotopia.model import native
 
 from .integer_rule import IntegerRule
-from .qformat import IntArray, Overflow, Rounding
 
 #: Floats of 24 bits hold a half beside any integer below this; doubles beside any in 53 bits.
 EXACT, EXACT_WIDE = 1 << 23, 1 << 52

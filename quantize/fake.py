@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scotopia.graph.qformat import Overflow, QFormat, Rounding, round_up
 from scotopia.model.rule import PAD_MODE, Grids, Rule, recency
 
 from .engine import EXACT
 from .formats import Formats, bias_format, by_weight, folded_layers
 from .integer_rule import IntegerRule
-from .qformat import Overflow, QFormat, Rounding, round_up
 
 
 class FakeQuantRule(Rule):

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding, required_bits
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.model.start import NEURONS, has_verdict
 
 from .integer_rule import IntegerLayer, IntegerRule, check_supported, update_formats
-from .qformat import IntArray, Overflow, QFormat, Rounding, required_bits
 
 #: Most fraction bits of a weight or a hidden neuron: finer ones are as good as zero.
 FINEST = 15

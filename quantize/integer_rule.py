@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding, shift_right
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.files import check_training_record, read_rule_file, write_rule_file
-
-from .qformat import IntArray, Overflow, QFormat, Rounding, shift_right
 
 if TYPE_CHECKING:
     from .ranges import RangeProof

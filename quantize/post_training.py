@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import QFormat
 from scotopia.model.checkpoint import digests
-from scotopia.model.errors import InputError
 from scotopia.model.files import with_clips
 from scotopia.model.rule import FilteredLayer, Rule
 from scotopia.model.sampling import seen_mask
@@ -26,7 +27,6 @@ from scotopia.model.video import Clip
 
 from .feedback import Moments, Sums
 from .formats import FINEST, finest, hidden_bits, unsigned_format
-from .qformat import QFormat
 
 #: Ways to choose the range of a hidden neuron: the largest activation seen; a high percentile of
 #: them, because the very largest are worth clipping; the least mean squared error.

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding, required_bits
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.files import check_training_record
 from scotopia.model.onnx_export import (
     QONNX,
@@ -33,7 +34,6 @@ from scotopia.model.onnx_export import (
 )
 
 from .integer_rule import IntegerLayer, IntegerRule, unpack_format
-from .qformat import IntArray, Overflow, QFormat, Rounding, required_bits
 from .ranges import RangeProof, check
 
 #: `rounding_mode` of a Quant node, and what of a last bit is added before it. QONNX's HALF_UP and

@@ -15,10 +15,10 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding, required_bits, shift_right
 
 from .integer_rule import IntegerLayer, IntegerRule
-from .qformat import IntArray, Overflow, QFormat, Rounding, required_bits, shift_right
 
 #: Steps after which a channel that still grows is widened, and twice that, to its whole format.
 PATIENCE = 64

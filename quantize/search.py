@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import QFormat
 from scotopia.model.rule import Rule
 
 from .formats import Formats, WeightFormats
 from .integer_rule import IntegerRule
-from .qformat import QFormat
 
 #: Score of an integer rule, in dB.
 Score = Callable[[IntegerRule], float]

@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import QFormat, Rounding
 from scotopia.model import score
 from scotopia.model import task as float_task
 from scotopia.model.checkpoint import digest, digests
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.files import with_clips
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask, seen_mask
@@ -38,7 +39,6 @@ from .feedback import Moments, round_weights
 from .formats import Formats, Precision
 from .integer_rule import IntegerLayer, IntegerRule
 from .post_training import Calibration
-from .qformat import QFormat, Rounding
 from .ranges import with_proof
 
 #: What a task found out, as JSON; `{"refused": REASON}` if there is no such thing.

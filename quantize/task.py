@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph.lfsr import RowRegisters
+from scotopia.graph.qformat import IntArray
+
 from .engine import Engine, supports
 from .integer_rule import IntegerRule, plane_number
-from .lfsr import RowRegisters
-from .qformat import IntArray
 
 #: Frames that the engine runs through at once.
 CHUNK = 8

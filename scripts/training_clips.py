@@ -26,7 +26,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.score import STATIC_BELOW, motion
 from scotopia.model.video import load_clip
 

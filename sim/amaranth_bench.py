@@ -6,10 +6,10 @@ import numpy as np
 from amaranth.lib import stream
 from amaranth.sim import Simulator
 
+from scotopia.graph.qformat import IntArray, QFormat
 from scotopia.hdl.program import Program
 from scotopia.hdl.retina import Retina
 from scotopia.hdl.sequencer import Op
-from scotopia.quantize.qformat import IntArray, QFormat
 
 from .stimulus import Stimulus
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph.qformat import IntArray
 from scotopia.hdl.program import Program
 from scotopia.hdl.twin import ArrayTwin
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.qformat import IntArray
 from scotopia.quantize.ranges import Interval
 
 from .compare import Comparison, compare

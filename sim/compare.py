@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scotopia.quantize.qformat import IntArray
+from scotopia.graph.qformat import IntArray
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The definitions are written from UG1399's words ("Quantization Modes", "Overflow Modes") and the
 golden model's docstrings, as relations between numbers, not as computations. Two things are held
-against them: the arithmetic of `quantize.qformat`, run on bit vectors in place of integers, and
+against them: the arithmetic of `graph.qformat`, run on bit vectors in place of integers, and
 the gates of a cell, run on symbols for a whole step.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from scotopia.graph.qformat import Overflow, QFormat, Rounding, shift_right
 from scotopia.hdl.program import Program, Word
 from scotopia.hdl.sequencer import Op, shape_code
 from scotopia.model.config import RuleConfig
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
-from scotopia.quantize.qformat import Overflow, QFormat, Rounding, shift_right
 
 from .exploration import AROUND, Machine
 from .proof import Bug, Proof, Refuted, must_fail, satisfiable

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scotopia.graph.lfsr import RowRegisters
 from scotopia.hdl.sequencer import Op, Register
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.lfsr import RowRegisters
 
 #: Clocks that the device may take for each routine beyond the routine's own: to fetch, to end, to
 #: decide what is next. The contract names none; a device that takes more is said to hang.

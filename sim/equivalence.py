@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from scotopia.graph.qformat import IntArray
 from scotopia.hdl.program import Flag, Instruction, Program
 from scotopia.hdl.twin import ArrayTwin
-from scotopia.quantize.qformat import IntArray
 
 from .anywhere import Moment, channel_ranges, compare_steps
 from .proof import new_solver

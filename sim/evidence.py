@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scotopia.graph.qformat import IntArray
 from scotopia.hdl.program import SHORTEST, Flag, Program
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.qformat import IntArray
 
 from .compare import Mismatch
 from .simulators import Window

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import Overflow, Rounding
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Addend, Carry, Flag, Instruction, Program, Shift
 from scotopia.hdl.sequencer import program_depth
-from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
-from scotopia.quantize.qformat import Overflow, Rounding
 
 
 class Area(StrEnum):

@@ -2,7 +2,7 @@
 
 Three ways, all of which end at formulas without a counterexample:
 
-- **Words**: the arithmetic of `quantize.qformat` runs on bit vectors in place of integers, and the
+- **Words**: the arithmetic of `graph.qformat` runs on bit vectors in place of integers, and the
   solver z3 looks for a code that it rounds or fits otherwise than defined (`sim.definitions`).
 - **Symbolic simulation**: what the emitted Verilog does with a command or a sample, from all states
   in which it can be idle (`sim.exploration`).
@@ -19,11 +19,11 @@ from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import Overflow, Rounding
 from scotopia.hdl.fpga import find_tool
 from scotopia.hdl.program import Program, Word
 from scotopia.hdl.sequencer import Op, Register, shape_code
-from scotopia.model.errors import InputError
-from scotopia.quantize.qformat import Overflow, Rounding
 
 from .check import Check, Verdict
 from .definitions import prove_overflow, prove_rounding, prove_step

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 
 from .faults import Area, Edit, Fault, expression
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 
 
 class Refuted(Exception):

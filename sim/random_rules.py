@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import shape_code
 from scotopia.model import processes
 from scotopia.model.config import INPUTS, RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
-from scotopia.quantize.qformat import IntArray, Overflow, QFormat, Rounding
 
 from .amaranth_bench import run_amaranth
 from .check import Check, Verdict

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from scotopia.graph.qformat import QFormat
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
-from scotopia.quantize.qformat import QFormat
 from scotopia.quantize.ranges import with_proof
 
 

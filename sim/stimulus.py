@@ -6,10 +6,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
+from scotopia.graph.lfsr import RowRegisters
+from scotopia.graph.qformat import IntArray
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.lfsr import RowRegisters
-from scotopia.quantize.qformat import IntArray
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 

@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 import torch
 
+from scotopia.graph.qformat import Rounding
 from scotopia.model import native
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.rule import Rule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import IntArray, IntegerRule
-from scotopia.quantize.qformat import Rounding
 from scotopia.sim import random_rules, simulators
 from scotopia.sim.stimulus import Stimulus
 

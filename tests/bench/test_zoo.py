@@ -2,8 +2,8 @@ import pytest
 import zoo
 
 from scotopia.cli.evaluate import Evaluation
+from scotopia.graph.errors import InputError
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 
 LEADS = {"still": 0.5, "fast": -0.25}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from scotopia.cli import board as boards
+from scotopia.graph.errors import InputError
 from scotopia.hdl.serial_protocol import EVENT, FRAME, STATUS
-from scotopia.model.errors import InputError
 from scotopia.model.sampling import sample_mask
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from scotopia.cli.clips import clip_names, read_clip, read_clips
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 
 Run = Callable[..., tuple[int, str, str]]
 

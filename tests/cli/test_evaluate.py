@@ -16,9 +16,9 @@ from scotopia.cli.evaluate import (
     score_table,
     to_json,
 )
+from scotopia.graph.errors import InputError
 from scotopia.model import baselines, score
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.sensor import Sensor

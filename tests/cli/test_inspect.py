@@ -30,9 +30,9 @@ from scotopia.cli.inspect import (
     watch,
 )
 from scotopia.cli.inspect_page import figures_of, render_page
+from scotopia.graph.errors import InputError
 from scotopia.model import task as float_task
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule, to_pixel
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule

@@ -11,7 +11,7 @@ import pytest
 from scotopia.cli import main as cli
 from scotopia.cli.outputs import Reads, Writes, check_outputs
 from scotopia.cli.rules import rule_path
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.files import locked
 
 Run = Callable[..., tuple[int, str, str]]

@@ -27,9 +27,9 @@ from safetensors.numpy import load_file
 from scotopia.cli import main as cli
 from scotopia.cli import sweep as sweeping
 from scotopia.cli.outputs import SWEEP_FILES
+from scotopia.graph.errors import InputError
 from scotopia.hdl.estimate import estimate
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.sweep import Task

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from scotopia.cli import main as cli
 from scotopia.cli import train as command
+from scotopia.graph.qformat import Rounding
 from scotopia.model import native, score
 from scotopia.model.checkpoint import Checkpoint, digest
 from scotopia.model.config import RuleConfig
@@ -34,7 +35,6 @@ from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import fill_range
-from scotopia.quantize.qformat import Rounding
 
 Run = Callable[..., tuple[int, str, str]]
 

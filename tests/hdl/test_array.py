@@ -8,13 +8,13 @@ import pytest
 from amaranth import Elaboratable, ResetInserter, Signal
 from amaranth.sim import Simulator
 
+from scotopia.graph.qformat import IntArray
 from scotopia.hdl.program import LATENCY, Program
 from scotopia.hdl.retina import Retina
 from scotopia.hdl.sequencer import InstructionLayout, Op, Register, program_depth, shape_code
 from scotopia.model.config import INPUTS
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.qformat import IntArray
 from scotopia.sim.amaranth_bench import decode, run_amaranth, stream_get, stream_put
 
 Make = Callable[..., Any]  # a fixture of conftest.py

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
+from scotopia.graph.errors import InputError
 from scotopia.hdl.board import RetinaBoard
 from scotopia.hdl.program import Program
 from scotopia.hdl.serial_protocol import (
@@ -22,7 +23,6 @@ from scotopia.hdl.serial_protocol import (
     encode_samples,
 )
 from scotopia.model.config import INPUTS
-from scotopia.model.errors import InputError
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
 

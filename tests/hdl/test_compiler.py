@@ -10,15 +10,15 @@ from amaranth.lib import data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import Overflow, Rounding
 from scotopia.hdl.compiler import compile_rule, signed_digits
 from scotopia.hdl.program import LATENCY, Addend, Carry, Flag, Instruction, Program, Shift
 from scotopia.hdl.sequencer import InstructionLayout
 from scotopia.hdl.twin import ArrayTwin
 from scotopia.model.config import INPUTS, RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.qformat import Overflow, Rounding
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from scotopia.graph.errors import InputError
 from scotopia.hdl.emit import MANIFEST, emit, read_manifest, verilog_modules
 from scotopia.hdl.program import Program
-from scotopia.model.errors import InputError
 from scotopia.model.files import write_atomically
 from scotopia.quantize.formats import Precision
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import QFormat
 from scotopia.hdl.estimate import (
     ASSUMED_CLOCK_MHZ,
     block_rams,
@@ -22,10 +24,8 @@ from scotopia.hdl.program import Program
 from scotopia.hdl.retina import Retina
 from scotopia.hdl.sequencer import InstructionLayout, program_depth
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
-from scotopia.quantize.qformat import QFormat
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 

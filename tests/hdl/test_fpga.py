@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from scotopia.graph.errors import InputError
 from scotopia.hdl import fpga
 from scotopia.hdl.fpga import (
     DEVICES,
@@ -29,7 +30,6 @@ from scotopia.hdl.fpga import (
     run,
 )
 from scotopia.hdl.program import Program
-from scotopia.model.errors import InputError
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 

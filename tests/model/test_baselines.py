@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from scotopia.graph.errors import InputError
 from scotopia.model.baselines import (
     BASELINES,
     ORACLE_DECAYS,
@@ -15,7 +16,6 @@ from scotopia.model.baselines import (
     reconstruct,
     reconstruct_oracle,
 )
-from scotopia.model.errors import InputError
 from scotopia.model.sampling import sample_mask
 from scotopia.model.score import psnr
 from scotopia.model.video import embedded_clip

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from scotopia.graph.errors import InputError
 from scotopia.model.blocks import to_cells, to_pixels
-from scotopia.model.errors import InputError
 
 
 def test_a_cell_holds_its_pixels_row_by_row() -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from scotopia.graph.errors import InputError
 from scotopia.model import native
 from scotopia.model.checkpoint import Checkpoint, digest, digests
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.files import read_rule_file, write_rule_file
 from scotopia.model.losses import dense_loss
 from scotopia.model.options import TrainOptions

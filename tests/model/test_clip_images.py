@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.video import load_clip
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (12, 10, 14), dtype=np.uint8)

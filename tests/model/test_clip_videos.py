@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.video import load_clip
 
 Frames = NDArray[np.uint8]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.files import check_writable, locked, write_all, write_atomically
 
 

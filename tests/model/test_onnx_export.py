@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from scotopia.graph.errors import InputError
 from scotopia.model.config import INPUTS
-from scotopia.model.errors import InputError
 from scotopia.model.files import MAX_BYTES
 from scotopia.model.onnx_export import STATED, _digest, export_onnx, load_onnx
 from scotopia.model.rule import Grids, Rule

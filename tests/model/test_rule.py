@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from scotopia.graph.errors import InputError
 from scotopia.model.config import INPUTS, RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule, hard_sigmoid, recency, to_pixel, to_state
 
 Make = Callable[..., Any]  # a fixture of conftest.py

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.sampling import sample_mask, seen_mask
 from scotopia.model.video import Clip
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.score import MAX_PSNR, WARM_UP, motion, psnr, psnr_curve, ssim
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.sensor import Sensor
 
 FRAMES = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from scotopia.graph.errors import InputError
 from scotopia.model import baselines
-from scotopia.model.errors import InputError
 from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask

@@ -11,10 +11,10 @@ import torch
 from pytorch_optimizer import SOAP
 from torch import Tensor
 
+from scotopia.graph.errors import InputError
 from scotopia.model import native, score
 from scotopia.model.checkpoint import digest
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.losses import dense_loss
 from scotopia.model.options import TrainOptions
 from scotopia.model.presets import PRESETS, find_preset

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.options import TrainOptions
 from scotopia.model.sensor import Sensor
 from scotopia.model.video import Clip

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.lfsr import RowRegisters
+from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.model.config import INPUTS, RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.quantize.c_export import c_header, export_c
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
-from scotopia.quantize.lfsr import RowRegisters
-from scotopia.quantize.qformat import IntArray, Overflow, QFormat, Rounding
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 

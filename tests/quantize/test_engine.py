@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scotopia.graph.qformat import Overflow, Rounding
 from scotopia.model.config import INPUTS
 from scotopia.quantize.engine import Engine, supports
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.qformat import Overflow, Rounding
 from scotopia.quantize.task import run
 
 Make = Callable[..., Any]  # a fixture of conftest.py

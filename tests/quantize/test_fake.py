@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from scotopia.cli.rules import SHIPPED
+from scotopia.graph.qformat import QFormat, Rounding
 from scotopia.model import fused
 from scotopia.model.config import INPUTS
 from scotopia.model.rule import Rule, to_state
@@ -16,7 +17,6 @@ from scotopia.model.unroll import draw_dither, unroll_plainly
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import FIRE_BITS, IntegerRule, fire_threshold
-from scotopia.quantize.qformat import QFormat, Rounding
 from scotopia.quantize.task import reconstruct as reconstruct_by_codes
 from scotopia.sim.random_rules import MODES, any_rule
 

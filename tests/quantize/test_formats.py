@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import QFormat
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule, hard_sigmoid
 from scotopia.model.start import start_as_filter
 from scotopia.quantize.fake import FakeQuantRule
@@ -22,7 +23,6 @@ from scotopia.quantize.formats import (
     weight_formats,
 )
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.qformat import QFormat
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 

@@ -18,14 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.lfsr import RowRegisters
+from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.model.config import INPUTS
-from scotopia.model.errors import InputError
 from scotopia.model.files import MAX_BYTES
 from scotopia.model.rule import Rule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, check_supported
-from scotopia.quantize.lfsr import RowRegisters
-from scotopia.quantize.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.quantize.task import run
 
 Make = Callable[..., Any]  # a fixture of conftest.py

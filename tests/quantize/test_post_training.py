@@ -6,9 +6,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import QFormat
 from scotopia.model.checkpoint import digest
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule, to_state
 from scotopia.model.sampling import sample_mask
 from scotopia.model.task import run
@@ -16,7 +17,6 @@ from scotopia.model.video import Clip
 from scotopia.quantize.feedback import Moments
 from scotopia.quantize.formats import Formats, Precision
 from scotopia.quantize.post_training import Calibration, fill_range
-from scotopia.quantize.qformat import QFormat
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 

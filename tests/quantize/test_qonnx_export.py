@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from scotopia.cli.rules import rule_path
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.model.onnx_export import _digest, export_onnx, load_onnx
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
-from scotopia.quantize.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.quantize.qonnx_export import (
     EXACT,
     RULE_FIELDS,

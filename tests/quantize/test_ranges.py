@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import Overflow, QFormat, Rounding, required_bits, shift_right
 from scotopia.model.config import INPUTS, RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.quantize import ranges
 from scotopia.quantize.integer_rule import IntArray, IntegerLayer, IntegerRule, update_formats
-from scotopia.quantize.qformat import Overflow, QFormat, Rounding, required_bits, shift_right
 from scotopia.quantize.ranges import (
     PATIENCE,
     PRODUCT_BITS,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import IntegerRule

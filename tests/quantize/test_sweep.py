@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import Rounding
 from scotopia.hdl.compiler import signed_digits as digits_of
 from scotopia.model import score
 from scotopia.model import task as float_task
 from scotopia.model.checkpoint import digest
 from scotopia.model.config import RuleConfig
-from scotopia.model.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.video import Clip
@@ -23,7 +24,6 @@ from scotopia.quantize.feedback import round_weights
 from scotopia.quantize.formats import Formats
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import Calibration
-from scotopia.quantize.qformat import Rounding
 from scotopia.quantize.sweep import (
     Design,
     Drift,

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import IntArray
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.model.config import Border
-from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.qformat import IntArray
 from scotopia.quantize.ranges import check
 from scotopia.sim.automata import (
     LIFE,

@@ -1,6 +1,6 @@
 import numpy as np
 
-from scotopia.quantize.qformat import IntArray
+from scotopia.graph.qformat import IntArray
 from scotopia.sim.compare import Mismatch, compare
 
 NAMES = ("x0", "sample", "trace")

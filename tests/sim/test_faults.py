@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scotopia.graph.errors import InputError
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
-from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.faults import (
     Area,

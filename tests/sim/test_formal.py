@@ -1,6 +1,6 @@
 import pytest
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.sim import formal
 from scotopia.sim.check import Verdict
 from scotopia.sim.exploration import Machine

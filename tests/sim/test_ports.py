@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scotopia.graph.errors import InputError
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import Op, shape_code
-from scotopia.model.errors import InputError
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim import verify as verification
 from scotopia.sim.cocotb_stress import MANY, SCENARIOS

@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from scotopia.graph.qformat import Rounding
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import shape_code
-from scotopia.quantize.qformat import Rounding
 from scotopia.sim import random_rules
 from scotopia.sim.check import Verdict
 from scotopia.sim.faults import flip_weight_digit

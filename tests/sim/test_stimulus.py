@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scotopia.model.errors import InputError
+from scotopia.graph.errors import InputError
 from scotopia.sim.stimulus import Stimulus, central_crop
 
 Make = Callable[..., Any]  # a fixture of conftest.py

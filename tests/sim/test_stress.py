@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from amaranth.back import verilog
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.lfsr import RowRegisters
 from scotopia.hdl import sequencer
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import Op, Register
-from scotopia.model.errors import InputError
-from scotopia.quantize.lfsr import RowRegisters
 from scotopia.sim import mutation
 from scotopia.sim.check import Verdict
 from scotopia.sim.cocotb_stress import SCENARIOS

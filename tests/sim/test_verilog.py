@@ -10,10 +10,10 @@ import cocotb_tools.runner
 import numpy as np
 import pytest
 
+from scotopia.graph.errors import InputError
 from scotopia.hdl.emit import MANIFEST, emit
 from scotopia.hdl.program import Program
 from scotopia.model.config import INPUTS
-from scotopia.model.errors import InputError
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim import simulators

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from scotopia.quantize.qformat import Overflow, QFormat, Rounding, shift_right
+from scotopia.graph.qformat import Overflow, QFormat, Rounding, shift_right
 
 
 @st.composite

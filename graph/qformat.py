@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scotopia.model.errors import InputError
+from .errors import InputError
 
 #: Codes of any shape.
 IntArray = NDArray[np.int64]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from scotopia.model.errors import InputError
-from scotopia.quantize.qformat import (
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import (
     Overflow,
     QFormat,
     Rounding,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scotopia.quantize.lfsr import BITS, TAPS, RowRegisters, row_seeds
+from scotopia.graph.lfsr import BITS, TAPS, RowRegisters, row_seeds
 
 SEEDS = st.integers(0, 2**32 - 1)
 
