@@ -16,7 +16,7 @@ from scotopia.model.start import has_verdict
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.stimulus import central_crop
-from scotopia.sim.verify import Extent, verify
+from scotopia.sim.verify import PORTS_SHAPE, Extent, verify
 
 from .clips import read_clip
 from .evaluate import Scores, Shown, Video, cost, methods
@@ -96,7 +96,9 @@ def run_demo(
         density=density,
         seed=seed,
         clip_name=shown.clip.name,
+        verilog=out / "verilog",
         faults=True,
+        ports_shape=PORTS_SHAPE,  # those of the whole array would take minutes
         on_stage=on_stage,
     )
     progress.update(task, description="proof", total=len(stages))

@@ -113,9 +113,9 @@ PATIENCE = 80_000
 #: So few cells see nothing at 1 %, and what sees nothing proves nothing: they are shown this share.
 SMALL_DENSITY = 0.5
 
-#: The largest array whose ports are driven if it was emitted just now, and that in which faults are
-#: planted there: with three rows, there are addresses outside it.
-PORTS = Extent(3, 4, 0)
+#: Height and width of the largest array whose ports are driven if it was emitted just now, and of
+#: that in which faults are planted there: with three rows, there are addresses outside it.
+PORTS_SHAPE = (3, 4)
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,7 @@ def verify(
     gates: bool = False,
     faults: bool = False,
     ports: bool = True,
+    ports_shape: tuple[int, int] | None = None,
     waveforms: Path | None = None,
     on_stage: Callable[[str], None] = lambda name: None,
 ) -> list[Stage]:
@@ -251,8 +252,10 @@ def verify(
         Whether to plant faults, each of which a run on the small extent must find.
     ports
         Whether to drive the ports, too: every command, random stalls, resets at any time, drops,
-        registers and another program, all outputs compared in every clock. Of Verilog that is
-        given in full; of what is emitted here, on an array of at most 3 x 4 cells.
+        registers and another program, all outputs compared in every clock.
+    ports_shape
+        Height and width of an array that is emitted for the ports; None drives those of `verilog`,
+        of extent's size, or where none is given, those of an emitted array of at most 3 x 4 cells.
     waveforms
         Folder for a waveform of the first mismatch of the Verilog.
     on_stage
@@ -311,13 +314,17 @@ def verify(
         stages.insert(1, replace(stages.pop(), seconds=seconds))
         on_stage("golden model = program, from any state")
         stages.insert(2, _steps_from_anywhere(program))
-        few = min(PORTS.height, extent.height), min(PORTS.width, extent.width)
         if ports:
             on_stage(PORTS_STAGE.format(simulator.capitalize()))
-            shape = few if verilog is None else (extent.height, extent.width)
-            device = RuleDevice(program, *shape, slow=simulator == "icarus")
-            emitted = verilog or _emitted(program, shape, scratch / "ports")
-            stages.append(_ports(bench, device, emitted, library, seed))
+            whole = extent.height, extent.width
+            if verilog is None and ports_shape is None:
+                ports_shape = min(whole[0], PORTS_SHAPE[0]), min(whole[1], PORTS_SHAPE[1])
+            device = RuleDevice(program, *(ports_shape or whole), slow=simulator == "icarus")
+            if ports_shape is None:
+                driven, models = folder, library
+            else:
+                driven, models = _emitted(program, ports_shape, scratch / "ports"), ()
+            stages.append(_ports(bench, device, driven, models, seed))
         shape = material.stimulus(small=True).shape
         if gates:
             small = _emitted(program, shape, scratch / "small")
@@ -337,9 +344,8 @@ def verify(
                     small=True,
                     expect_mismatch=True,
                 )
-            whole = PORTS.height, PORTS.width
-            folder = _emitted(program, whole, scratch / "port_faults")
-            stages += _port_faults(bench, RuleDevice(program, *whole), folder, on_stage)
+            folder = _emitted(program, PORTS_SHAPE, scratch / "port_faults")
+            stages += _port_faults(bench, RuleDevice(program, *PORTS_SHAPE), folder, on_stage)
     return stages
 
 

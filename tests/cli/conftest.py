@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -17,9 +18,16 @@ def run(
 ) -> Callable[..., tuple[int, str, str]]:
     """The command as a user types it, but in this process: exit status, output, errors."""
 
+    here, end = os.getpid(), os._exit
+
+    def leave(status: int) -> NoReturn:
+        if os.getpid() == here:  # a signal ends the command, not the tests
+            sys.exit(status)
+        end(status)  # a worker that was forked ends, and runs no tests
+
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["scotopia", *map(str, arguments)])
-        monkeypatch.setattr(os, "_exit", sys.exit)  # a signal ends the command, not the tests
+        monkeypatch.setattr(os, "_exit", leave)
         with pytest.raises(SystemExit) as exit:
             cli.main()
         out, err = capsys.readouterr()

@@ -96,6 +96,50 @@ def test_verilog_on_disk_is_what_is_checked(
     assert "instruction" in waveform and "operand_0" in waveform
 
 
+@pytest.mark.parametrize(
+    ("extent", "given", "shape", "driven"),
+    [
+        (Extent(5, 2, 1), False, None, (3, 2)),
+        (Extent(5, 2, 1), True, None, (5, 2)),
+        (Extent(5, 2, 1), True, (2, 3), (2, 3)),
+        (Extent(5, 2, 1), False, (6, 1), (6, 1)),
+    ],
+)
+def test_the_ports_are_those_of_the_given_verilog_unless_a_shape_is_asked_for(
+    extent: Extent,
+    given: bool,
+    shape: tuple[int, int] | None,
+    driven: tuple[int, int],
+    rule: IntegerRule,
+    frames: NDArray[np.float32],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[object, ...]] = []
+
+    def ports(_bench: object, device: Any, folder: Path, library: object, _seed: int) -> Stage:
+        seen.append(((device.height, device.width), folder, library))
+        return Stage("ports", "", 1, 0, 0.0)
+
+    monkeypatch.setattr(verification, "manifest_for", lambda *_: {})
+    monkeypatch.setattr(verification, "_emitted", lambda _program, shape, folder: (shape, folder))
+    monkeypatch.setattr(verification, "_ports", ports)
+    agrees = lambda *given, **_: (given[-1].expected, 1)  # noqa: E731
+    monkeypatch.setattr(verification, "run_amaranth", agrees)
+    monkeypatch.setattr(verification.StressBench, "run", agrees)
+    verilog, library = (tmp_path, [tmp_path / "cells.v"]) if given else (None, [])
+    verify(
+        *(rule, frames, extent),
+        **{"density": 0.5, "verilog": verilog, "library": library, "ports_shape": shape},
+    )
+    ((found, folder, models),) = seen
+    assert found == driven
+    if given and shape is None:
+        assert folder == verilog and models == library
+    else:
+        assert isinstance(folder, tuple) and folder[0] == driven and not models
+
+
 def test_a_number_outside_its_proven_range_is_a_mismatch(
     rule: IntegerRule, frames: NDArray[np.float32]
 ) -> None:
