@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from scotopia.cli import demo
+from scotopia.graph.qformat import IntArray
 from scotopia.hdl.emit import emit, read_manifest
 from scotopia.hdl.program import Program
 from scotopia.model.config import RuleConfig
 from scotopia.model.rule import Rule
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.qformat import IntArray
 from scotopia.sim import verify as verification
 from scotopia.sim.stimulus import Stimulus
 from scotopia.sim.verify import PORTS_SHAPE, Stage
