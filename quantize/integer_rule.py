@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding, shift_right
+from scotopia.graph.step import StepGraph
 from scotopia.model.config import RuleConfig
 from scotopia.model.files import check_training_record, read_rule_file, write_rule_file
 
@@ -268,6 +269,13 @@ class IntegerRule:
                 f"dither {self.dither} is more than the {self.gate_format.frac_bits} fraction bits "
                 f"of gate format {self.gate_format}: choose at most {self.gate_format.frac_bits}"
             )
+
+    @cached_property
+    def graph(self) -> StepGraph:
+        """The step, written down as operations."""
+        from .version_1 import graph_of  # here: it needs this module
+
+        return graph_of(self)
 
     @property
     def trace_format(self) -> QFormat:

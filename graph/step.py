@@ -1,0 +1,230 @@
+"""The step graph: operations in their order, and which words are the next state."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+
+from .errors import InputError
+from .operations import (
+    AROUND,
+    Add,
+    Channel,
+    Constant,
+    Fit,
+    Input,
+    Less,
+    Linear,
+    Maximum,
+    Minimum,
+    Multiply,
+    Operation,
+    Random,
+    Select,
+    Subtract,
+    Window,
+    Words,
+    fraction,
+    fractions,
+)
+from .qformat import IntArray, QFormat
+
+
+@dataclass(frozen=True, eq=False)
+class StepGraph:
+    """One step of a cell, in static single assignment.
+
+    Attributes
+    ----------
+    operations
+        Each reads words of those before it.
+    outputs
+        Words that are the next state, one a channel.
+    names
+        Of words, for reports: "hidden 3". Words without one are named by their operation.
+    """
+
+    operations: tuple[Operation, ...]
+    outputs: Words
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for first, operation in zip(self._first, self.operations, strict=False):
+            for words in operation.arguments:
+                assert all(0 <= word < first for word in words)
+        assert len(self.outputs) == len(self.channels)
+
+    @cached_property
+    def _first(self) -> list[int]:
+        """Number of each operation's first word, and at the end the number of words."""
+        return [0, *accumulate(operation.count for operation in self.operations)]
+
+    @property
+    def count(self) -> int:
+        """Number of words."""
+        return self._first[-1]
+
+    def words(self, index: int) -> range:
+        """Words that an operation computes."""
+        return range(self._first[index], self._first[index + 1])
+
+    def origin(self, word: int) -> tuple[int, int]:
+        """Return the index of the operation that computes a word, and which of its words it is."""
+        index = bisect_right(self._first, word) - 1
+        return index, word - self._first[index]
+
+    def made_by(self, word: int) -> tuple[Operation, int]:
+        """Return the operation that computes a word, and which of its words it is."""
+        index, lane = self.origin(word)
+        return self.operations[index], lane
+
+    def name(self, word: int) -> str:
+        """Return a word's name."""
+        if word in self.names:
+            return self.names[word]
+        index, lane = self.origin(word)
+        return f"{type(self.operations[index]).__name__.lower()} {index}.{lane}"
+
+    def of_kind(self, kind: type[Operation]) -> Iterator[tuple[int, Operation]]:
+        """Yield all operations of a kind, with their index."""
+        for index, operation in enumerate(self.operations):
+            if isinstance(operation, kind):
+                yield index, operation
+
+    @cached_property
+    def channels(self) -> dict[str, int]:
+        """Words of the state before the step, by name."""
+        return self._given(Channel)
+
+    @cached_property
+    def inputs(self) -> dict[str, int]:
+        """Words of what is given from outside, by name."""
+        return self._given(Input)
+
+    def _given(self, kind: type[Channel] | type[Input]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for index, operation in self.of_kind(kind):
+            assert isinstance(operation, Channel | Input)
+            found.update(zip(operation.names, self.words(index), strict=True))
+        return found
+
+    @cached_property
+    def formats(self) -> dict[int, QFormat]:
+        """Formats of the words that have one."""
+        found: dict[int, QFormat] = {}
+        for index, operation in enumerate(self.operations):
+            if isinstance(operation, Channel | Input | Fit):
+                for word, format in zip(self.words(index), operation.formats, strict=True):
+                    if format is not None:
+                        found[word] = format
+        return found
+
+    @property
+    def channel_formats(self) -> tuple[QFormat, ...]:
+        """Formats of the state's channels."""
+        return tuple(self.formats[word] for word in self.channels.values())
+
+    @property
+    def random_bits(self) -> int:
+        """Random bits that a cell takes in each step."""
+        return sum(sum(one.bits) for _, one in self.of_kind(Random) if isinstance(one, Random))
+
+    @cached_property
+    def borders(self) -> tuple[str, ...]:
+        """Borders that its operations ask for, in alphabetical order."""
+        return tuple(
+            sorted(
+                {
+                    operation.border
+                    for operation in self.operations
+                    if isinstance(operation, Window)
+                    or (isinstance(operation, Linear) and operation.weight.shape[2] == AROUND)
+                }
+            )
+        )
+
+    @cached_property
+    def fractions(self) -> list[int]:
+        """Fraction bits of all words: what `code * 2**-fraction` is, is the word's value.
+
+        Of an integer rule's words. A sum has as many as its finest summand.
+        """
+        found: list[int] = []
+        for operation in self.operations:
+            found.extend(self._fractions_of(operation, found))
+        return found
+
+    def _fractions_of(self, operation: Operation, known: Sequence[int]) -> Sequence[int]:
+        match operation:
+            case Channel(formats=formats) | Input(formats=formats) | Fit(formats=formats):
+                return [_known(format).frac_bits for format in formats]
+            case Random(bits=bits):
+                return bits
+            case Constant(values=values):
+                return [fraction(value) for value in values]
+            case Linear():
+                return list(map(int, self._fractions_of_sums(operation, known)))
+            case Window(a=words):
+                return [known[word] for word in words]
+            case Less():
+                return [0] * operation.count
+            case Multiply(a=first, b=second):
+                return [known[a] + known[b] for a, b in zip(first, second, strict=True)]
+            case Add() | Subtract() | Minimum() | Maximum() | Select():
+                first, second = operation.arguments[-2:]
+                return [max(known[a], known[b]) for a, b in zip(first, second, strict=True)]
+        raise NotImplementedError(type(operation).__name__)
+
+    def _fractions_of_sums(self, linear: Linear, known: Sequence[int]) -> IntArray:
+        """Return the fraction bits of each of its sums, (O,)."""
+        lowest = -(1 << 30)
+        of_inputs = np.array([known[word] for word in linear.a], np.int64)
+        products = fractions(linear.weight) + of_inputs[:, None]
+        products[linear.weight == 0] = lowest
+        biases = np.where(linear.bias == 0, lowest, fractions(linear.bias))
+        finest = np.maximum(products.max((1, 2), initial=lowest), biases)
+        found: IntArray = np.where(finest == lowest, 0, finest)
+        return found
+
+    def codes_of(self, index: int) -> tuple[IntArray, IntArray]:
+        """Weights (O, I, K) and biases (O,) of a `Linear`, as integers on its inputs' codes.
+
+        sum(weight * code) + bias is the code of the sum, with its `fractions`.
+
+        Raises
+        ------
+        InputError
+            If one of them needs more than 62 bits.
+        """
+        linear = self.operations[index]
+        assert isinstance(linear, Linear)
+        of_sums = np.array([self.fractions[word] for word in self.words(index)])
+        of_inputs = np.array([self.fractions[word] for word in linear.a], np.int64)
+        shift = of_sums[:, None, None] - of_inputs[:, None]
+        weight, bias = np.ldexp(linear.weight, shift), np.ldexp(linear.bias, of_sums)
+        for what, numbers in (("weight", weight), ("bias", bias)):
+            largest = np.abs(numbers).max(initial=0)
+            if not largest < 2.0**62:
+                raise InputError(
+                    f"a {what} of {self.name(self.words(index)[0])} needs more than 62 bits: "
+                    "quantize the rule with fewer"
+                )
+        return weight.astype(np.int64), bias.astype(np.int64)
+
+    @cached_property
+    def readers(self) -> list[list[int]]:
+        """Indices of the operations that read each word, by word."""
+        found: list[list[int]] = [[] for _ in range(self.count)]
+        for index, operation in enumerate(self.operations):
+            for word in {word for words in operation.arguments for word in words}:
+                found[word].append(index)
+        return found
+
+
+def _known(format: QFormat | None) -> QFormat:
+    if format is None:
+        raise InputError("a channel or input has no format: quantize the rule")
+    return format

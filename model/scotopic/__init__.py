@@ -1,0 +1,1 @@
+"""The scotopic rule: what an automaton perceives of a video that arrives pixel by pixel."""
