@@ -30,7 +30,9 @@ def ended_by_signals() -> Iterator[None]:
     """End the process at a signal: one line, status 128 + its number, no process or file left.
 
     What runs in here gets `Interrupted`, and `PATIENCE` to end by itself. Who handles a signal in
-    another way meanwhile, as `Stop`, is let alone. Signals that were ignored stay so.
+    another way meanwhile, as `Stop`, is let alone; if it then exits with that status, the process
+    ends at once, so that a second signal finds no handler of another kind. Signals that were
+    ignored stay so.
     """
     with one_folder() as folder:
         received: list[int] = []
@@ -55,15 +57,21 @@ def ended_by_signals() -> Iterator[None]:
         def end(number: int) -> NoReturn:
             ending.acquire()  # once, for which of the two threads comes first
             kill_children()
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError, ValueError):
                 if sys.stdout.isatty():
                     sys.stdout.write("\x1b[?25h\n")  # the cursor that a progress bar hides
                 sys.stdout.flush()
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             with suppress(OSError, ValueError):
-                print(f"scotopia: ended by {name}", file=sys.stderr, flush=True)
+                print(f"scotopia: ended by {name}", file=sys.stderr)
+            leave(number)
+
+        def leave(number: int) -> NoReturn:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.flush()
             # Not by an exception: that would wait for all threads, which compute.
             os._exit(128 + number)
 
@@ -80,6 +88,13 @@ def ended_by_signals() -> Iterator[None]:
             yield
         except Interrupted:
             end(received[0])
+        except SystemExit as stopped:
+            for number in _NUMBERS:
+                if stopped.code == 128 + number:  # by `Stop`, which has told
+                    received.append(number)
+                    ending.acquire()
+                    leave(number)
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -90,7 +105,8 @@ def ended_by_signals() -> Iterator[None]:
 class Stop:
     """Notes the first SIGINT or SIGTERM; one that comes a second later ends the process as ever.
 
-    Not one at once, because `timeout` and the like send two: to the process, and to its group.
+    Not one at once, because `timeout` and the like send two: to the process, and to its group. So
+    it goes on noting them where the process is about to end for the first.
 
     Attributes
     ----------
@@ -108,7 +124,11 @@ class Stop:
             self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not (self.received and isinstance(error, SystemExit)):
+            self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -116,5 +136,5 @@ class Stop:
         if not self.received:
             self.received, self._since = number, time.monotonic()
         elif time.monotonic() - self._since > 1:
-            self.__exit__()
+            self._restore()
             signal.raise_signal(number)

@@ -55,6 +55,38 @@ def test_a_signal_ends_a_command_with_one_line_and_nothing_left(
     assert list(tmp_path.iterdir()) == []
 
 
+#: As a training does, in the middle of which a signal comes, and another behind it.
+STOPPED = """
+    import atexit
+    again = lambda: (os.kill(os.getpid(), {0}), time.sleep(0.05))
+    atexit.register(again)
+    try:
+        with stop.Stop() as noted:
+            os.kill(os.getpid(), {0})
+            print("stopped")
+            raise SystemExit(128 + noted.received)
+    finally:
+        again()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_behind_a_stop_changes_nothing(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    command = COMMAND.replace('"sleep 60 & echo $!; wait"', '"true"')
+    ended = subprocess.run(
+        [sys.executable, "-c", command.format(STOPPED.format(int(number)))],
+        env={"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (128 + number, "")
+    assert ended.stdout.endswith("stopped\n")  # which was in a buffer
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_signal_that_was_ignored_stays_so(tmp_path: Path) -> None:
     work = "os.kill(os.getpid(), signal.SIGHUP)"
     text = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + COMMAND.format(work)
