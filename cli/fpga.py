@@ -91,12 +91,17 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises
     ------
     InputError
-        If the text is not two numbers with an x between them.
+        If the text is not two numbers with an x between them, or there is no such array.
     """
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if found is None:
         raise InputError(f"size {text!r} is not HEIGHTxWIDTH: give 16x16, for instance")
-    return int(found[1]), int(found[2])
+    height, width = int(found[1]), int(found[2])
+    try:
+        check_size(height, width)
+    except InputError as error:
+        raise InputError(f"size {text}: {error}") from error
+    return height, width
 
 
 def run_fpga(job: Job, on_tool: Callable[[str], None]) -> Outcome:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scotopia.graph.errors import InputError
+from scotopia.model.memory import check_worker_count
 from scotopia.sim import automata, formal, mutation, random_rules, stress
 from scotopia.sim.check import Check
 
@@ -46,6 +47,7 @@ def prove(
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise InputError(f"part {unknown[0]!r} is unknown: choose out of {', '.join(PARTS)}")
+    check_worker_count(workers)
     parts = [part for part in PARTS if part in parts or not parts]
     checks: list[Check] = []
     outcomes: list[mutation.Outcome] = []

@@ -33,6 +33,7 @@ from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import Rounding
 from scotopia.model.checkpoint import digests
 from scotopia.model.files import naming, write_atomically
+from scotopia.model.memory import check_worker_count
 from scotopia.model.score import WARM_UP
 from scotopia.model.video import Clip
 from scotopia.quantize.sweep import (
@@ -114,6 +115,7 @@ class Job:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers {self.workers} are fewer than 1: give 1 or more")
+        check_worker_count(self.workers)
         if self.scheduler is not None and self.workers is not None:
             raise InputError(
                 f"the workers of {self.scheduler} are its own: leave out --workers {self.workers}"

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ from scotopia.model.files import (
     rule_kind,
     write_atomically,
 )
+from scotopia.model.memory import check_memory
 from scotopia.model.options import TrainOptions
 from scotopia.model.presets import PRESETS
 from scotopia.model.rule import Rule
@@ -36,8 +38,9 @@ from scotopia.model.sampling import seen_mask
 from scotopia.model.score import check_scorable
 from scotopia.model.start import can_start_as_filter, start_as, start_as_filter
 from scotopia.model.synthetic import synthetic_clips
-from scotopia.model.train import Trainer, choose_device, validate
+from scotopia.model.train import Trainer, check_options, choose_device, validate
 from scotopia.model.video import Clip
+from scotopia.model.videos import check_crop
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.feedback import round_weights
 from scotopia.quantize.formats import Formats, Precision, check_scales
@@ -52,6 +55,9 @@ from .stop import Stop
 
 #: Most seconds of work that a kill may cost.
 CHECKPOINT_EVERY = 60.0
+
+#: Frames of a synthetic clip to train on, and their side, pixels.
+SYNTHETIC_FRAMES, SYNTHETIC_SIDE = 120, 128
 
 #: Synthetic clips that nobody trains on: their numbers begin here.
 FIRST_VALIDATION_CLIP = 1_000_000
@@ -401,9 +407,19 @@ def run_training(job: Job, progress: Progress, console: Console) -> Rule:
 def _run_training(job: Job, progress: Progress, console: Console) -> Rule:
     checkpoint = _find_checkpoint(job)
     device = choose_device(job.device)
+    teacher = None if job.teacher is None else job.teacher.rule
+    check_options(job.config, job.options, device, teacher)
     real = read_clips(job.clips, job.size)
     if not real and not job.synthetic:
         raise InputError("there is nothing to train on: name a clip, or --synthetic 64")
+    for clip in real:
+        check_crop(clip.name, clip.frames.shape, job.options.crop)
+    if job.synthetic:
+        shape = SYNTHETIC_FRAMES, SYNTHETIC_SIDE, SYNTHETIC_SIDE
+        check_crop("synthetic_000", shape, job.options.crop)
+        check_memory(
+            f"synthetic {job.synthetic}", 4 * job.synthetic * math.prod(shape), "give fewer"
+        )
     validation = read_clips(job.validation, job.size)
     for clip in validation:
         check_scorable(clip)
@@ -423,7 +439,8 @@ def _train(
     progress: Progress,
     console: Console,
 ) -> Rule:
-    synthetic = _render(job.synthetic, 120, job.options.seed, 0, "training clips", progress)
+    count, seed = job.synthetic, job.options.seed
+    synthetic = _render(count, SYNTHETIC_FRAMES, seed, 0, "training clips", progress)
     if not validation:
         validation = _render(4, 60, 0, FIRST_VALIDATION_CLIP, "validation clips", progress)
     rule = _new_rule(job, real, synthetic)
@@ -627,7 +644,7 @@ def _render(
     task = progress.add_task(title, total=count)
 
     def render(number: int) -> Clip:
-        (clip,) = synthetic_clips(1, frames, 128, seed, first=number)
+        (clip,) = synthetic_clips(1, frames, SYNTHETIC_SIDE, seed, first=number)
         progress.advance(task)
         return clip
 

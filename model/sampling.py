@@ -53,14 +53,20 @@ def seen_mask(
         If `density` is not in (0, 1], or no pixel arrives.
     """
     mask = sample_mask(shape, density, seed)
-    if inputs and not mask.any():
+    if inputs:
+        check_seen(f"clip {name}", mask, density, seed)
+    return mask
+
+
+def check_seen(what: str, mask: NDArray[np.bool_], density: float, seed: int) -> None:
+    """Raise InputError if no pixel of (T, H, W) arrives."""
+    if not mask.any():
         frames, height, width = mask.shape
         raise InputError(
-            f"clip {name}: no pixel of {frames} frame(s) of {width} x {height} arrives at "
+            f"{what}: no pixel of {frames} frame(s) of {width} x {height} arrives at "
             f"density {density:g} and seed {seed}, so that nothing would be seen: raise the "
             "density, or show more or larger frames"
         )
-    return mask
 
 
 def check_density(density: float) -> None:

@@ -19,10 +19,12 @@ from scotopia.graph.errors import InputError
 from . import score
 from .blocks import to_cells
 from .checkpoint import Checkpoint, digests
+from .config import RuleConfig
 from .files import with_clips
+from .memory import check_memory
 from .options import TrainOptions
 from .rule import Rule, to_state
-from .sampling import sample_mask
+from .sampling import check_seen, sample_mask
 from .start import held_weights, settle
 from .task import reconstruct
 from .unroll import unroll
@@ -42,6 +44,12 @@ SOAP_OPTIONS: dict[str, Any] = {
 
 #: Longest gradient: rare videos that a rule fails on must not undo what it learned from others.
 MAX_NORM = 1.0
+
+#: Pixels of which one must arrive at the highest density: 16 iterations' of the presets or so.
+SEEN_PIXELS = 2**22
+
+#: Bytes that `Videos` keeps of a video beside its pixels, measured.
+BYTES_PER_VIDEO = 800
 
 
 class Trainer:
@@ -73,8 +81,8 @@ class Trainer:
     Raises
     ------
     InputError
-        If there is no clip, one is smaller than the crop, two have one name, the crop does not
-        divide into the rule's cells, or the teacher has others, or teaches nothing.
+        If there is no clip, one is smaller than the crop, two have one name, or as
+        `check_options`.
     """
 
     def __init__(
@@ -87,19 +95,7 @@ class Trainer:
         device: str = "cpu",
         teacher: Rule | None = None,
     ) -> None:
-        block = rule.config.block
-        if teacher is not None and teacher.config.block != block:
-            raise InputError(
-                f"the teacher's cells stand for {teacher.config.block} x {teacher.config.block} "
-                f"pixels, the rule's for {block} x {block}: choose another teacher"
-            )
-        if options.crop % block:
-            raise InputError(
-                f"crop {options.crop} does not divide into cells of {block} x {block} pixels: "
-                f"choose a multiple of {block}"
-            )
-        if teacher is not None and options.loss == "observed":
-            raise InputError("loss observed reads no teacher: choose dense, or leave it out")
+        check_options(rule.config, options, device, teacher)
         self.clips = digests([*clips, *synthetic])
         self.options = options
         self._record: dict[str, Any] = {
@@ -118,7 +114,7 @@ class Trainer:
         self.iteration = 0
         self._videos = Videos(clips, options, synthetic)
         self._optimizer = _new_optimizer(self.rule, options.optimizer)
-        side = options.crop // block
+        side = options.crop // rule.config.block
         self._state = rule.initial_state(options.batch, side, side)
         self._teacher = teacher and copy.deepcopy(teacher).requires_grad_(False).to(device)
         if self._teacher is not None:
@@ -262,6 +258,59 @@ class Trainer:
 
     def _cells(self, pixels: Tensor) -> Tensor:
         return to_cells(pixels, self.rule.config.block).to(self._state.device)
+
+
+def check_options(
+    config: RuleConfig, options: TrainOptions, device: str, teacher: Rule | None = None
+) -> None:
+    """Refuse what cannot be trained so, whatever the clips.
+
+    Raises
+    ------
+    InputError
+        If the crop does not divide into the rule's cells, the teacher has others, or teaches
+        nothing, an iteration takes more memory than there is, or no pixel arrives.
+    """
+    block = config.block
+    if teacher is not None and teacher.config.block != block:
+        raise InputError(
+            f"the teacher's cells stand for {teacher.config.block} x {teacher.config.block} "
+            f"pixels, the rule's for {block} x {block}: choose another teacher"
+        )
+    if options.crop % block:
+        raise InputError(
+            f"crop {options.crop} does not divide into cells of {block} x {block} pixels: "
+            f"choose a multiple of {block}"
+        )
+    if teacher is not None and options.loss == "observed":
+        raise InputError("loss observed reads no teacher: choose dense, or leave it out")
+    extent = f"batch {options.batch}, chunk {options.chunk} and crop {options.crop}"
+    check_memory(extent, least_bytes(config, options, device), "choose smaller ones")
+    if config.inputs:
+        frames = min(
+            options.iterations * options.batch * options.chunk,
+            max(1, SEEN_PIXELS // options.crop**2),
+        )
+        # What no pixel of arrives at the highest density, which few videos have, teaches nothing.
+        densest, shape = options.densities[2], (frames, options.crop, options.crop)
+        mask = sample_mask(shape, densest, options.seed)
+        what = f"densities {', '.join(f'{density:g}' for density in options.densities)}"
+        check_seen(what, mask, densest, options.seed)
+
+
+def least_bytes(config: RuleConfig, options: TrainOptions, device: str) -> int:
+    """Bytes that an iteration takes of the machine's memory, at least.
+
+    Those of its videos, and on a CPU of what the gradient is computed from, by `fused` as well as
+    by PyTorch: state and hidden neurons of every step.
+    """
+    pixels = options.crop**2
+    numbers = 3 * (options.chunk + 1) * pixels  # frames, samples, valids
+    if device == "cpu":
+        words = len(config.channel_names) + config.hidden
+        steps = options.chunk * config.steps_per_frame
+        numbers += words * steps * (pixels // config.pixels)
+    return options.batch * (4 * numbers + BYTES_PER_VIDEO)
 
 
 def train(

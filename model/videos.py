@@ -106,11 +106,7 @@ class Videos:
         self, clips: Sequence[Clip], options: TrainOptions, synthetic: Sequence[Clip] = ()
     ) -> None:
         for clip in (*clips, *synthetic):
-            if min(clip.frames.shape[1:]) < options.crop:
-                raise InputError(
-                    f"clip {clip.name} has {clip.frames.shape[2]} x {clip.frames.shape[1]} pixels, "
-                    f"the crop {options.crop}: choose a smaller crop"
-                )
+            check_crop(clip.name, clip.frames.shape, options.crop)
         moving: list[NDArray[np.float32]] = []
         quiet: list[NDArray[np.float32]] = []
         for clip in clips:
@@ -260,6 +256,15 @@ class Videos:
         contrast = log_uniform(rng, self.options.contrast, MAX_CONTRAST)
         room = abs(1 - contrast) / 2
         return sign * contrast, rng.uniform(0.5 - room, 0.5 + room)
+
+
+def check_crop(name: str, shape: tuple[int, ...], crop: int) -> None:
+    """Raise InputError if a clip's frames, (T, H, W), are smaller than the crop."""
+    _, height, width = shape
+    if min(height, width) < crop:
+        raise InputError(
+            f"clip {name} has {width} x {height} pixels, the crop {crop}: choose a smaller crop"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rich.console import Console
 from scotopia.cli import main as cli
 from scotopia.cli import train as command
 from scotopia.graph.qformat import Rounding
-from scotopia.model import native, score
+from scotopia.model import memory, native, score
 from scotopia.model.checkpoint import Checkpoint, digest
 from scotopia.model.config import RuleConfig
 from scotopia.model.presets import find_preset
@@ -430,6 +430,34 @@ def test_a_folder_of_clips_and_synthetic_ones(
     assert run("train", folder, "-o", out, *SHAPE, *EFFORT)[0] == 0
     # Those to validate on are none of those that anybody trains on.
     assert sorted(rendered) == [1_000_000 + i for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ("--crop", 129),
+            "clip synthetic_000 has 128 x 128 pixels, the crop 129: choose a smaller",
+        ),
+        (("--densities", "1e-9,1e-9,1e-9"), "densities 1e-09, 1e-09, 1e-09: no pixel of 1820 "),
+        (("--batch", 10**6), "batch 1000000, chunk 8 and crop 48: that needs 16,"),
+        (
+            ("--synthetic", 2185),
+            "synthetic 2185: that needs 17.2 GB of memory, and this machine has 17.2: give fewer",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_clip_is_rendered(
+    options: tuple[object, ...],
+    sentence: str,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "installed", lambda: 2**34)
+    monkeypatch.setattr(command, "synthetic_clips", lambda *_, **__: pytest.fail("rendered"))
+    status, _, error = run("train", "--zoom", 0, "--out", tmp_path / "o", *options)
+    assert status == 2 and error.startswith(f"scotopia: {sentence}")
 
 
 def test_without_a_terminal_scores_are_lines(train: Run) -> None:

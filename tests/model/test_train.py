@@ -12,7 +12,7 @@ from pytorch_optimizer import SOAP
 from torch import Tensor
 
 from scotopia.graph.errors import InputError
-from scotopia.model import native, score
+from scotopia.model import memory, native, score
 from scotopia.model.checkpoint import digest
 from scotopia.model.config import RuleConfig
 from scotopia.model.losses import dense_loss
@@ -23,10 +23,13 @@ from scotopia.model.sampling import sample_mask
 from scotopia.model.sensor import Sensor
 from scotopia.model.task import reconstruct
 from scotopia.model.train import (
+    BYTES_PER_VIDEO,
     Trainer,
     average_decay,
+    check_options,
     choose_device,
     learning_rate_factor,
+    least_bytes,
     train,
     validate,
 )
@@ -235,6 +238,43 @@ def test_crop_that_does_not_divide_into_cells_is_refused(small_config: Make) -> 
     assert str(caught.value) == (
         "crop 8 does not divide into cells of 3 x 3 pixels: choose a multiple of 3"
     )
+
+
+def test_an_iteration_that_does_not_fit_the_memory_is_refused(
+    small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(channels=10, hidden=5, block=2)
+    # Three arrays of four frames of 8 x 8 pixels; ten channels, four registers of two, five hidden
+    # neurons of 4 x 4 cells in six steps; what is kept besides: of two videos.
+    least = 2 * (4 * (3 * 4 * 64 + (10 + 8 + 5) * 6 * 16) + BYTES_PER_VIDEO)
+    assert least_bytes(config, TINY, "cpu") == least
+    assert least_bytes(config, TINY, "cuda:1") == 2 * (4 * 3 * 4 * 64 + BYTES_PER_VIDEO)
+    monkeypatch.setattr(memory, "installed", lambda: least)
+    check_options(config, TINY, "cpu")
+    monkeypatch.setattr(memory, "installed", lambda: least - 1)
+    check_options(config, TINY, "cuda")
+    with pytest.raises(InputError) as caught:
+        Trainer(Rule(config), [NOISE], TINY)
+    assert str(caught.value) == (
+        "batch 2, chunk 3 and crop 8: that needs 0.0 GB of memory, and this machine has 0.0: "
+        "choose smaller ones"
+    )
+
+
+@pytest.mark.parametrize("iterations", [1, 10**9])
+def test_densities_at_which_no_pixel_arrives_are_refused(
+    iterations: int, small_config: Make
+) -> None:
+    options = dataclasses.replace(TINY, iterations=iterations, densities=(1e-9, 1e-9, 2e-9))
+    with pytest.raises(InputError) as caught:
+        Trainer(Rule(small_config()), [NOISE], options)
+    frames = 6 if iterations == 1 else 2**22 // 64
+    assert str(caught.value) == (
+        f"densities 1e-09, 1e-09, 2e-09: no pixel of {frames} frame(s) of 8 x 8 arrives at density "
+        "2e-09 and seed 0, so that nothing would be seen: raise the density, or show more or "
+        "larger frames"
+    )
+    Trainer(Rule(small_config(inputs=())), [NOISE], options)
 
 
 @pytest.mark.parametrize(
