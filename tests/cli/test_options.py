@@ -1,5 +1,6 @@
 """Every option of every command: at its ends it is taken, empty, absurd and beyond them refused."""
 
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from scotopia.cli.prove import PARTS
 from scotopia.cli.quantize import COSTS
 from scotopia.cli.rules import SHIPPED
 from scotopia.cli.train import SYNTHETIC_FRAMES, SYNTHETIC_SIDE
+from scotopia.graph.qformat import Rounding
 from scotopia.hdl.emit import emit
 from scotopia.hdl.fpga import DEVICES, STAGES
 from scotopia.hdl.program import Program
@@ -34,7 +36,6 @@ from scotopia.model.train import least_bytes
 from scotopia.quantize.formats import SCALES
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import METHODS
-from scotopia.quantize.qformat import Rounding
 
 Run = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Any]
@@ -424,6 +425,8 @@ def command(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(ULX3S_85F_Platform=None))
 
     def command(name: str, *words: object) -> tuple[int, str, str]:
+        for heavy in HEAVY[name]:
+            pkgutil.resolve_name(heavy)  # imported before another that would keep what is set here
         for heavy in HEAVY[name]:
             monkeypatch.setattr(heavy, begin)
         return run(name, *words)
