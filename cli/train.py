@@ -412,6 +412,7 @@ def _run_training(job: Job, progress: Progress, console: Console) -> Rule:
     real = read_clips(job.clips, job.size)
     if not real and not job.synthetic:
         raise InputError("there is nothing to train on: name a clip, or --synthetic 64")
+    validation = read_clips(job.validation, job.size)
     for clip in real:
         check_crop(clip.name, clip.frames.shape, job.options.crop)
     if job.synthetic:
@@ -420,7 +421,6 @@ def _run_training(job: Job, progress: Progress, console: Console) -> Rule:
         check_memory(
             f"synthetic {job.synthetic}", 4 * job.synthetic * math.prod(shape), "give fewer"
         )
-    validation = read_clips(job.validation, job.size)
     for clip in validation:
         check_scorable(clip)
         seen_mask(
