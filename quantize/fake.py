@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scotopia.graph.qformat import Overflow, QFormat, Rounding, round_up
+from scotopia.graph.qformat import Overflow, QFormat, Rounding
 from scotopia.model.rule import PAD_MODE, Grids, Rule, recency
+from scotopia.model.settle import Codes, settle
 
 from .engine import EXACT
 from .formats import Formats, bias_format, by_weight, folded_layers
@@ -171,18 +172,16 @@ class FakeQuantRule(Rule):
         return torch.cat([updated, register, trace], 1)
 
     def _settle(self, values: Tensor, formats: Sequence[QFormat]) -> Tensor:
-        grids = _Codes(formats, values, self.formats.rounding, self.formats.overflow)
-        settled: Tensor = _Settle.apply(values, grids)  # type: ignore[no-untyped-call]
-        return settled.to(self.update.weight.dtype)
+        grids = Codes(formats, values, self.formats.rounding, self.formats.overflow)
+        return settle(values, grids).to(self.update.weight.dtype)
 
     def _round_way(self, way: Tensor, dither: Tensor | None) -> Tensor:
         """Round what is added to the state; it never leaves the format, so nothing is clipped."""
-        codes = _Codes(self.formats.state, way, self.formats.rounding, None)
+        codes = Codes(self.formats.state, way, self.formats.rounding, None)
         if dither is not None:
             codes.rounding = Rounding.TRN
             way = way + dither * codes.unit
-        rounded: Tensor = _Settle.apply(way, codes)  # type: ignore[no-untyped-call]
-        return rounded.to(self.update.weight.dtype)
+        return settle(way, codes).to(self.update.weight.dtype)
 
 
 def _exact(tensor: Tensor) -> Tensor:
@@ -198,50 +197,6 @@ def _grid(format: QFormat) -> list[float]:
     """Row of `Grids` of a format."""
     unit = math.ldexp(1, -format.frac_bits)
     return [1 / unit, unit, format.lowest * unit, format.highest * unit]
-
-
-class _Codes:
-    """Formats of the channels of a (B, C, H, W) tensor, and what becomes of what does not fit."""
-
-    def __init__(
-        self,
-        formats: Sequence[QFormat],
-        like: Tensor,
-        rounding: Rounding,
-        overflow: Overflow | None,
-    ) -> None:
-        def column(numbers: list[float]) -> Tensor:
-            return torch.tensor(numbers, dtype=like.dtype, device=like.device)[:, None, None]
-
-        self.rounding, self.overflow = rounding, overflow
-        self.scale = column([math.ldexp(1, format.frac_bits) for format in formats])
-        self.unit = column([math.ldexp(1, -format.frac_bits) for format in formats])
-        symmetric = overflow is Overflow.SAT_SYM
-        self.lowest = column([f.lowest + (symmetric and f.signed) for f in formats])
-        self.highest = column([f.highest for f in formats])
-
-
-class _Settle(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, codes: _Codes) -> Tensor:
-        scaled = values * codes.scale
-        floor = scaled.floor()
-        code = floor + round_up(codes.rounding, floor, scaled - floor, 0.5)
-        if codes.overflow is Overflow.WRAP:
-            span = codes.highest - codes.lowest + 1
-            code = (code - codes.lowest) % span + codes.lowest
-        elif codes.overflow is not None:
-            code = torch.minimum(torch.maximum(code, codes.lowest), codes.highest)
-            ctx.save_for_backward((code > codes.lowest) & (code < codes.highest))
-        settled: Tensor = code * codes.unit
-        return settled
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (gradient,) = gradients
-        for inside in ctx.saved_tensors:
-            gradient = gradient * inside
-        return gradient, None
 
 
 class _Nearest(torch.autograd.Function):

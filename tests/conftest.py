@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from scotopia.graph.qformat import Rounding
+from scotopia.graph.step import StepGraph
 from scotopia.model import native
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.rule import Rule
@@ -199,3 +200,24 @@ def round_exactly() -> Callable[[Fraction, Rounding], int]:
         }[rounding]
 
     return make
+
+
+class Moment:
+    """Random codes of all that a step of a graph reads."""
+
+    def __init__(self, graph: StepGraph, seed: int, height: int = 4, width: int = 5) -> None:
+        rng = np.random.default_rng(seed)
+
+        def codes(word: int) -> IntArray:
+            format = graph.formats[word]
+            return rng.integers(format.lowest, format.highest + 1, (height, width))
+
+        self.state = np.stack([codes(word) for word in graph.channels.values()])
+        self.inputs = {name: codes(word) for name, word in graph.inputs.items()}
+        drawn = rng.integers(0, 2, (graph.random_bits, height, width))
+        self.noise = drawn if graph.random_bits else None
+
+
+@pytest.fixture(scope="session")
+def moment() -> type[Moment]:
+    return Moment
