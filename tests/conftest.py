@@ -6,12 +6,15 @@ live as long as the session, so that Hypothesis may use them.
 
 import math
 import os
+import re
 import resource
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Self
 
 # Matrices here are so small that a second thread only waits for the first: spinning, it takes
 # fifteen times the processor's time. NumPy's and SciPy's libraries look here when imported.
@@ -221,3 +224,166 @@ class Moment:
 @pytest.fixture(scope="session")
 def moment() -> type[Moment]:
     return Moment
+
+
+class CProgram:
+    """A program of headers that `graph.c` wrote, each of which it does steps of.
+
+    It is compiled with every warning, and with the sanitizers where the compiler has them.
+    """
+
+    WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
+
+    def __init__(self, headers: Sequence[tuple[StepGraph, str]], folder: Path) -> None:
+        """Take graphs and their headers, the first of which has the name `rule_0`, and so on."""
+        self.graphs = [graph for graph, _ in headers]
+        self.codes = [self._code_type(text) for _, text in headers]
+        self.main = folder / "main.c"
+        for i, (_, text) in enumerate(headers):
+            (folder / f"rule_{i}.h").write_text(text)
+        includes = "\n".join(f'#include "rule_{i}.h"' for i in range(len(headers)))
+        cases = "\n".join(self._case(i, text) for i, (_, text) in enumerate(headers))
+        self.main.write_text(_MAIN.replace("INCLUDES", includes).replace("CASES", cases))
+
+    @staticmethod
+    def _code_type(text: str) -> str:
+        return re.findall(r"_step\(\s*const (\w+) \*state", text)[-1]
+
+    @staticmethod
+    def inputs_of(text: str) -> list[tuple[str, str]]:
+        """Return the type and the name of each input."""
+        taken = text.rpartition(" *state,")[2].partition("const uint8_t *noise")[0]
+        return re.findall(r"const (\w+) \*(\w+)", taken)
+
+    def _case(self, i: int, text: str) -> str:
+        n, inputs = f"rule_{i}", self.inputs_of(text)
+        scratch = re.findall(r"(\w+) \*scratch,", text)[-1]
+        planes = f"cells * RULE_{i}_PLANES"
+        draw = ""
+        if f"{n}_noise(" in text:
+            draw = (
+                f"if (drawn) {{ if (step == 0) {n}_seed_rows(rows, height); "
+                f"{n}_noise(rows, noise, height, width); }} else "
+            )
+        return "\n".join(
+            [
+                f"case {i}: {{",
+                f"    const size_t size = cells * RULE_{i}_CHANNELS * sizeof({self.codes[i]});",
+                f"    {self.codes[i]} *state = ({self.codes[i]} *)take(size), *swap;",
+                f"    {self.codes[i]} *next = ({self.codes[i]} *)malloc(size + 1);",
+                f"    {scratch} *scratch = ({scratch} *)malloc"
+                f"(cells * RULE_{i}_SCRATCH * sizeof({scratch}) + 1);",
+                f"    uint8_t *noise = (uint8_t *)malloc({planes} + 1);",
+                "    for (int step = 0; step < steps; step++) {",
+                *(f"        {t} *{name} = ({t} *)take(cells * sizeof({t}));" for t, name in inputs),
+                f"        {draw}read_all(noise, {planes});",
+                f"        {n}_step(state, {''.join(f'{name}, ' for _, name in inputs)}"
+                "noise, scratch, next, height, width);",
+                "        fwrite(next, 1, size, stdout);",
+                "        swap = state, state = next, next = swap;",
+                *(f"        free({name});" for _, name in inputs),
+                "    }",
+                "    free(state), free(next), free(scratch), free(noise);",
+                "    break;",
+                "}",
+            ]
+        )
+
+    def add(self, number: int, statements: str) -> None:
+        """Have the program do something else at a number."""
+        case = f"case {number}: {{\n{statements}\nbreak;\n}}\n    default:"
+        self.main.write_text(self.main.read_text().replace("default:", case, 1))
+
+    def compiled(self) -> Self:
+        """Compile it; its graphs' constants, too, are in order."""
+        sanitizers = ["-fsanitize=undefined,address", "-fno-sanitize-recover=all"]
+        if self.compile("cc", "-std=c99", *sanitizers).returncode != 0:
+            done = self.compile("cc", "-std=c99")
+            assert done.returncode == 0, done.stderr
+        return self
+
+    def compile(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Try to compile it so."""
+        files = [str(self.main), "-o", str(self.main.with_suffix(""))]
+        command = (*command, *self.WARNINGS, *files)
+        return subprocess.run(command, capture_output=True, text=True, timeout=250)
+
+    def run(self, number: int, given: bytes, *arguments: int) -> bytes:
+        """Run a case: steps, height, width, whether the header draws the noise."""
+        command = [str(self.main.with_suffix("")), str(number), *map(str, arguments)]
+        done = subprocess.run(command, input=given, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    def steps(
+        self,
+        number: int,
+        state: IntArray,
+        inputs: Sequence[Mapping[str, IntArray]],
+        noise: IntArray | None = None,
+        drawn: bool = False,
+    ) -> IntArray:
+        """Return the states after steps of a graph, one for each of `inputs`.
+
+        `noise` is what all steps take, or they take none, or what is `drawn` by the header.
+        """
+        graph = self.graphs[number]
+        given = state.astype(self.codes[number][:-2]).tobytes()
+        types = [t for t, _ in self.inputs_of((self.main.parent / f"rule_{number}.h").read_text())]
+        for step in inputs:
+            for name, kind in zip(graph.inputs, types, strict=True):
+                given += step[name].astype(kind[:-2]).tobytes()
+            if noise is not None:
+                given += noise.astype(np.uint8).tobytes()
+        size = state.shape[-2:]
+        found = self.run(number, given, len(inputs), *size, int(drawn))
+        codes = np.frombuffer(found, self.codes[number][:-2]).astype(np.int64)
+        return codes.reshape(len(inputs), *state.shape)
+
+
+_MAIN = """
+#include <stdio.h>
+#include <stdlib.h>
+INCLUDES
+
+static void read_all(void *memory, size_t bytes)
+{
+    if (fread(memory, 1, bytes, stdin) != bytes) {
+        exit(2);
+    }
+}
+
+static void *take(size_t bytes)
+{
+    void *memory = malloc(bytes + 1); /* of 0 bytes it may return NULL */
+    if (memory == NULL) {
+        exit(2);
+    }
+    read_all(memory, bytes);
+    return memory;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 6) {
+        return 2;
+    }
+    const int number = atoi(argv[1]), steps = atoi(argv[2]), drawn = atoi(argv[5]);
+    const int height = atoi(argv[3]), width = atoi(argv[4]);
+    const size_t cells = (size_t)height * (size_t)width;
+    uint32_t *rows = (uint32_t *)malloc(4 * (size_t)height + 1);
+    (void)drawn;
+    switch (number) {
+CASES
+    default:
+        break;
+    }
+    free(rows);
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def c_program() -> type[CProgram]:
+    return CProgram

@@ -2,7 +2,6 @@ import dataclasses
 import itertools
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scotopia.cli.rules import rule_path
 from scotopia.graph.errors import InputError
 from scotopia.graph.lfsr import RowRegisters
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
@@ -21,58 +21,8 @@ Make = Callable[..., Any]  # a fixture of conftest.py
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
-WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
-
-#: What is run: a rule by number, on states that come in on stdin and go out on stdout.
-MAIN = """
-#include <stdio.h>
-#include <stdlib.h>
-{includes}
-
-static void *take(size_t bytes)
-{{
-    void *memory = malloc(bytes + 1); /* of 0 bytes it may return NULL */
-    if (memory == NULL || fread(memory, 1, bytes, stdin) != bytes) {{
-        exit(2);
-    }}
-    return memory;
-}}
-
-int main(int argc, char **argv)
-{{
-    if (argc != 5) {{
-        return 2;
-    }}
-    const int number = atoi(argv[1]), steps = atoi(argv[2]);
-    const int height = atoi(argv[3]), width = atoi(argv[4]);
-    const size_t cells = (size_t)height * (size_t)width;
-    switch (number) {{
-{cases}
-    }}
-    return 0;
-}}
-"""
-STEPS = """
-    case {i}: {{
-        int32_t *state = (int32_t *)take(4 * cells * {N}_CHANNELS);
-        int32_t *next = (int32_t *)malloc(4 * cells * {N}_CHANNELS);
-        uint8_t *noise = (uint8_t *)malloc(cells * {N}_PLANES + 1);
-        uint32_t *rows = (uint32_t *)malloc(4 * (size_t)height);
-        {seed_rows}
-        for (int step = 0; step < steps; step++) {{
-            int32_t *sample = (int32_t *)take(4 * cells);
-            uint8_t *valid = (uint8_t *)take(cells);
-            {draw_noise}
-            {n}_step(state, sample, valid, {noise}, next, height, width);
-            fwrite(next, 4, cells * {N}_CHANNELS, stdout);
-            int32_t *swap = state;
-            state = next, next = swap;
-            free(sample), free(valid);
-        }}
-        free(state), free(next), free(noise), free(rows);
-        break;
-    }}
-    case {i} + 1000: /* the sensor's converter, and back: codes of 256 pixels, pixels of codes */
+#: The sensor's converter, and back: codes of 256 pixels, pixels of all codes.
+CONVERT = """
         for (int pixel = 0; pixel < 256; pixel++) {{
             const int32_t code = {n}_sample((uint8_t)pixel);
             fwrite(&code, 4, 1, stdout);
@@ -81,64 +31,27 @@ STEPS = """
             const int32_t pixel = {n}_pixel(code);
             fwrite(&pixel, 4, 1, stdout);
         }}
-        break;
 """
 
 
-def write_main(rules: list[IntegerRule], folder: Path) -> Path:
-    """Export every rule, each under a name of its own, and write a program that runs any."""
-    cases = []
+def compile_all(c_program: Any, rules: list[IntegerRule], folder: Path) -> Any:
+    """Export every rule, each under a name of its own, into a program that runs any."""
+    headers = [(rule.graph, c_header(rule, f"rule_{i}")) for i, rule in enumerate(rules)]
+    program = c_program(headers, folder)
     for i, rule in enumerate(rules):
-        name = f"rule_{i}"
-        export_c(rule, folder / f"{name}.h", name)
-        draws = rule.noise_planes > 0
-        cases.append(
-            STEPS.format(
-                i=i,
-                n=name,
-                N=name.upper(),
-                codes=rule.state_formats[0].highest + 1,
-                seed_rows=f"{name}_seed_rows(rows, height);" * draws,
-                draw_noise=f"{name}_noise(rows, noise, height, width);" * draws,
-                noise="noise" if draws else "NULL",
-            )
-        )
-    includes = "\n".join(f'#include "rule_{i}.h"' for i in range(len(rules)))
-    main = folder / "main.c"
-    main.write_text(MAIN.format(includes=includes, cases="".join(cases)))
-    return main
-
-
-def compile_c(main: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = ["cc", "-std=c99", *options, str(main), "-o", str(main.with_suffix(""))]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def compile_all(rules: list[IntegerRule], folder: Path) -> Path:
-    """Compile, with the sanitizers where the compiler has them: they exit with status 1."""
-    main = write_main(rules, folder)
-    sanitizers = ["-fsanitize=undefined,address", "-fno-sanitize-recover=all"]
-    if compile_c(main, *WARNINGS, *sanitizers).returncode != 0:
-        done = compile_c(main, *WARNINGS)
-        assert done.returncode == 0, done.stderr
-    return main.with_suffix("")
-
-
-def run_c(program: Path, number: int, given: bytes, *arguments: int) -> IntArray:
-    command = [str(program), str(number), *map(str, arguments)]
-    done = subprocess.run(command, input=given, capture_output=True, timeout=60)
-    assert done.returncode == 0, done.stderr.decode()
-    return np.frombuffer(done.stdout, np.int32).astype(np.int64)
+        codes = rule.state_formats[0].highest + 1
+        program.add(1000 + i, CONVERT.format(n=f"rule_{i}", codes=codes))
+    return program.compiled()
 
 
 def assert_c_is_the_rule(
-    program: Path, number: int, rule: IntegerRule, state: IntArray, samples: IntArray, valid: Any
+    program: Any, number: int, rule: IntegerRule, state: IntArray, samples: IntArray, valid: Any
 ) -> None:
     """Compare as many steps as there are samples (T, H, W)."""
-    given = state.astype(np.int32).tobytes()
-    for sample, arrived in zip(samples, valid, strict=True):
-        given += sample.astype(np.int32).tobytes() + arrived.astype(np.uint8).tobytes()
-    found = run_c(program, number, given, *samples.shape).reshape(-1, *state.shape)
+    inputs = [
+        {"sample": sample, "valid": arrived} for sample, arrived in zip(samples, valid, strict=True)
+    ]
+    found = program.steps(number, state, inputs, drawn=rule.noise_planes > 0)
     registers = RowRegisters(*state.shape[1:], rule.noise_seed)
     for step, (sample, arrived) in enumerate(zip(samples, valid, strict=True)):
         noise = registers.planes(rule.noise_planes) if rule.noise_planes else None
@@ -189,14 +102,16 @@ def rules(small_config: Make, mixed_rule: Make) -> list[IntegerRule]:
 
 
 @pytest.fixture(scope="module")
-def program(rules: list[IntegerRule], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_all(rules, tmp_path_factory.mktemp("c"))
+def program(
+    rules: list[IntegerRule], c_program: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    return compile_all(c_program, rules, tmp_path_factory.mktemp("c"))
 
 
 @needs_compiler
 @pytest.mark.parametrize("number", range(len(MODES)))
 def test_c_is_the_rule(
-    number: int, rules: list[IntegerRule], program: Path, extreme_state: Make
+    number: int, rules: list[IntegerRule], program: Any, extreme_state: Make
 ) -> None:
     rule, (height, width) = rules[number], SIZES[number % len(SIZES)]
     state = extreme_state(rule, number, height, width)
@@ -224,11 +139,11 @@ def test_the_rules_here_have_every_part(rules: list[IntegerRule]) -> None:
 @needs_compiler
 @pytest.mark.parametrize("number", range(6))
 def test_pixels_become_codes_and_codes_pixels(
-    number: int, rules: list[IntegerRule], program: Path
+    number: int, rules: list[IntegerRule], program: Any
 ) -> None:
     # The first rules' predictions have 2 to 8 fraction bits; an 8-bit pixel has 7.
     rule = rules[number]
-    found = run_c(program, 1000 + number, b"", 0, 0, 0)
+    found = np.frombuffer(program.run(1000 + number, b"", 0, 0, 0, 0), np.int32).astype(np.int64)
     codes, pixels = found[:256], found[256:]
     np.testing.assert_array_equal(codes, rule.sample_codes(np.arange(256) / 255))
     format = rule.state_formats[0]
@@ -290,11 +205,11 @@ def widest_formats(rounding: Rounding) -> IntegerRule:
 
 @needs_compiler
 def test_no_sum_leaves_its_type(
-    rules: list[IntegerRule], extreme_state: Make, tmp_path: Path
+    rules: list[IntegerRule], c_program: Any, extreme_state: Make, tmp_path: Path
 ) -> None:
     extremes = [full_accumulators(rule) for rule in rules[:4]]
     extremes += [widest_formats(Rounding.RND_CONV), widest_formats(Rounding.RND)]
-    program = compile_all(extremes, tmp_path)
+    program = compile_all(c_program, extremes, tmp_path)
     for number, rule in enumerate(extremes):
         state = extreme_state(rule, number, 4, 5)
         samples = extreme_state(rule, number + 9, 3, 4, 5)[:, rule.config.channels]
@@ -304,11 +219,23 @@ def test_no_sum_leaves_its_type(
 
 @needs_compiler
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-def test_header_is_c_plus_plus_too(rules: list[IntegerRule], tmp_path: Path) -> None:
-    main = write_main(rules[:6], tmp_path)
-    command = ["g++", "-x", "c++", "-fsyntax-only", *WARNINGS, str(main)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_header_is_c_plus_plus_too(program: Any) -> None:
+    done = program.compile("g++", "-x", "c++", "-fsyntax-only")
     assert done.returncode == 0, done.stderr
+
+
+@needs_compiler
+def test_shipped_rules_are_the_same_in_c(
+    c_program: Any, extreme_state: Make, tmp_path: Path
+) -> None:
+    names = ("retina-int", "retina-shift")
+    rules = [IntegerRule.load(rule_path(name)) for name in names]
+    program = compile_all(c_program, rules, tmp_path)
+    for number, rule in enumerate(rules):
+        state = extreme_state(rule, number, 9, 7)
+        samples = extreme_state(rule, number + 1, 4, 9, 7)[:, rule.config.channels]
+        valid = np.random.default_rng(number).random(samples.shape) < 0.2
+        assert_c_is_the_rule(program, number, rule, state, samples, valid)
 
 
 # The text
@@ -331,7 +258,7 @@ def test_header_has_no_other_file_and_no_memory(rule: IntegerRule) -> None:
 def test_every_name_starts_with_the_one_given(rule: IntegerRule) -> None:
     text = c_header(rule, "night_2")
     names = re.findall(r"^(?:#define|static \w+ \w+) (\w+)", text, re.MULTILINE)
-    assert {"NIGHT_2_HIDDEN", "night_2_perceive_weight", "night_2_step"} <= set(names)
+    assert {"NIGHT_2_CHANNELS", "night_2_weight_1", "night_2_step"} <= set(names)
     assert all(name.lower().startswith("night_2_") for name in names), names
     assert "scotopia" not in text
 
@@ -349,9 +276,8 @@ def test_header_tells_what_codes_mean(small_config: Make, random_rule: Make) -> 
     assert (
         " *   channel  name    codes        value       meaning\n"
         " *   0        x0      -128 to 127  code / 128  prediction: pixel = (value + 1) * 128\n"
-        " *   1        x1      -128 to 127  code / 128  "
-        "hidden, and doubt: how soon a sample is forgotten\n"
-        " *   2        x2      -128 to 127  code / 128  hidden\n"
+        " *   1        x1      -128 to 127  code / 128\n"
+        " *   2        x2      -128 to 127  code / 128\n"
         " *   3        sample  -128 to 127  code / 128  the last sample\n"
         " *   4        trace   0 to 7       code / 8    "
         "full when it arrived, one code less with each step\n"
@@ -375,22 +301,6 @@ def test_name_that_is_no_identifier_is_refused(
         "underscores, a letter first, such as scotopia"
     )
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("format", [QFormat(5, 24, False), QFormat(29, -20, False)])
-def test_format_without_room_in_64_bits_is_refused(
-    format: QFormat, small_config: Make, random_rule: Make
-) -> None:
-    rule = random_rule(0, small_config(inputs=("innovation",)))
-    seen = (*rule.state_formats, format)
-    perceive = dataclasses.replace(rule.perceive, weight=0 * rule.perceive.weight, inputs=seen)
-    rule = dataclasses.replace(rule, input_formats=(format,), perceive=perceive)
-    with pytest.raises(InputError) as caught:
-        c_header(rule)
-    assert str(caught.value) == (
-        f"input format {format} has more than 28 bits, or as many before its point: "
-        "quantize with fewer, since products in C have 64"
-    )
 
 
 def fail_to_write(*_: object) -> None:
