@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import IntArray
 from scotopia.hdl.fpga import find_tool
@@ -26,7 +27,6 @@ from scotopia.hdl.serial_protocol import (
     decode_channel,
     encode_samples,
 )
-from scotopia.model import processes
 from scotopia.model.score import psnr_curve
 from scotopia.quantize.integer_rule import IntegerRule
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.table import Table
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.hdl.estimate import Estimate, estimate
 from scotopia.hdl.fpga import RESOURCES, STAGES, DoesNotFitError, FpgaReport, check, measure
 from scotopia.hdl.program import Program
 from scotopia.hdl.retina import check_size
-from scotopia.model import processes
 from scotopia.quantize.integer_rule import IntegerRule
 
 from .rules import rule_path

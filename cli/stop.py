@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-from scotopia.model.processes import kill_children, one_folder
+from scotopia.graph.processes import kill_children, one_folder
 
 #: Seconds that the main thread has to heed a signal: it cannot while a library computes.
 PATIENCE = 1.0

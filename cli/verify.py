@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
-from scotopia.model import processes
 from scotopia.model.rule import Rule
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.netlist import as_device, cell_models

@@ -8,8 +8,8 @@ from amaranth.back import verilog
 from amaranth.back.verilog import YosysError
 from amaranth.lib import wiring
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
-from scotopia.model import processes
 from scotopia.model.files import write_atomically
 
 from .array import PixelArray

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
-from scotopia.model import processes
 from scotopia.model.files import write_atomically
 
 from .emit import emit

@@ -3,23 +3,14 @@
 import ctypes
 import shutil
 import threading
-import warnings
 from functools import cache
 from pathlib import Path
 
-from scotopia.graph.errors import InputError
+from scotopia.graph.native import FLAGS, load
 
-from . import processes
 from .config import INPUTS, RuleConfig
 
 SOURCE = Path(__file__).with_name("fused.cpp")
-FLAGS = (
-    *("-std=gnu++17", "-shared", "-fPIC"),
-    # For this very machine: the library lives no longer than the process.
-    *("-O3", "-march=native", "-mprefer-vector-width=512"),
-    # So that a choice between two numbers needs no branch.
-    *("-fno-math-errno", "-fno-trapping-math"),
-)
 
 
 def available() -> bool:
@@ -62,20 +53,4 @@ def _compile(config: RuleConfig, quantized: bool, wide: bool) -> ctypes.CDLL | N
         **{f"HAS_{name.upper()}": int(name in config.inputs) for name in INPUTS},
     }
     options = [f"-D{name}={value}" for name, value in defines.items()]
-    try:
-        with processes.temporary_folder() as name:
-            library, log = Path(name, "rule.so"), Path(name, "g++.log")
-            command = ["g++", *FLAGS, *options, str(SOURCE), "-o", str(library)]
-            with log.open("w") as output:
-                status = processes.run(command, output)
-            if status == 0:
-                return ctypes.CDLL(str(library))  # which needs its file no more
-            why = processes.complaint(log)
-    except (OSError, InputError) as error:
-        why = str(error)
-    warnings.warn(
-        f"g++ made no compiled steps ({why}): the same is computed without, many times slower",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return None
+    return load(["g++", "-std=gnu++17", *FLAGS, *options, str(SOURCE)])

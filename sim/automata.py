@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import IntArray, QFormat
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
-from scotopia.model import processes
 from scotopia.model.config import Border, Kind, RuleConfig
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
 from scotopia.quantize.ranges import with_proof

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
-from scotopia.model import processes
 from scotopia.quantize.integer_rule import IntegerRule
 
 from . import equivalence, formal

@@ -11,11 +11,11 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.hdl.emit import MANIFEST, emit, read_manifest
 from scotopia.hdl.fpga import find_tool, run
 from scotopia.hdl.program import Program
-from scotopia.model import processes
 
 NETLIST = "netlist.v"
 

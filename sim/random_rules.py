@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import shape_code
-from scotopia.model import processes
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
 

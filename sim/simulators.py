@@ -20,13 +20,13 @@ import cocotb_tools.runner
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
+from scotopia.graph.processes import complaint
 from scotopia.graph.qformat import IntArray
 from scotopia.hdl.emit import read_manifest
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import PORTION, InstructionLayout
-from scotopia.model import processes
-from scotopia.model.processes import complaint
 from scotopia.quantize.integer_rule import IntegerRule
 
 from .cocotb_bench import FOLDER, NS_PER_CLOCK, RESULT, STIMULUS, WAVES

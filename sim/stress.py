@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
+from scotopia.graph.processes import complaint
 from scotopia.graph.qformat import QFormat
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import EventLayout, InstructionLayout, program_depth, shape_code
-from scotopia.model import processes
 from scotopia.model.config import Border, Kind, RuleConfig
-from scotopia.model.processes import complaint
 from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
 
 from .check import Check, Verdict

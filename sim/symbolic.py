@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.hdl.fpga import find_tool, run
-from scotopia.model import processes
 
 #: Literals of the two constants. A literal is twice a node's number, plus 1 if it is inverted.
 FALSE, TRUE = 0, 1

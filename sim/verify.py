@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.graph.lfsr import RowRegisters
 from scotopia.graph.qformat import IntArray
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.twin import ArrayTwin
-from scotopia.model import processes
 from scotopia.model.sampling import seen_mask
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.ranges import OutOfRange, monitor

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
-from scotopia.model import processes
 from scotopia.sim import simulators
 from scotopia.sim.simulators import Bench, plain, simulate
 

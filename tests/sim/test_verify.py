@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import Register
-from scotopia.model import processes
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.ranges import Interval, RangeProof, prove
 from scotopia.sim import verify as verification

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from scotopia.graph import processes
 from scotopia.graph.errors import InputError
-from scotopia.model import native, processes
+from scotopia.model import native
 from scotopia.model.rule import Rule
 from scotopia.model.unroll import unroll, unroll_plainly
 

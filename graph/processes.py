@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from scotopia.graph.errors import InputError
+from .errors import InputError
 
 #: What a child process gets of the user's environment: where things are, and nothing that changes
 #: what a tool does, as `MAKEFLAGS`, `COCOTB_TESTCASE` or a language of its messages would.
