@@ -468,8 +468,6 @@ class StepCode:
         bits = max(bits, self.bits(word, limit))
         low, high = literal(limit.lowest, bits), literal(limit.highest, bits)
         if fit.overflow is Overflow.WRAP:
-            if bits == 32 and format.bits > 31:
-                bits = 64
             return f"{self.n}_wrap{suffix(bits)}({text}, {low}, {high})", bits
         if rounded.lowest >= limit.lowest:
             return f"{self.n}_min{suffix(bits)}({text}, {high})", bits

@@ -91,6 +91,23 @@ def test_numbers_of_more_than_32_bits_are_exact(c_program: Any, tmp_path: Any, m
         assert_c_is_golden(program, number, [moment(graph, seed) for seed in range(3)])
 
 
+@needs_compiler
+def test_ends_of_32_bits_are_rounded(c_program: Any, tmp_path: Any) -> None:
+    build = Builder()
+    x = build.channels({f"x{i}": QFormat(32, 0) for i in range(2 * len(Rounding))})
+    after = {}
+    for i, rounding in enumerate(Rounding):
+        for j, shift in enumerate((1, 30)):
+            fitted = x[2 * i + j].fit(QFormat(32, -shift), rounding, Overflow.WRAP)
+            after[f"x{2 * i + j}"] = (fitted - 1).fit(QFormat(32, 0), rounding, Overflow.WRAP)
+    graph = build.graph(after)
+    program = c_program([(graph, c_header(graph, "rule_0"))], tmp_path).compiled()
+    codes = np.array([-(1 << 31), 1 - (1 << 31), -1 << 30, -1, 0, 1 << 29, 1 << 30, (1 << 31) - 1])
+    state = np.broadcast_to(codes, (2 * len(Rounding), 1, len(codes)))
+    found = program.steps(0, state, [{}])
+    np.testing.assert_array_equal(found[0], golden.step(graph, state, {}))
+
+
 def test_what_needs_more_than_64_bits_is_refused() -> None:
     build = Builder()
     x = build.channels({"x": QFormat(1, 31)})
