@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scotopia.graph.errors import InputError
 from scotopia.graph.operations import Random
 from scotopia.graph.step import StepGraph
-from scotopia.model.interpret import Interpreter
 
+from ..interpret import Interpreter
 from .calls import GRID, LAYOUTS, Call
 from .fields import BATCH, COLUMNS, ROWS, Field
 from .lines import SMOOTH

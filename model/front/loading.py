@@ -81,9 +81,8 @@ def _class(file: Path, name: str) -> Any:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise InputError(
-            f"{error.filename}:{error.lineno}: this is no Python ({error.msg}): mend it"
-        ) from error
+        line = f"{error.filename or file}:{error.lineno or 1}: "
+        raise InputError(f"{line}this is no Python ({error.msg}): mend it") from error
     except (UnicodeDecodeError, ValueError) as error:
         raise InputError(f"module {file} is no Python ({_short(error)}): mend it") from error
     except ImportError as error:
