@@ -1,4 +1,4 @@
-"""The compiled loops: `fused.cpp`, as a library for one shape of rule. Needs no torch."""
+"""The C++ compiler: `fused.cpp` for one shape of rule, or a text. Needs no torch."""
 
 import ctypes
 import shutil
@@ -54,3 +54,14 @@ def _compile(config: RuleConfig, quantized: bool, wide: bool) -> ctypes.CDLL | N
     }
     options = [f"-D{name}={value}" for name, value in defines.items()]
     return load(["g++", "-std=gnu++17", *FLAGS, *options, str(SOURCE)])
+
+
+def compiled(text: str) -> ctypes.CDLL | None:
+    """Return a library made of C++, compiled once a process; None, and a warning, if it fails."""
+    with _compiling:
+        return _compiled(text)
+
+
+@cache
+def _compiled(text: str) -> ctypes.CDLL | None:
+    return load(["g++", "-std=gnu++17", *FLAGS, "-x", "c++", "-"], text)

@@ -1,0 +1,296 @@
+"""The step of a graph unrolled over a chunk of frames, as one autograd function.
+
+A step is so small that PyTorch spends its time on moving tensors through memory. What is generated
+and compiled for the graph (`source`) keeps a cell's numbers in registers, and videos run
+side by side, one a thread. Each video's gradient is summed on its own, so that a result does not
+depend on the number of threads.
+"""
+
+import ctypes
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scotopia.graph.errors import InputError
+from scotopia.graph.intervals import derive
+from scotopia.graph.operations import Constant, Fit, Linear, Random
+from scotopia.graph.step import StepGraph
+
+from .. import native
+from .source import Source, source
+
+#: Numbers of operations, by their index in the graph, as `interpret` has them: of a `Linear`, its
+#: weight (O, I, K) and bias (O,); of a `Constant`, its values (L,).
+Weights = Mapping[int, tuple[Tensor, ...]]
+
+#: Bits of an integer, with its sign, that floats and doubles hold beside a half.
+FLOAT_BITS, DOUBLE_BITS = 24, 53
+
+#: Numbers by which a row is padded, and its margin; see `kernels.hpp`.
+PAD = 16
+
+
+def unroll(
+    graph: StepGraph,
+    weights: Weights,
+    state: Tensor,
+    inputs: Mapping[str, Tensor] | None = None,
+    *,
+    frames: int | None = None,
+    steps_per_frame: int = 1,
+    noise: Tensor | None = None,
+    channels: Sequence[int] | None = None,
+    patterns: Mapping[int, NDArray[np.bool_]] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run `steps_per_frame` steps in each frame of a chunk.
+
+    A graph with formats is computed exactly, as `golden.step`.
+
+    Parameters
+    ----------
+    weights
+        In place of the graph's own. What is not among them is written into the code.
+    state
+        (B, C, H, W) before the chunk. No gradient flows into it.
+    inputs
+        Each, by name, (B, T, H, W), held for all steps of a frame.
+    frames
+        T; by default as many as the inputs have.
+    noise
+        (B, T * steps, R, H, W) random words in [0, 1), if the graph takes any.
+    channels
+        Numbers of those that are returned; by default all.
+    patterns
+        See `source.source`.
+
+    Returns
+    -------
+    outputs
+        (B, T, channels, H, W) after each frame, differentiable in the weights.
+    state
+        (B, C, H, W) after the chunk, without gradient.
+
+    Raises
+    ------
+    InputError
+        If an integer of the graph may need more bits than a double holds.
+    RuntimeError
+        If there is no compiler, or it fails; see `native.available`.
+    """
+    given = {index: weights[index] for index in sorted(weights)}
+    code = _code(graph, given, patterns or {})
+    if frames is None:
+        frames = next(iter((inputs or {}).values())).shape[1]
+    parts = [part.reshape(-1) for index in code.source.given for part in _of(graph, given, index)]
+    numbers = torch.cat(parts) if parts else state.new_zeros(0)
+    work = _Work(
+        code,
+        frames,
+        steps_per_frame,
+        list(range(len(graph.channels)) if channels is None else channels),
+        _rows([(inputs or {})[name] for name in graph.inputs], state, frames, code.kept),
+        _rows(
+            [] if noise is None else list(noise.unbind(2)),
+            state,
+            frames * steps_per_frame,
+            code.kept,
+        ),
+        {index: [part.shape for part in parts] for index, parts in given.items()},
+    )
+    outputs, last = _Unroll.apply(numbers, state.detach(), work)  # type: ignore[no-untyped-call]
+    return outputs, last.detach()
+
+
+def random_words(graph: StepGraph) -> int:
+    """Return how many random words a cell takes in each step."""
+    return sum(operation.count for _, operation in graph.of_kind(Random))
+
+
+def _of(graph: StepGraph, given: Weights, index: int) -> tuple[Tensor, ...]:
+    """Return the numbers of an operation: those that are given, or the graph's own."""
+    if index in given:
+        return given[index]
+    operation = graph.operations[index]
+    assert isinstance(operation, Linear)
+    return torch.from_numpy(operation.weight), torch.from_numpy(operation.bias)
+
+
+@dataclass(frozen=True)
+class _Code:
+    """What is compiled for a graph.
+
+    Attributes
+    ----------
+    real, kept
+        Types of what is computed in, and of what numbers are kept in.
+    """
+
+    source: Source
+    library: ctypes.CDLL
+    real: torch.dtype
+    kept: torch.dtype
+
+
+_sources: WeakKeyDictionary[StepGraph, dict[object, Source]] = WeakKeyDictionary()
+
+
+def _code(graph: StepGraph, given: Weights, patterns: Mapping[int, NDArray[np.bool_]]) -> _Code:
+    wide = _width(graph, given)
+    kept = {index: pattern.tobytes() for index, pattern in patterns.items()}
+    key = tuple(given), tuple(sorted(kept.items())), wide
+    made = _sources.setdefault(graph, {})
+    if key not in made:
+        made[key] = source(graph, given, patterns, wide=wide[0], wide_store=wide[1])
+    library = native.compiled(made[key].text)
+    if library is None:
+        raise RuntimeError("the step could not be compiled: use model.interpret")
+    types = [torch.float64 if double else torch.float32 for double in wide]
+    return _Code(made[key], library, *types)
+
+
+def _width(graph: StepGraph, given: Weights) -> tuple[bool, bool]:
+    """Whether what is computed, and what is kept, has to be double precision to be exact."""
+    if not any(True for _ in graph.of_kind(Fit)):
+        return False, False
+    operations = list(graph.operations)
+    for index, parts in given.items():
+        numbers = [part.detach().double().numpy() for part in parts]
+        operation = operations[index]
+        if isinstance(operation, Linear):
+            operations[index] = replace(operation, weight=numbers[0], bias=numbers[1])
+        else:
+            assert isinstance(operation, Constant)
+            operations[index] = replace(operation, values=tuple(numbers[0].tolist()))
+    exact = StepGraph(tuple(operations), graph.outputs)
+    ranges = derive(exact)
+    widest = max(one.bits for one in ranges.words)
+    through = max(
+        one.bits for one in (*ranges.words, *ranges.sums.values(), *ranges.rounded.values())
+    )
+    if through > DOUBLE_BITS:
+        raise InputError(
+            f"a word of the step may need {through} bits, doubles hold {DOUBLE_BITS}: "
+            "quantize the rule with fewer"
+        )
+    return through > FLOAT_BITS, widest > FLOAT_BITS
+
+
+@dataclass
+class _Work:
+    """What is to be done, but for the numbers that it is differentiated by."""
+
+    code: _Code
+    frames: int
+    steps: int
+    channels: list[int]
+    inputs: Tensor
+    noise: Tensor
+    shapes: dict[int, list[torch.Size]]
+
+
+class _Unroll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, numbers: Tensor, state: Tensor, work: _Work) -> tuple[Tensor, Tensor]:
+        code, (videos, channels, height, width) = work.code, state.shape
+        given = numbers.detach().to(code.real).contiguous()
+        keep = bool(ctx.needs_input_grad[0])
+        steps = work.frames * work.steps
+        row = _padded(width) + PAD
+        owner = id(code.library), width, code.kept
+        states = _take(owner, videos, steps + 1 if keep else 2, height + 2, channels, row)
+        states[:, 0, 1:-1, :, PAD : PAD + width] = state.transpose(1, 2)
+        saved = _take(owner, videos, steps if keep else 1, height + 2, code.source.saved, row)
+        chosen = (ctypes.c_int * len(work.channels))(*work.channels)
+        outputs = torch.empty(
+            videos, work.frames, len(work.channels), height, width, dtype=code.kept
+        )
+
+        def run(video: int) -> None:
+            code.library.forward(
+                *(work.frames, work.steps, height, width, _at(given)),
+                *map(_at, (work.inputs[video], work.noise[video], states[video], saved[video])),
+                *(int(keep), chosen, len(work.channels), _at(outputs[video])),
+            )
+
+        _for_each_video(run, videos)
+        last = states[:, steps if keep else steps % 2, 1:-1, :, PAD : PAD + width]
+        results = outputs.to(state.dtype), last.transpose(1, 2).to(state.dtype).clone()
+        if keep:
+            ctx.work, ctx.arrays, ctx.chosen = work, (owner, given, states, saved), chosen
+            ctx.like = numbers
+        else:
+            _give_back(owner, states, saved)
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        work, (owner, given, states, saved) = ctx.work, ctx.arrays
+        doutputs = gradients[0].float().contiguous()
+        videos, _, _, height, width = doutputs.shape
+        dgiven = torch.empty(videos, len(given))
+
+        def run(video: int) -> None:
+            work.code.library.backward(
+                *(work.frames, work.steps, height, width, _at(given)),
+                *map(_at, (work.inputs[video], work.noise[video], states[video], saved[video])),
+                *(ctx.chosen, len(work.channels), _at(doutputs[video]), _at(dgiven[video])),
+            )
+
+        _for_each_video(run, videos)
+        _give_back(owner, states, saved)
+        ctx.arrays = None  # they may be another's from now on
+        return dgiven.sum(0).to(ctx.like.dtype), None, None
+
+
+def _padded(width: int) -> int:
+    return -(-width // PAD) * PAD
+
+
+def _rows(planes: Sequence[Tensor], state: Tensor, count: int, kept: torch.dtype) -> Tensor:
+    """Planes (B, count, H, W) with the rows of all together, padded."""
+    videos, _, height, width = state.shape
+    rows = torch.zeros(videos, count, height, len(planes), _padded(width), dtype=kept)
+    for i, plane in enumerate(planes):
+        rows[:, :, :, i, :width] = plane
+    return rows
+
+
+#: Arrays that nobody uses any more. New ones would be a hundred megabytes an iteration, which the
+#: system hands out as pages of zeros, in a quarter of the time that the work itself takes. What
+#: lies beyond a row, the code that they belong to left there.
+_spare: defaultdict[tuple[object, ...], list[Tensor]] = defaultdict(list)
+
+
+def _take(owner: tuple[int, int, torch.dtype], *shape: int) -> Tensor:
+    try:  # not asked first: another thread may take the last one
+        return _spare[owner, shape].pop()
+    except IndexError:
+        return torch.zeros(shape, dtype=owner[2])
+
+
+def _give_back(owner: tuple[int, int, torch.dtype], *arrays: Tensor) -> None:
+    for array in arrays:
+        _spare[owner, tuple(array.shape)].append(array)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def _for_each_video(run: Callable[[int], None], videos: int) -> None:
+    list(_pool(torch.get_num_threads()).map(run, range(videos)))
+
+
+def _at(tensor: Tensor) -> ctypes.c_void_p:
+    assert tensor.is_contiguous()
+    return ctypes.c_void_p(tensor.data_ptr())

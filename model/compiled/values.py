@@ -1,0 +1,370 @@
+"""C++ of the values of a step, forward and again in backward."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from scotopia.graph.operations import (
+    AROUND,
+    Add,
+    Border,
+    Channel,
+    Constant,
+    Fit,
+    Input,
+    Less,
+    Linear,
+    Maximum,
+    Minimum,
+    Multiply,
+    Random,
+    Select,
+    Subtract,
+    Window,
+)
+
+from .expressions import Assignment, Expressions, Node, Plane, loads, loops
+from .plan import Plan, Position
+
+
+@dataclass
+class Numbering:
+    """Numbers of planes in an array, given as they are asked for."""
+
+    of: dict[object, int] = field(default_factory=dict)
+
+    def __call__(self, key: object) -> int:
+        """Return the number of what a plane holds."""
+        return self.of.setdefault(key, len(self.of))
+
+
+class Values:
+    """Writes what computes the words of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.graph = plan, plan.graph
+        self.make = Expressions()
+        self.number_planes()
+        self.silences = Numbering()
+        self._channels = {word: c for c, word in enumerate(self.graph.channels.values())}
+        self._inputs = {word: c for c, word in enumerate(self.graph.inputs.values())}
+        drawn = [w for i, _ in self.graph.of_kind(Random) for w in self.graph.words(i)]
+        self._random = {word: c for c, word in enumerate(drawn)}
+        self.terms: dict[tuple[int, tuple[Position, bool]], Node] = {}
+        self.written: set[Plane] = set()  # gradients, in the order of the backward pass
+
+    def number_planes(self) -> None:
+        """Begin to give numbers to planes."""
+        self.planes, self.strips = Numbering(), Numbering()
+        self.dplanes, self.dstrips = Numbering(), Numbering()
+        self.extended, self.dnumbers = Numbering(), Numbering()
+
+    def linear(self, layer: int) -> Linear:
+        """Return the operation of a layer."""
+        linear = self.graph.operations[layer]
+        assert isinstance(linear, Linear)
+        return linear
+
+    # ---- values ----
+
+    def plane(self, word: int, border: Border | None = None) -> Plane:
+        """Where a word's values lie, as seen with a border."""
+        plan = self.plan
+        kind = plan.kind(word)
+        borders = plan.borders.get(word, [])
+        if border is not None and border != borders[0]:
+            return Plane("plane", self.planes((word, border)))
+        if kind is Channel:
+            return Plane("state", self._channels[word])
+        if border is None and kind is Input:
+            return Plane("input", self._inputs[word])
+        if border is None and kind is Random:
+            return Plane("random", self._random[word])
+        if word in plan.saved:
+            return Plane("saved", plan.saved.index(word))
+        if plan.crosses(word):
+            return Plane("plane", self.planes(word))
+        return Plane("strip", self.strips(word))
+
+    def term(self, word: int, at: Position) -> Node:
+        """Return a word as a loop at some stage and level has it."""
+        plan, make = self.plan, self.make
+        operation, lane = self.graph.made_by(word)
+        index = self.graph.origin(word)[0]
+        if isinstance(operation, Constant):
+            if index in plan.given:
+                return make.given(plan.given[index] + lane)
+            return make.number(operation.values[lane])
+        if plan.kind(word) in (Channel, Input, Random) or plan.layer_of(word) is not None:
+            return make.load(self.plane(word))
+        if plan.position[word] != at:
+            return make.load(self.plane(word))
+        key = word, (at, False)
+        if key not in self.terms:
+            self.terms[key] = self.computed(word, at)
+        return self.terms[key]
+
+    def computed(self, word: int, at: Position) -> Node:
+        """Return how a loop computes a word."""
+        make = self.make
+        index, lane = self.graph.origin(word)
+        operation = self.graph.operations[index]
+        if isinstance(operation, Constant | Channel | Input | Random):
+            return self.term(word, at)
+        if isinstance(operation, Linear):
+            return self._sum(index, operation, lane, at)
+        if isinstance(operation, Window):
+            return self._extremum(operation, lane)[0]
+        arguments = [self.term(words[lane], at) for words in operation.arguments]
+        match operation:
+            case Add():
+                return make.make("add", *arguments)
+            case Subtract():
+                return make.make("sub", *arguments)
+            case Multiply():
+                return make.multiply(*arguments)
+            case Minimum():
+                return make.make("min", *arguments)
+            case Maximum():
+                return make.make("max", *arguments)
+            case Less():
+                return make.make("bit", make.make("lt", *arguments))
+            case Select():
+                return make.where(make.truth(arguments[0]), *arguments[1:])
+            case Fit(formats=formats, rounding=rounding, overflow=overflow):
+                return make.fit(arguments[0], formats[lane], rounding, overflow)
+        raise NotImplementedError(type(operation).__name__)
+
+    def weight(self, index: int, linear: Linear, place: tuple[int, int, int]) -> Node:
+        """Return a weight of a sum that is no layer."""
+        if index in self.plan.given:
+            offset = int(np.ravel_multi_index(place, linear.weight.shape))
+            return self.make.given(self.plan.given[index] + offset)
+        return self.make.number(linear.weight[place])
+
+    def tap(self, word: int, border: Border, tap: int) -> Node:
+        """Return a word of one of the nine cells around."""
+        return self.make.load(self.plane(word, border), tap // 3 - 1, tap % 3 - 1)
+
+    def _sum(self, index: int, linear: Linear, lane: int, at: Position) -> Node:
+        make, plan = self.make, self.plan
+        total: Node | None = None
+        if index in plan.given:
+            total = make.given(plan.given[index] + linear.weight.size + lane)
+        elif linear.bias[lane]:
+            total = make.number(linear.bias[lane])
+        for i, tap in zip(*np.nonzero(plan.masks[index][lane]), strict=True):
+            word = linear.a[i]
+            around = linear.weight.shape[2] == AROUND
+            read = self.tap(word, linear.border, int(tap)) if around else self.term(word, at)
+            weight = self.weight(index, linear, (lane, int(i), int(tap)))
+            total = make.add(total, make.multiply(weight, read))
+        return make.number(0) if total is None else total
+
+    def _extremum(self, window: Window, lane: int) -> tuple[Node, Node]:
+        """Return what a window finds, and at which tap."""
+        make = self.make
+        taps = [self.tap(window.a[lane], window.border, tap) for tap in range(9)]
+        found, place = taps[0], make.number(0)
+        for i, tap in enumerate(taps[1:], 1):
+            order = (found, tap) if window.largest else (tap, found)
+            place = make.where(make.make("lt", *order), make.number(i), place)
+            found = make.make("max" if window.largest else "min", found, tap)
+        return found, place
+
+    def assignments(self, at: Position, words: set[int], *, state: bool) -> list[Assignment]:
+        """Return what a loop writes: some words, and the next state's share."""
+        plan = self.plan
+        found = []
+        for word in sorted(words):
+            if plan.position.get(word) == at and plan.layer_of(word) is None:
+                border = plan.borders[word][0] if word in plan.borders else None
+                found.append(Assignment(self.plane(word, border), self.computed(word, at)))
+        if state:
+            for channel, word in enumerate(self.graph.outputs):
+                where = plan.position.get(word, (0, 0))
+                if plan.kind(word) in (Constant, Input, Random):
+                    where = 0, 0
+                if where == at:
+                    found.append(Assignment(Plane("next", channel), self.term(word, at)))
+        return found
+
+    # ---- rows of values, forward and again in backward ----
+
+    def values(self, stage: int, words: set[int], *, state: bool, seen: bool) -> list[str]:
+        """Write the pass over the rows that computes words of a stage."""
+        inner = self.row(stage, words, state=state)
+        lines = []
+        if inner:
+            lines += ["for (int y = 0; y < height; y++) {", *inner, "}"]
+        if seen:
+            for word in sorted(words):
+                if self.plan.position[word][0] == stage:
+                    lines += self.surround(word)
+        return lines
+
+    def row(self, stage: int, words: set[int], *, state: bool) -> list[str]:
+        """Write what computes one row of words of a stage."""
+        lines: list[str] = []
+        for level in range(self.plan.levels[stage]):
+            at = stage, level
+            for layer in sorted(self.plan.layers):
+                outputs = self.plan.outputs(layer)
+                if not words.isdisjoint(outputs) and self.plan.position[outputs[0]] == at:
+                    lines += self.layer(layer)
+            assigned = self.assignments(at, words, state=state)
+            lines += loops(assigned)
+            ends = [one.target.number for one in assigned if one.target.array == "next"]
+            lines += [f"trim(next.at({c}, y), width, padded);" for c in ends]
+        return lines
+
+    def surround(self, word: int) -> list[str]:
+        """Write what lets neighbours see a word that has been computed for all rows."""
+        lines = []
+        borders = self.plan.borders.get(word, [])
+        for border in borders:
+            plane = self.plane(word, border)
+            if border != borders[0]:
+                here = self.plane(word, borders[0])
+                lines += [
+                    "for (int y = 0; y < height; y++)",
+                    f"std::memcpy({plane.at()}, {here.at()}, sizeof(Store) * padded);",
+                ]
+            lines.append(
+                f"surround({plane.array}, {plane.number}, {border.upper()}, height, width);"
+            )
+            lines += self.listen(word, border)
+        return lines
+
+    def listen(self, word: int, border: Border) -> list[str]:
+        """Write what finds rows of zeros, of a word that a layer reads and that often is 0."""
+        if (word, border) not in self.silences.of:
+            return []
+        plane = self.plane(word, border)
+        return [
+            f"listen({plane.array}, {plane.number}, silent({self.silences((word, border))}), "
+            "height, width);"
+        ]
+
+    def number_silences(self) -> None:
+        """Find what often is 0, and is read by layers."""
+        for layer in sorted(self.plan.layers):
+            linear = self.linear(layer)
+            if linear.weight.shape[2] == AROUND and self.plan.outputs(layer):
+                for word in linear.a:
+                    if self.plan.kind(word) is not Channel and self._often_zero(word):
+                        self.silences((word, linear.border))
+
+    def _often_zero(self, word: int) -> bool:
+        operation, lane = self.graph.made_by(word)
+        match operation:
+            case Input() | Less():
+                return True
+            case Select(a=a, b=b):
+                return any(
+                    self._constant(w[lane]) == 0 or self._often_zero(w[lane]) for w in (a, b)
+                )
+            case Multiply(a=a, b=b):
+                return self._often_zero(a[lane]) or self._often_zero(b[lane])
+            case Minimum(a=a, b=b) | Maximum(a=a, b=b):
+                pair = a[lane], b[lane]
+                return any(self._constant(w) is not None for w in pair) and any(
+                    self._often_zero(w) for w in pair
+                )
+            case Fit(a=a):
+                return self._often_zero(a[lane])
+        return False
+
+    def _constant(self, word: int) -> float | None:
+        operation, lane = self.graph.made_by(word)
+        return operation.values[lane] if isinstance(operation, Constant) else None
+
+    def sources(self, name: str, words: Iterable[int], border: Border | None) -> list[str]:
+        """Write a table of the planes that a layer reads."""
+        rows = []
+        for word in words:
+            plane = self.plane(word, border)
+            silent = "nullptr"
+            if border is not None and (word, border) in self.silences.of:
+                silent = f"silent({self.silences((word, border))})"
+            rows.append(f"{{{plane.array}.at({plane.number}, 0), {plane.array}.row, {silent}}}")
+        return [f"const Source<Store> {name}[] = {{{', '.join(rows)}}};"]
+
+    def layer(self, layer: int) -> list[str]:
+        """Write what computes a row of a layer."""
+        linear = self.linear(layer)
+        around = linear.weight.shape[2] == AROUND
+        border = linear.border if around else None
+        planes = [self.plane(word) for word in self.plan.outputs(layer)]
+        rows = ", ".join(p.at() for p in planes)
+        lines = ["{", *self.sources("sources", linear.a, border)]
+        lines.append(f"Store* const out[] = {{{rows}}};")
+        count = len(linear.a)
+        if around:
+            lines.append(f"Tap<Store> taps[{9 * count}];")
+            lines.append(f"const int count = taps_around(sources, {count}, y, taps);")
+        else:
+            lines.append(f"Tap<Store> taps[{count}];")
+            lines.append(f"for (int i = 0; i < {count}; i++) taps[i] = {{sources[i].at(y), i}};")
+            lines.append(f"const int count = {count};")
+        lines.append(f"layer{layer}.apply<false>(count, taps, out, padded);")
+        return [*lines, "}"]
+
+    # ---- what is computed again ----
+
+    def needed(self, word: int) -> list[int]:
+        """Words with planes of their own that a stored word is computed of."""
+        if self.plan.layer_of(word) is not None:
+            return [w for w in [*self.plan.here(word), *self.plan.around(word)]]
+        at = self.plan.position[word]
+        value = Assignment(Plane("", 0), self.computed(word, at))
+        return [self.word_at[p] for p in loads([value]) if p in self.word_at]
+
+    @cached_property
+    def word_at(self) -> dict[Plane, int]:
+        """Words by the planes that hold them."""
+        found = {}
+        for word in self.plan.live:
+            if self.plan.stored(word):
+                for border in self.plan.borders.get(word, [None]):
+                    found[self.plane(word, border)] = word
+            if self.plan.kind(word) is Channel:
+                for border in self.plan.borders.get(word, [])[1:]:
+                    found[self.plane(word, border)] = word
+        return found
+
+    def again(self, demanded: set[int]) -> tuple[set[int], set[int]]:
+        """Words to compute again before all else, and those to compute strip by strip."""
+        first: set[int] = set()
+        strips: set[int] = set()
+        plan = self.plan
+
+        def visit(word: int, before: bool) -> None:
+            if not plan.stored(word) or word in plan.saved or plan.kind(word) is Channel:
+                return
+            before |= plan.crosses(word)
+            found = first if before else strips
+            if word not in found:
+                found.add(word)
+                for other in self.needed(word):
+                    visit(other, before)
+
+        for word in demanded:
+            visit(word, False)
+        return first, strips
+
+    def copies(self) -> list[str]:
+        """Write copies of channels that are seen with several borders."""
+        lines = []
+        for word in self._channels:
+            for border in self.plan.borders.get(word, [])[1:]:
+                plane = self.plane(word, border)
+                lines += [
+                    "for (int y = 0; y < height; y++)",
+                    f"std::memcpy({plane.at()}, {self.plane(word).at()}, sizeof(Store) * padded);",
+                    f"surround({plane.array}, {plane.number}, {border.upper()}, height, width);",
+                    *self.listen(word, border),
+                ]
+        return lines
