@@ -39,7 +39,7 @@ from scotopia.model.rule import Rule
 from scotopia.model.train import Trainer
 from scotopia.model.video import MAX_PIXELS, Clip, load_clip
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.qonnx_export import export_qonnx, import_qonnx
 from scotopia.quantize.ranges import with_proof
 
@@ -116,12 +116,12 @@ def _float_rules() -> list[Rule]:
     ]
 
 
-def _integer_rules() -> list[IntegerRule]:
+def _integer_rules() -> list[LayeredRule]:
     gated, residual = (_quantized(rule) for rule in _float_rules()[:2])
     return [gated, with_proof(dataclasses.replace(gated, dither=3)), with_proof(residual)]
 
 
-def _quantized(rule: Rule) -> IntegerRule:
+def _quantized(rule: Rule) -> LayeredRule:
     hidden = [unsigned_format(2.0, 8)] * rule.config.hidden
     return Formats.choose(rule, hidden, Precision(weight=6)).integer_rule(rule)
 
@@ -320,7 +320,7 @@ def _check_float_rule(rule: Rule) -> None:
     _check_saved(rule, "float rule")
 
 
-def _check_integer_rule(rule: IntegerRule) -> None:
+def _check_integer_rule(rule: LayeredRule) -> None:
     _check_config(rule.config)
     formats = (*rule.channel_formats, *rule.input_formats, *rule.perceive.outputs)
     for format in (*formats, *rule.update.outputs, rule.gate_format):
@@ -332,14 +332,14 @@ def _check_integer_rule(rule: IntegerRule) -> None:
     state = np.stack([rng.choice(ends, shape) for ends in zip(lows, highs, strict=True)])
     sample = rng.choice((rule.sample_format.lowest, rule.sample_format.highest), shape)
     noise = rng.integers(0, 2, (planes, *shape)) if planes else None
-    state = rule.step(state, sample, rng.random(shape) < 0.5, noise)
+    state = rule.step(state, rule.given(sample, rng.random(shape) < 0.5), noise)
     for format, codes in zip(rule.channel_formats, state, strict=True):
         inside = format.lowest <= codes.min() and codes.max() <= format.highest
         _require(inside, f"a state leaves {format}")
     _check_saved(rule, "integer rule")
 
 
-def _check_saved(rule: Rule | IntegerRule, kind: str) -> None:
+def _check_saved(rule: Rule | LayeredRule, kind: str) -> None:
     """Require that a rule is read again as it was."""
     with tempfile.TemporaryDirectory() as folder:
         path, again = Path(folder) / "rule.safetensors", Path(folder) / "again.safetensors"
@@ -390,7 +390,7 @@ KINDS = {
         (".safetensors",),
         lambda: [_saved(rule.save) for rule in _integer_rules()],
         mutate_safetensors,
-        IntegerRule.load,
+        LayeredRule.load,
         _check_integer_rule,
     ),
     "checkpoint": Kind(

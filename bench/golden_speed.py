@@ -1,7 +1,7 @@
 """Speed of the golden model: python bench/golden_speed.py [RULE]
 
 Cell updates a second of an integer rule on 128 x 128 cells: by the compiled engine, on as many
-threads as there are cores, each with a clip of its own; by `IntegerRule.step`; and by the same step
+threads as there are cores, each with a clip of its own; by `LayeredRule.step`; and by the same step
 with nothing but int64 sums, as one would write it down. All three must give the same codes.
 """
 
@@ -18,7 +18,7 @@ from scotopia.cli.rules import rule_path
 from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import IntArray, shift_right
 from scotopia.quantize.engine import Engine, supports
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule
 
 SIDE = 128
 FRAMES = 16
@@ -27,7 +27,7 @@ FRAMES = 16
 REPEATS = 3
 
 
-def plain_layer(rule: IntegerRule, layer: IntegerLayer, taps: IntArray) -> IntArray:
+def plain_layer(rule: LayeredRule, layer: IntegerLayer, taps: IntArray) -> IntArray:
     """One layer in int64; (I, K, N) to (O, N)."""
     weight, bias, shift = layer.aligned
     total = np.einsum("oik,ikn->on", weight, taps) + bias[:, None]
@@ -38,9 +38,9 @@ def plain_layer(rule: IntegerRule, layer: IntegerLayer, taps: IntArray) -> IntAr
 
 
 def plain_step(
-    rule: IntegerRule, state: IntArray, sample: IntArray, valid: NDArray[np.bool_]
+    rule: LayeredRule, state: IntArray, sample: IntArray, valid: NDArray[np.bool_]
 ) -> IntArray:
-    """`IntegerRule.step` of one clip, all sums in int64."""
+    """`LayeredRule.step` of one clip, all sums in int64."""
     channels = rule.config.channels
     x, old, age = state[:channels], state[channels], state[channels + 1]
     last = np.where(valid, sample, old)
@@ -54,7 +54,7 @@ def plain_step(
 
 
 def by_steps(
-    rule: IntegerRule, step: Callable[..., IntArray], shown: IntArray, valid: NDArray[np.bool_]
+    rule: LayeredRule, step: Callable[..., IntArray], shown: IntArray, valid: NDArray[np.bool_]
 ) -> IntArray:
     """State after all frames, each step done by `step`."""
     state = rule.initial_state(SIDE, SIDE)
@@ -78,7 +78,7 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rule", nargs="?", default="retina-int")
-    rule = IntegerRule.load(rule_path(parser.parse_args().rule))
+    rule = LayeredRule.load(rule_path(parser.parse_args().rule))
     if not supports(rule):
         raise SystemExit("the engine does not support this rule, or there is no g++")
     rng = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def main() -> None:
     rates = {
         f"engine, {threads} threads": threads * FRAMES * updates / fast,
         "engine, 1 thread": FRAMES * updates / one,
-        "IntegerRule.step": updates / slow,
+        "LayeredRule.step": updates / slow,
         "int64 sums in NumPy": updates / slowest,
     }
     base = rates["int64 sums in NumPy"]

@@ -16,7 +16,7 @@ from scotopia.model.config import REGISTER, RuleConfig
 from scotopia.model.rule import Rule, hard_sigmoid, to_state
 from scotopia.model.task import FIRE_SEED
 from scotopia.model.unroll import draw_fired
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 
 State = NDArray[Any]  # (channels, H, W), numbers as the rule keeps them
 Values = NDArray[np.float64]
@@ -118,12 +118,12 @@ class Drawn:
         return np.unpackbits(self._kept[number], count=count).reshape(self._shape)
 
 
-def automaton(rule: Rule | IntegerRule) -> Automaton:
+def automaton(rule: Rule | LayeredRule) -> Automaton:
     """Wrap a rule."""
-    return _of_integers(rule) if isinstance(rule, IntegerRule) else _of_floats(rule)
+    return _of_integers(rule) if isinstance(rule, LayeredRule) else _of_floats(rule)
 
 
-def _of_integers(rule: IntegerRule) -> Automaton:
+def _of_integers(rule: LayeredRule) -> Automaton:
     formats = rule.channel_formats
 
     @cache
@@ -135,7 +135,7 @@ def _of_integers(rule: IntegerRule) -> Automaton:
         noise = None
         if rule.noise_planes:
             noise = drawn(*valid.shape)[number].astype(np.int64)
-        return rule.step(state, sample, valid, noise)
+        return rule.step(state, rule.given(sample, valid), noise)
 
     def scramble(random: np.random.Generator, state: State) -> State:
         planes = [random.integers(f.lowest, f.highest + 1, state.shape[1:]) for f in formats]

@@ -176,8 +176,8 @@ def golden_frame(
     """State after a frame, by the golden model."""
     if rule.noise_planes:
         raise InputError("the rule draws random bits: play it without --compare")
-    for _ in range(rule.config.steps_per_frame):
-        state = rule.step(state, codes, visible)
+    for _ in range(rule.steps_per_frame):
+        state = rule.step(state, rule.given(codes, visible))
     return state
 
 

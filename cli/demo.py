@@ -14,7 +14,7 @@ from scotopia.model.sampling import seen_mask
 from scotopia.model.score import check_scorable, psnr_curve
 from scotopia.model.start import has_verdict
 from scotopia.quantize import task as integer_task
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.sim.stimulus import central_crop
 from scotopia.sim.verify import PORTS_SHAPE, Extent, verify
 
@@ -43,7 +43,7 @@ def run_demo(
         Height and width of the array in Verilog, and frames that it runs.
     """
     rule = Rule.load(rule_path("retina"))
-    integer = IntegerRule.load(rule_path("retina-int"))
+    integer = LayeredRule.load(rule_path("retina-int"))
     shown = Shown.by_protocol(read_clip(clip_name, size, extent[:2]), density, seed)
     frames, mask = shown.clip.frames, shown.mask
     height, width, count = extent

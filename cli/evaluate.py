@@ -22,7 +22,7 @@ from scotopia.model.sampling import sample_mask
 from scotopia.model.sensor import Sensor
 from scotopia.model.video import Clip
 from scotopia.quantize import task as integer_task
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 
 from .clips import sizes_of
 
@@ -153,7 +153,7 @@ def baseline_names(text: str) -> tuple[str, ...]:
 
 
 def methods(
-    rules: Sequence[Rule | IntegerRule], chosen: Sequence[str] = DEFAULT_BASELINES
+    rules: Sequence[Rule | LayeredRule], chosen: Sequence[str] = DEFAULT_BASELINES
 ) -> dict[str, Method]:
     """Methods by name: baselines, then "nca" for a float rule and "nca-int" for an integer one.
 
@@ -168,11 +168,11 @@ def methods(
     for rule in rules:
         name, method = (
             ("nca-int", partial(_integer, rule))
-            if isinstance(rule, IntegerRule)
+            if isinstance(rule, LayeredRule)
             else ("nca", partial(_float, rule))
         )
         if name in found:
-            kind = "integer" if isinstance(rule, IntegerRule) else "float"
+            kind = "integer" if isinstance(rule, LayeredRule) else "float"
             raise InputError(
                 f"there are two {kind} rules: evaluate at most one float and one integer rule"
             )
@@ -193,7 +193,7 @@ def _float(rule: Rule, shown: Shown) -> Video:
     return float_task.reconstruct(rule, shown.readings, shown.mask)
 
 
-def _integer(rule: IntegerRule, shown: Shown) -> Video:
+def _integer(rule: LayeredRule, shown: Shown) -> Video:
     return integer_task.reconstruct(rule, shown.readings, shown.mask)
 
 
@@ -370,12 +370,12 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def cost(rule: Rule | IntegerRule) -> dict[str, int]:
+def cost(rule: Rule | LayeredRule) -> dict[str, int]:
     """What a rule costs: parameters, MACs, steps, and state bits per cell."""
     config = rule.config
     state_bits = (
         rule.state_bits
-        if isinstance(rule, IntegerRule)
+        if isinstance(rule, LayeredRule)
         else 32 * len(config.channel_names) + 1  # floats, and the valid flag
     )
     return {

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scotopia.graph.lfsr import RowRegisters
+from scotopia.graph.lfsr import RowRegisters, plane_number
 from scotopia.graph.qformat import IntArray
 from scotopia.model.rule import Rule
 from scotopia.quantize.fake import FakeQuantRule
-from scotopia.quantize.integer_rule import FIRE_BITS, IntegerRule, fire_threshold, plane_number
+from scotopia.quantize.layered_rule import FIRE_BITS, LayeredRule, fire_threshold
 from scotopia.sim.stimulus import Stimulus
 from scotopia.sim.verify import Material, Stage, compared_stage
 
@@ -25,6 +25,7 @@ def float_stages(material: Material, rule: Rule | None = None) -> list[Stage]:
         of rounding and clipping alone.
     """
     integer = material.rule
+    assert isinstance(integer, LayeredRule)
     fake = FakeQuantRule.of(integer)
     if rule is None:
         rule = Rule(integer.config).double()
@@ -59,7 +60,7 @@ def float_stages(material: Material, rule: Rule | None = None) -> list[Stage]:
     return [distance, stage]
 
 
-def run(integer: IntegerRule, rule: Rule, stimulus: Stimulus) -> NDArray[np.float64]:
+def run(integer: LayeredRule, rule: Rule, stimulus: Stimulus) -> NDArray[np.float64]:
     """States (S, C, H, W) of a float rule after every step, on the integers' samples and noise."""
     height, width = stimulus.shape
     registers = RowRegisters(height, width, integer.noise_seed)

@@ -14,7 +14,7 @@ from scotopia.graph.errors import InputError
 from scotopia.model.config import RuleConfig
 from scotopia.model.rule import Rule
 from scotopia.model.score import WARM_UP, psnr_curve
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 
 from .automaton import Automaton, Mask, State, Values, Video, automaton
 
@@ -440,7 +440,7 @@ def parse_pixel(text: str) -> tuple[int, int]:
 
 
 def inspect(
-    rule: Rule | IntegerRule,
+    rule: Rule | LayeredRule,
     frames: Video,
     mask: Mask,
     at: tuple[int, int] | None = None,

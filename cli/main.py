@@ -1087,7 +1087,7 @@ def play(
     integer = IntegerRule.load(rule_path(rule))
     source = read_clip(clip, size, (height, width))
     crop = central_crop(source.frames, source.name, height, width, frames)
-    mask = seen_mask(source.name, crop.shape, density, seed, integer.config.inputs)
+    mask = seen_mask(source.name, crop.shape, density, seed, integer.input_words)
     played = boards.play(integer, crop, mask, boards.open_port(port, baud), compare=compare)
     done = boards.show(played, console.print, live=console.is_terminal)
     psnr, wrong = [frame.psnr for frame in done], [frame.wrong for frame in done]
@@ -1140,7 +1140,7 @@ def inspect(
             "give fewer, or leave it out"
         )
     video = shown.frames[:frames]
-    mask = seen_mask(shown.name, video.shape, density, seed, loaded.config.inputs)
+    mask = seen_mask(shown.name, video.shape, density, seed, loaded.input_words)
     with console.status("inspect") as status:
         found = run_inspection(
             loaded, video, mask, pixel, seed, on_stage=lambda name: status.update(name)

@@ -22,7 +22,7 @@ from scotopia.model.video import Clip
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.feedback import Moments, round_weights
 from scotopia.quantize.formats import Formats, Precision, WeightFormats, check_scales
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.post_training import Calibration, check_method
 from scotopia.quantize.ranges import with_proof
 from scotopia.quantize.search import Build, Cost, Found, Score, cost_of, search
@@ -60,7 +60,7 @@ class Job:
     cells
         Cells of the array, each of which has a state; see `search`.
     dither
-        See `IntegerRule`.
+        See `LayeredRule`.
     scales
         See `Formats.choose`.
     feedback
@@ -87,7 +87,7 @@ class Job:
     command: str = ""
 
 
-def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str, Any]]:
+def run_quantization(job: Job, console: Console) -> tuple[LayeredRule, dict[str, Any]]:
     """Quantize, and tell what that did, on the console and as JSON holds it.
 
     Raises
@@ -117,7 +117,7 @@ def run_quantization(job: Job, console: Console) -> tuple[IntegerRule, dict[str,
         "size": sizes_of(clips),
     }
     keeps_formats = job.max_loss is not None and rule_kind(path) == "integer rule"
-    source = FakeQuantRule.of(IntegerRule.load(path)) if keeps_formats else Rule.load(path)
+    source = FakeQuantRule.of(LayeredRule.load(path)) if keeps_formats else Rule.load(path)
     if job.max_loss is not None:
         mean_psnr = score_on(clips, job.density, source.config.inputs)
     if isinstance(source, FakeQuantRule):
@@ -185,7 +185,7 @@ def score_on(clips: Sequence[Clip], density: float, inputs: Collection[str]) -> 
         score.check_scorable(clip)
     masks = [seen_mask(clip.name, clip.frames.shape, density, 0, inputs) for clip in clips]
 
-    def mean_psnr(rule: IntegerRule) -> float:
+    def mean_psnr(rule: LayeredRule) -> float:
         return float(
             np.mean(
                 [

@@ -44,7 +44,7 @@ from scotopia.model.videos import check_crop
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.feedback import round_weights
 from scotopia.quantize.formats import Formats, Precision, check_scales
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.post_training import Calibration
 from scotopia.quantize.ranges import with_proof
 
@@ -206,11 +206,11 @@ class Quantization:
     scales
         Of a float rule, see `Formats.choose`.
     dither
-        Of a float rule, see `IntegerRule`.
+        Of a float rule, see `LayeredRule`.
     """
 
     name: str
-    rule: Rule | IntegerRule
+    rule: Rule | LayeredRule
     precision: Precision
     rounding: Rounding
     scales: str = "kernel"
@@ -222,7 +222,7 @@ class Quantization:
         return replace(self.rule.config, perception="full")
 
     def __str__(self) -> str:
-        if isinstance(self.rule, IntegerRule):
+        if isinstance(self.rule, LayeredRule):
             return f"{self.name} ({_digest(self.rule)}), in its formats"
         bits = ", ".join(f"{bits}-bit {name}" for name, bits in self.precision.given.items())
         rest = f"{self.rounding}, scales by {self.scales}, dither {self.dither}"
@@ -230,7 +230,7 @@ class Quantization:
 
     def new_rule(self, clips: Sequence[Clip], density: float) -> FakeQuantRule:
         """Choose the formats, by what the first frames of some of the clips need."""
-        if isinstance(self.rule, IntegerRule):
+        if isinstance(self.rule, LayeredRule):
             twin = FakeQuantRule.of(self.rule)
             return FakeQuantRule(twin.float(), twin.formats)
         chosen = clips[:: -(-len(clips) // CALIBRATION_CLIPS)]
@@ -249,7 +249,7 @@ class Quantization:
         return twin
 
 
-def _digest(rule: Rule | IntegerRule) -> str:
+def _digest(rule: Rule | LayeredRule) -> str:
     """16 hexadecimal digits of SHA-256 over a rule's weights."""
     layers = rule.layers() if isinstance(rule, Rule) else FakeQuantRule.of(rule).layers()
     found = hashlib.sha256()
@@ -347,9 +347,9 @@ def parse_quantization(
                 f"{part} {value} is given beside rule {name}, which has a shape: leave it out"
             )
     path = rule_path(name)
-    rule = Rule.load(path) if rule_kind(path) != "integer rule" else IntegerRule.load(path)
+    rule = Rule.load(path) if rule_kind(path) != "integer rule" else LayeredRule.load(path)
     for option, value in given.items():
-        if isinstance(rule, IntegerRule):
+        if isinstance(rule, LayeredRule):
             raise InputError(
                 f"{option} {value} is given beside integer rule {name}, which has formats: "
                 "leave it out"

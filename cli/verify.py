@@ -12,6 +12,7 @@ from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.model.rule import Rule
 from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.sim.netlist import as_device, cell_models
 from scotopia.sim.simulators import Bench, manifest_for
 from scotopia.sim.verify import Extent, Material
@@ -61,7 +62,9 @@ def verify(
         raise InputError(f"--library {library[0]} is for a netlist: give --netlist, too")
     integer = IntegerRule.load(rule_path(rule))
     trained = None if float_rule is None else Rule.load(rule_path(float_rule))
-    if trained is not None and trained.config != integer.config:
+    if trained is not None and (
+        not isinstance(integer, LayeredRule) or trained.config != integer.config
+    ):
         raise InputError(
             f"rule {float_rule} has another shape than {rule}: give what was quantized"
         )
@@ -80,8 +83,10 @@ def verify(
             shutil.copyfile(row, scratch / "pixel_row.v")
             verilog = scratch
         material.stimulus()  # what is bad is said before anything slow begins
-        on_stage("float rule, fake-quantized")
-        stages = float_stages(material, trained)
+        stages = []
+        if isinstance(integer, LayeredRule):
+            on_stage("float rule, fake-quantized")
+            stages = float_stages(material, trained)
         stages += run_verification(
             integer,
             source.frames,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from .lfsr import plane_number
 from .operations import (
     AROUND,
     Add,
@@ -116,10 +117,9 @@ class _Step:
         numbers = []
         for count in bits:
             planes = noise[..., self.taken : self.taken + count, :, :]
-            weight = 1 << np.arange(count, dtype=np.int64)[::-1]
-            numbers.append((planes * weight[:, None, None]).sum(-3))
+            numbers.append(plane_number(planes))
             self.taken += count
-        return np.stack(numbers, -3)
+        return np.concatenate(numbers, -3)
 
     def compute(self, index: int, operation: Operation) -> IntArray:
         fractions = [self.graph.fractions[word] for word in self.graph.words(index)]
@@ -184,12 +184,18 @@ def around(codes: IntArray, border: Border) -> IntArray:
     In reading order: north-west first, the cell itself fifth.
     """
     height, width = codes.shape[-2:]
-    margin = [(0, 0)] * (codes.ndim - 2) + [(1, 1), (1, 1)]
-    padded = np.pad(codes, margin, mode=_PAD[border])  # type: ignore[call-overload]
+    seen = padded(codes, border)
     taps: IntArray = np.stack(
-        [padded[..., y : y + height, x : x + width] for y in range(3) for x in range(3)], axis=-3
+        [seen[..., y : y + height, x : x + width] for y in range(3) for x in range(3)], axis=-3
     )
     return taps
+
+
+def padded(codes: IntArray, border: Border) -> IntArray:
+    """Codes (..., H, W) with what lies beyond the border, (..., H + 2, W + 2)."""
+    margin = [(0, 0)] * (codes.ndim - 2) + [(1, 1), (1, 1)]
+    found: IntArray = np.pad(codes, margin, mode=_PAD[border])  # type: ignore[call-overload]
+    return found
 
 
 def product(matrix: IntArray, codes: IntArray) -> IntArray:

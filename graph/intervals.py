@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from .errors import InputError
+from .golden import Watch
 from .operations import (
     AROUND,
     Add,
@@ -33,7 +34,7 @@ from .operations import (
     Subtract,
     Window,
 )
-from .qformat import Overflow, QFormat, Rounding, required_bits, shift_right
+from .qformat import IntArray, Overflow, QFormat, Rounding, required_bits, shift_right
 from .step import StepGraph
 
 #: Steps after which a channel that still grows is given at once what it moves towards, and twice
@@ -221,6 +222,27 @@ def check(
         _check_holds(f"range of channel {name}", channels[name], after)
     _check_overflow(graph, ranges)
     return ranges
+
+
+class OutOfRange(ArithmeticError):
+    """A number left its range: the proof, the golden model or the given state is wrong."""
+
+
+def compare_with(graph: StepGraph, ranges: Ranges) -> Watch:
+    """Return what the golden model shows its codes to: it raises `OutOfRange` for the first."""
+
+    def watch(index: int, codes: IntArray) -> None:
+        for lane, word in enumerate(graph.words(index)):
+            held, found = ranges.words[word], codes[..., lane, :, :]
+            outside = (found < held.lowest) | (found > held.highest)
+            if outside.any():
+                y, x = np.argwhere(outside)[0][-2:]
+                raise OutOfRange(
+                    f"cell (x {x}, y {y}): {graph.name(word)} is {found[outside][0]}, "
+                    f"outside {held}"
+                )
+
+    return watch
 
 
 class _Step:

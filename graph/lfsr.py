@@ -80,3 +80,10 @@ class RowRegisters:
         self._bits = sequence[:, clocks:].copy()
         drawn = sequence[:, :clocks].reshape(height, count, self.width)
         return drawn[:, :, ::-1].swapaxes(0, 1).astype(np.int64)
+
+
+def plane_number(planes: IntArray) -> IntArray:
+    """Numbers (..., 1, H, W) of which planes (..., N, H, W) are the bits, the highest first."""
+    weight = 1 << np.arange(planes.shape[-3], dtype=np.int64)[::-1]
+    numbers: IntArray = (planes * weight[:, None, None]).sum(-3, keepdims=True)
+    return numbers

@@ -9,6 +9,7 @@ The same operations make a float rule, whose weights are any numbers and which h
 integer rule, whose words all have a known number of fraction bits; see `StepGraph.fractions`.
 """
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,9 @@ class Channel(Operation):
     names: tuple[str, ...]
     formats: tuple[QFormat | None, ...]
 
+    def __post_init__(self) -> None:
+        _require_equal(self.names, self.formats)
+
     @property
     def count(self) -> int:
         """See `Operation`."""
@@ -76,6 +80,9 @@ class Input(Operation):
 
     names: tuple[str, ...]
     formats: tuple[QFormat | None, ...]
+
+    def __post_init__(self) -> None:
+        _require_equal(self.names, self.formats)
 
     @property
     def count(self) -> int:
@@ -136,9 +143,9 @@ class Linear(Operation):
     border: Border = "zero"
 
     def __post_init__(self) -> None:
-        outputs, inputs, taps = self.weight.shape
-        assert (outputs, inputs) == (len(self.bias), len(self.a))
-        assert taps in (HERE, AROUND)
+        shapes = [(len(self.bias), len(self.a), taps) for taps in (HERE, AROUND)]
+        if self.bias.ndim != 1 or self.weight.shape not in shapes:
+            raise ValueError(f"weight has shape {self.weight.shape}, not one of {shapes}")
 
     @property
     def count(self) -> int:
@@ -154,7 +161,7 @@ class _Pairwise(Operation):
     b: Words
 
     def __post_init__(self) -> None:
-        assert len(self.a) == len(self.b)
+        _require_equal(self.a, self.b)
 
     @property
     def count(self) -> int:
@@ -195,7 +202,7 @@ class Select(Operation):
     b: Words
 
     def __post_init__(self) -> None:
-        assert len(self.condition) == len(self.a) == len(self.b)
+        _require_equal(self.condition, self.a, self.b)
 
     @property
     def count(self) -> int:
@@ -236,7 +243,7 @@ class Fit(Operation):
     overflow: Overflow = Overflow.SAT
 
     def __post_init__(self) -> None:
-        assert len(self.a) == len(self.formats)
+        _require_equal(self.a, self.formats)
 
     @property
     def count(self) -> int:
@@ -251,6 +258,12 @@ OPERATIONS: tuple[type[Operation], ...] = (
     *(Add, Subtract, Multiply, Minimum, Maximum, Less, Select),
     Fit,
 )
+
+
+def _require_equal(*fields: Sized) -> None:
+    lengths = [len(one) for one in fields]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"an operation has {lengths} words where it needs as many of each")
 
 
 def fraction(value: float) -> int:

@@ -12,6 +12,7 @@ from .errors import InputError
 from .operations import (
     AROUND,
     Add,
+    Border,
     Channel,
     Constant,
     Fit,
@@ -54,8 +55,14 @@ class StepGraph:
     def __post_init__(self) -> None:
         for first, operation in zip(self._first, self.operations, strict=False):
             for words in operation.arguments:
-                assert all(0 <= word < first for word in words)
-        assert len(self.outputs) == len(self.channels)
+                if not all(0 <= word < first for word in words):
+                    raise ValueError(f"an operation before word {first} reads {words}")
+        if len(self.outputs) != len(self.channels):
+            raise ValueError(
+                f"{len(self.outputs)} words are the next state of {len(self.channels)} channels"
+            )
+        if not all(0 <= word < self.count for word in self.outputs):
+            raise ValueError(f"the next state is {self.outputs} of {self.count} words")
 
     @cached_property
     def _first(self) -> list[int]:
@@ -133,7 +140,7 @@ class StepGraph:
         return sum(sum(one.bits) for _, one in self.of_kind(Random) if isinstance(one, Random))
 
     @cached_property
-    def borders(self) -> tuple[str, ...]:
+    def borders(self) -> tuple[Border, ...]:
         """Borders that its operations ask for, in alphabetical order."""
         return tuple(
             sorted(

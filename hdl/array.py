@@ -75,7 +75,7 @@ class PixelArray(wiring.Component):
         shown = [Signal(width, name=f"shown_{y}") for y in range(height)]
 
         def row(y: int) -> Value:
-            match program.rule.config.border:
+            match program.rule.border:
                 case "wrap":
                     return shown[y % height]
                 case "replicate":

@@ -135,7 +135,7 @@ class RetinaBoard(wiring.Component):
                 m.d.comb += queue.r_en.eq(1)
                 with m.If(queue.r_rdy):
                     m.d.sync += command.payload.argument.eq(queue.r_data)
-                    channels = len(self.program.rule.config.channel_names)
+                    channels = len(self.program.rule.channel_names)
                     with m.If(queue.r_data < channels):
                         m.next = "ASK"
                     with m.Else():

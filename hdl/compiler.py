@@ -14,7 +14,7 @@ import numpy as np
 
 from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import Overflow, QFormat, Rounding, required_bits
-from scotopia.quantize.integer_rule import FIRE_BITS, IntegerLayer, IntegerRule, fire_threshold
+from scotopia.quantize.layered_rule import FIRE_BITS, IntegerLayer, LayeredRule, fire_threshold
 
 from .program import LATENCY, SHORTEST, Addend, Carry, Flag, Instruction, Program, Shift, Word
 
@@ -41,7 +41,7 @@ _WAYS: tuple[tuple[tuple[int, Shift | None], ...], ...] = (
 )
 
 
-def compile_rule(rule: IntegerRule, planes: int | None = None) -> Program:
+def compile_rule(rule: LayeredRule, planes: int | None = None) -> Program:
     """Compile a rule, for a memory of so many planes or for the smallest that serves.
 
     Raises
@@ -122,7 +122,7 @@ class _Sum:
 
 
 class _Compiler:
-    def __init__(self, rule: IntegerRule, planes: int, passes: int) -> None:
+    def __init__(self, rule: LayeredRule, planes: int, passes: int) -> None:
         self.rule, self.passes = rule, passes
         self.free = [True] * planes
         self.program = Program(rule, planes, operand_bits(rule))
@@ -135,7 +135,7 @@ class _Compiler:
     def compile(self) -> Program:
         """Compile all routines, those of fixed length first."""
         rule, program = self.rule, self.program
-        for name, format in zip(rule.config.channel_names, rule.channel_formats, strict=True):
+        for name, format in zip(rule.channel_names, rule.channel_formats, strict=True):
             program.words[name] = self._word(format)
         program.words["valid"] = self._word(QFormat(1, 0, signed=False))
         program.words["arrival"] = self._word(rule.sample_format)
@@ -159,7 +159,7 @@ class _Compiler:
         self._end()
 
     def _read(self) -> None:
-        for index, name in enumerate(self.rule.config.channel_names):
+        for index, name in enumerate(self.rule.channel_names):
             self.loaded = None
             if index == 0:
                 self._begin("read")
@@ -348,7 +348,7 @@ class _Compiler:
         rule, bits = self.rule, self.rule.trace_format.frac_bits
         doubt_frac = rule.state_formats[rule.config.doubt].frac_bits
         frac = max(bits, doubt_frac)
-        doubt = self.program.words[rule.config.channel_names[rule.config.doubt]]
+        doubt = self.program.words[rule.channel_names[rule.config.doubt]]
         terms = [_Term(frac - bits, 1, trace), _Term(2 + frac - doubt_frac, -1, doubt)]
         for scale, weight in ((3, 0), (6, 1)):
             # Not below zero: 2**scale * trace - (2**scale - 1).
@@ -849,7 +849,7 @@ class _Compiler:
         self.program.instructions.append(instruction)
 
 
-def operand_bits(rule: IntegerRule) -> int:
+def operand_bits(rule: LayeredRule) -> int:
     """Bits of the operand: those of the widest word that comes from a neighbour or is read out.
 
     Others, if they are wider, are added in parts.

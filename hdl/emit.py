@@ -43,13 +43,13 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
         "sources": [f"{name}.v" for name in modules],
         "height": height,
         "width": width,
-        "channels": list(rule.config.channel_names),
-        "steps_per_frame": rule.config.steps_per_frame,
+        "channels": list(rule.channel_names),
+        "steps_per_frame": rule.steps_per_frame,
         "cycles_per_step": program.cycles("step", width),
         "word_bits": program.operand_bits,
         "planes": program.planes,
         "instructions": len(program.instructions),
-        "sample_bits": rule.sample_format.bits,
+        "sample_bits": rule.event_format.bits,
     }
     files = {f"{name}.v": text for name, text in modules.items()}
     files["program.txt"] = program.listing()

@@ -16,7 +16,7 @@ import numpy as np
 from scotopia.graph.errors import InputError
 from scotopia.graph.lfsr import BITS as REGISTER_BITS
 from scotopia.graph.qformat import required_bits
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule
 
 from .compiler import signed_digits
 from .program import LATENCY, Program
@@ -141,7 +141,7 @@ class Estimate:
 
 
 def estimate(
-    rule: IntegerRule, height: int, width: int, clock_mhz: float = ASSUMED_CLOCK_MHZ
+    rule: LayeredRule, height: int, width: int, clock_mhz: float = ASSUMED_CLOCK_MHZ
 ) -> Estimate:
     """Estimate what a rule costs on an array of height x width cells.
 
@@ -198,7 +198,7 @@ def estimate(
     )
 
 
-def costs_of_array(rule: IntegerRule) -> tuple[int, float]:
+def costs_of_array(rule: LayeredRule) -> tuple[int, float]:
     """Return `cycles_per_step` and `lut4_per_thousand_updates` of an array of 64 x 64 cells.
 
     Only where bits are random do they depend on its width.
@@ -233,7 +233,7 @@ def cycles_per_frame(program: Program, height: int, width: int) -> int:
     def routine(name: str) -> int:
         return 1 + program.cycles(name, width) + _AROUND
 
-    steps = program.rule.config.steps_per_frame
+    steps = program.rule.steps_per_frame
     send = 2 * width - 1  # a clock a pixel, and one between two of them
     idle = 1
     return (

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 
 #: Clocks from reading a bit until one that was made of it can be read.
 LATENCY = 3
@@ -169,6 +170,7 @@ class Program:
         """
         from .compiler import compile_rule
 
+        assert isinstance(rule, LayeredRule)
         return compile_rule(rule, planes)
 
     def routine(self, name: str, offset: int = 0) -> Iterator[Instruction]:

@@ -167,7 +167,7 @@ class PixelRow(wiring.Component):
             m.d.sync += flag.eq(becomes)
 
         # Beyond the row's ends: zeros, the cell at this end, or that at the other end.
-        border, shown = program.rule.config.border, operand[0]
+        border, shown = program.rule.border, operand[0]
         west_end, east_end = {
             "zero": (Const(0, 1), Const(0, 1)),
             "replicate": (shown[0], shown[-1]),

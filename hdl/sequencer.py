@@ -38,7 +38,7 @@ class EventLayout(data.StructLayout):
             {
                 "x": max(1, (width - 1).bit_length()),
                 "y": max(1, (height - 1).bit_length()),
-                "code": signed(program.rule.sample_format.bits),
+                "code": signed(program.rule.event_format.bits),
             }
         )
 
@@ -114,7 +114,7 @@ def shape_code(program: Program, height: int, width: int) -> int:
     rule, code = program.rule, 0x811C9DC5
     facts = (
         f"{height} {width} {program.planes} {program.operand_bits} {program_depth(program)} "
-        f"{rule.sample_format.bits} {rule.config.border} {rule.config.steps_per_frame} "
+        f"{rule.event_format.bits} {rule.border} {rule.steps_per_frame} "
         f"{sorted(program.entries.items())} {program.lanes_take_noise} {rule.noise_seed}"
     )
     for byte in facts.encode():
@@ -239,7 +239,7 @@ class Sequencer(wiring.Component):
             m.d.sync += drain.eq(drain - 1)
         m.d.comb += done.eq(drain == 1)
 
-        code = Signal(signed(program.rule.sample_format.bits))
+        code = Signal(signed(program.rule.event_format.bits))
         self._drive(m, instruction, index, active, active & (index == last_bit), code)
         self._commands(m, start, entry, done, code)
         return m
@@ -300,7 +300,7 @@ class Sequencer(wiring.Component):
         """Take samples and commands."""
         program, entries = self.program, self.program.entries
         event, command = self.samples.payload, self.commands.payload
-        channels = len(program.rule.config.channel_names)
+        channels = len(program.rule.channel_names)
         steps, channel = Signal(8), Signal(8)
         whole_frame, reading = Signal(), Signal()
         rows_left = Signal(range(self.height + 1))
@@ -348,7 +348,7 @@ class Sequencer(wiring.Component):
                 with m.Elif(self.commands.valid), m.Switch(command.op):
                     with m.Case(Op.FRAME):
                         m.d.sync += [
-                            steps.eq(program.rule.config.steps_per_frame),
+                            steps.eq(program.rule.steps_per_frame),
                             channel.eq(0),
                             whole_frame.eq(1),
                         ]

@@ -67,7 +67,7 @@ class ArrayTwin:
         noise: IntArray | None = None,
     ) -> IntArray:
         """Do one step on codes (C, H, W); has `IntegerRule.step`'s meaning."""
-        program, names = self.program, self.program.rule.config.channel_names
+        program, names = self.program, self.program.rule.channel_names
         for name, codes in zip(names, state, strict=True):
             self.write(program.words[name], codes)
         self.write(program.words["arrival"], np.where(valid, sample, 0))
@@ -152,7 +152,7 @@ class ArrayTwin:
         }[shift]
         if shift in (Shift.ROTATE, Shift.LOAD):
             return moved
-        match self.program.rule.config.border:
+        match self.program.rule.border:
             case "replicate":
                 edge = {
                     Shift.NORTH: self._north,

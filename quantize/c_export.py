@@ -9,7 +9,7 @@ from scotopia.graph import c
 from scotopia.graph.qformat import QFormat
 from scotopia.model.files import write_atomically
 
-from .integer_rule import FIRE_BITS, IntegerRule, fire_threshold
+from .layered_rule import FIRE_BITS, LayeredRule, fire_threshold
 
 _CODE = """
 /* Code of a pixel. */
@@ -38,7 +38,7 @@ _USE = (
 )
 
 
-def export_c(rule: IntegerRule, path: Path, name: str = "scotopia") -> None:
+def export_c(rule: LayeredRule, path: Path, name: str = "scotopia") -> None:
     """Write a rule as a C header, whole or not at all.
 
     Beside what `graph.c.c_header` says, it holds `NAME_sample(pixel)` and `NAME_pixel(code)`: an
@@ -59,7 +59,7 @@ def export_c(rule: IntegerRule, path: Path, name: str = "scotopia") -> None:
     write_atomically(path, c_header(rule, name))
 
 
-def c_header(rule: IntegerRule, name: str = "scotopia") -> str:
+def c_header(rule: LayeredRule, name: str = "scotopia") -> str:
     """Return the text that `export_c` writes."""
     channels = rule.config.channels
     prediction, sample, trace = (rule.config.channel_names[i] for i in (0, channels, channels + 1))
@@ -82,7 +82,7 @@ def c_header(rule: IntegerRule, name: str = "scotopia") -> str:
 
 
 def _sample_code(format: QFormat) -> str:
-    """C expression of `IntegerRule.sample_codes`."""
+    """C expression of `LayeredRule.sample_codes`."""
     up = format.frac_bits - 7
     if up < 0:
         return f"@_floor(pixel - 128, {-up})"
@@ -90,7 +90,7 @@ def _sample_code(format: QFormat) -> str:
 
 
 def _pixel_code(format: QFormat) -> str:
-    """C expression of `IntegerRule.pixels` times 255, rounded to nearest."""
+    """C expression of `LayeredRule.pixels` times 255, rounded to nearest."""
     frac = format.frac_bits
     if frac > 28:
         return f"(int32_t)@_floor64({(1 << frac) + (1 << (frac - 8))} + (int64_t)code, {frac - 7})"
@@ -99,7 +99,7 @@ def _pixel_code(format: QFormat) -> str:
     return "code + 128" if frac == 7 else f"(code + {1 << frac}) * {1 << (7 - frac)}"
 
 
-def _about(rule: IntegerRule) -> str:
+def _about(rule: LayeredRule) -> str:
     config = rule.config
     parts = [
         f"{config.kind}, {config.channels} learned channels, {config.hidden} hidden neurons",

@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from scotopia.graph.qformat import IntArray, Overflow, Rounding
 from scotopia.model import native
 
-from .integer_rule import IntegerRule
+from .layered_rule import LayeredRule
 
 #: Floats of 24 bits hold a half beside any integer below this; doubles beside any in 53 bits.
 EXACT, EXACT_WIDE = 1 << 23, 1 << 52
 
 
-def supports(rule: IntegerRule) -> bool:
-    """Whether `Engine` computes what `IntegerRule.step` does, and a compiler makes it."""
+def supports(rule: LayeredRule) -> bool:
+    """Whether `Engine` computes what `LayeredRule.step` does, and a compiler makes it."""
     return (
-        type(rule) is IntegerRule  # none that watches its own steps
+        type(rule) is LayeredRule  # none that watches its own steps
         and rule.overflow is Overflow.SAT
         and rule.rounding in (Rounding.RND, Rounding.TRN)
         and _largest(rule) < EXACT_WIDE
@@ -28,7 +28,7 @@ def supports(rule: IntegerRule) -> bool:
     )
 
 
-def _library(rule: IntegerRule) -> ctypes.CDLL | None:
+def _library(rule: LayeredRule) -> ctypes.CDLL | None:
     return native.compile_library(rule.config, quantized=True, wide=_largest(rule) >= EXACT)
 
 
@@ -46,7 +46,7 @@ class Engine:
         (C, H, W) codes, to be read.
     """
 
-    def __init__(self, rule: IntegerRule, height: int, width: int) -> None:
+    def __init__(self, rule: LayeredRule, height: int, width: int) -> None:
         library = _library(rule)
         assert library is not None  # by `supports`
         self.rule, self._library = rule, library
@@ -108,7 +108,7 @@ class Engine:
         return codes
 
 
-def _largest(rule: IntegerRule) -> int:
+def _largest(rule: LayeredRule) -> int:
     """Bound on all integers that a step works with before it fits them to a format."""
     widest = max(format.bits for format in (*rule.channel_formats, *rule.input_formats))
     product = widest + 1 + max(f.bits for f in (rule.gate_format, *rule.input_formats))
@@ -118,7 +118,7 @@ def _largest(rule: IntegerRule) -> int:
     return max(*layers, 1 << product, 1 << recency, 1 << trust)
 
 
-def _kept(rule: IntegerRule) -> bool:
+def _kept(rule: LayeredRule) -> bool:
     """Whether floats hold all that is kept: codes of 16 bits, and the parameters as they are."""
     formats = (*rule.channel_formats, *rule.input_formats, *rule.perceive.outputs)
     widest = max(format.bits for format in (*formats, *rule.update.outputs))
@@ -129,7 +129,7 @@ def _kept(rule: IntegerRule) -> bool:
     return widest <= 16 and np.array_equal(parameters.astype(np.float32), parameters)
 
 
-def _parameters(rule: IntegerRule) -> NDArray[np.float32]:
+def _parameters(rule: LayeredRule) -> NDArray[np.float32]:
     """Weights and biases as values, in the order of `fused.cpp`."""
     parts = []
     for layer in (rule.perceive, rule.update):
@@ -141,7 +141,7 @@ def _parameters(rule: IntegerRule) -> NDArray[np.float32]:
     return np.concatenate(parts).astype(np.float32)
 
 
-def _grids(rule: IntegerRule) -> NDArray[np.float32]:
+def _grids(rule: LayeredRule) -> NDArray[np.float32]:
     """Scale, unit, lowest and highest value of each format, in the order of `fused.cpp`."""
     formats = (
         *rule.input_formats,

@@ -22,7 +22,7 @@ from scotopia.model.settle import Codes, settle
 
 from .engine import EXACT
 from .formats import Formats, bias_format, by_weight, folded_layers
-from .integer_rule import IntegerRule
+from .layered_rule import LayeredRule
 
 
 class FakeQuantRule(Rule):
@@ -54,7 +54,7 @@ class FakeQuantRule(Rule):
             self.grids = Grids(rows, 0.5 if formats.rounding is Rounding.RND else 0.0)
 
     @classmethod
-    def of(cls, integer: IntegerRule) -> "FakeQuantRule":
+    def of(cls, integer: LayeredRule) -> "FakeQuantRule":
         """Return the twin of an integer rule, in float64."""
         rule = Rule(integer.config).double()
         with torch.no_grad():
@@ -74,12 +74,12 @@ class FakeQuantRule(Rule):
         return cls(rule, Formats.of(integer))
 
     def sense(self, samples: Tensor) -> Tensor:
-        """Put samples on the grid of their format, as `IntegerRule.sample_codes`."""
+        """Put samples on the grid of their format, as `LayeredRule.sample_codes`."""
         format = self.formats.sample
         eight_bit = torch.round((samples + 1) * 128) - 128
         return torch.floor(eight_bit * 2.0 ** (format.frac_bits - 7)) * 2.0**-format.frac_bits
 
-    def integer_rule(self) -> IntegerRule:
+    def integer_rule(self) -> LayeredRule:
         """Return the integer rule that this one is the twin of."""
         return self.formats.integer_rule(self)
 
@@ -123,7 +123,7 @@ class FakeQuantRule(Rule):
         fired: Tensor | None = None,
         dither: Tensor | None = None,
     ) -> Tensor:
-        """Do one step, as `IntegerRule.step`.
+        """Do one step, as `LayeredRule.step`.
 
         Parameters
         ----------

@@ -14,7 +14,7 @@ from scotopia.model.config import RuleConfig
 from scotopia.model.rule import Rule
 from scotopia.model.start import NEURONS, has_verdict
 
-from .integer_rule import IntegerLayer, IntegerRule, check_supported, update_formats
+from .layered_rule import IntegerLayer, LayeredRule, check_supported, update_formats
 
 #: Most fraction bits of a weight or a hidden neuron: finer ones are as good as zero.
 FINEST = 15
@@ -82,7 +82,7 @@ class Formats:
     state
         By learned channel.
     sample, gate
-        See `IntegerRule`.
+        See `LayeredRule`.
     inputs
         By `config.inputs`.
     hidden
@@ -94,7 +94,7 @@ class Formats:
     rounding, overflow
         Of every result in the integer rule; weights are rounded to nearest.
     dither, noise_seed
-        See `IntegerRule`.
+        See `LayeredRule`.
     """
 
     config: RuleConfig
@@ -175,7 +175,7 @@ class Formats:
         )
 
     @classmethod
-    def of(cls, rule: IntegerRule) -> "Formats":
+    def of(cls, rule: LayeredRule) -> "Formats":
         """Return the formats of a rule; its weights are as wide as their codes need.
 
         A layer's scales are by kernel or by weight where that takes fewer bits: a scale then leaves
@@ -232,7 +232,7 @@ class Formats:
         update = by_weight(self.update_weights, config.hidden, 1)
         return sum(format.bits for row in (*perceive, *update) for format in row)
 
-    def integer_rule(self, rule: Rule) -> IntegerRule:
+    def integer_rule(self, rule: Rule) -> LayeredRule:
         """Round a float rule's weights to their formats.
 
         Raises
@@ -242,7 +242,7 @@ class Formats:
         """
         weight, bias, update_weight, update_bias = map(_array, folded_layers(rule))
         hidden, perceived = weight.shape[:2]
-        return IntegerRule(
+        return LayeredRule(
             config=self.config,
             state_formats=self.state,
             sample_format=self.sample,

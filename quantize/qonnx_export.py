@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scotopia.graph.errors import InputError
+from scotopia.graph.file import unpack_format
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding, required_bits
 from scotopia.model.config import RuleConfig
 from scotopia.model.files import check_training_record
@@ -33,7 +34,7 @@ from scotopia.model.onnx_export import (
     write_model,
 )
 
-from .integer_rule import IntegerLayer, IntegerRule, unpack_format
+from .layered_rule import IntegerLayer, LayeredRule
 from .ranges import RangeProof, check
 
 #: `rounding_mode` of a Quant node, and what of a last bit is added before it. QONNX's HALF_UP and
@@ -64,11 +65,11 @@ RULE_FIELDS = frozenset(
 )
 
 
-def export_qonnx(rule: IntegerRule, path: Path, height: int = 16, width: int = 16) -> None:
+def export_qonnx(rule: LayeredRule, path: Path, height: int = 16, width: int = 16) -> None:
     """Write one step of the rule, on H x W cells, to a QONNX model, whole or not at all.
 
     Inputs are `state` (1, C, H, W), `sample` and `valid`, both (1, 1, H, W), finite everywhere;
-    output is `next_state`: values, float32, with the meaning of `IntegerRule.step`. The size is
+    output is `next_state`: values, float32, with the meaning of `LayeredRule.step`. The size is
     fixed because QONNX's tools ask for every shape; it is no part of the rule.
 
     Raises
@@ -82,7 +83,7 @@ def export_qonnx(rule: IntegerRule, path: Path, height: int = 16, width: int = 1
     write_model(path, qonnx_graph(rule, height, width).model("integer rule", describe(rule)))
 
 
-def import_qonnx(path: Path) -> IntegerRule:
+def import_qonnx(path: Path) -> LayeredRule:
     """Read a rule from a model that `export_qonnx` wrote: equal in every field.
 
     Codes and formats come from the graph; the shape and what no node states (a residual rule's
@@ -117,7 +118,7 @@ def check_size(height: int, width: int) -> None:
             raise InputError(f"{name} {side} is outside 1 to 1024: choose one inside")
 
 
-def check_exportable(rule: IntegerRule) -> None:
+def check_exportable(rule: LayeredRule) -> None:
     """Raise InputError unless the graph of `rule` computes exactly what the rule does."""
     refuse_unstated(rule.config, STATED - {"block", "perception"})
     refuse_unstated(rule, RULE_FIELDS)
@@ -150,7 +151,7 @@ def check_exportable(rule: IntegerRule) -> None:
             )
 
 
-def _bounds(rule: IntegerRule) -> dict[str, int]:
+def _bounds(rule: LayeredRule) -> dict[str, int]:
     """Largest magnitudes of what is rounded, as integers, with the half that is added to it."""
     bounds = {}
     frac = rule.sample_format.frac_bits
@@ -177,7 +178,7 @@ def _bounds(rule: IntegerRule) -> dict[str, int]:
 class QuantGraph(StepGraph):
     """ONNX graph of one step, with Quant nodes."""
 
-    def __init__(self, rule: IntegerRule, height: int, width: int) -> None:
+    def __init__(self, rule: LayeredRule, height: int, width: int) -> None:
         super().__init__(rule.config, 1, height, width)
         self.rule = rule
 
@@ -359,7 +360,7 @@ def _unit(layer: IntegerLayer) -> NDArray[np.float64]:
     return np.ldexp(1.0, -layer.weight_frac - _finest(layer))
 
 
-def qonnx_graph(rule: IntegerRule, height: int, width: int) -> QuantGraph:
+def qonnx_graph(rule: LayeredRule, height: int, width: int) -> QuantGraph:
     """One step of an integer rule that `check_exportable` passes."""
     config, channels = rule.config, rule.config.channels
     graph = QuantGraph(rule, height, width)
@@ -402,7 +403,7 @@ def qonnx_graph(rule: IntegerRule, height: int, width: int) -> QuantGraph:
     return graph
 
 
-def describe(rule: IntegerRule) -> str:
+def describe(rule: LayeredRule) -> str:
     """JSON of what no node of the graph states, and of what says how to read it."""
     gate = rule.gate_format
     return json.dumps(
@@ -418,7 +419,7 @@ def describe(rule: IntegerRule) -> str:
     )
 
 
-def _read_rule(model: Any, description: dict[str, Any]) -> IntegerRule:
+def _read_rule(model: Any, description: dict[str, Any]) -> LayeredRule:
     config = RuleConfig(**description["config"])
     tensors = read_tensors(model)
     quants = {node.name: node for node in model.graph.node if node.op_type == "Quant"}
@@ -456,7 +457,7 @@ def _read_rule(model: Any, description: dict[str, Any]) -> IntegerRule:
     state = read_formats("x")
     inputs = tuple(read_formats(f"input.{name}")[0] for name in config.inputs)
     hidden = read_formats("hidden")
-    rule = IntegerRule(
+    rule = LayeredRule(
         config=config,
         state_formats=state,
         sample_format=read_formats("old_sample")[0],

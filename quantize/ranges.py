@@ -10,15 +10,17 @@ static analysis of programs", 1977), but `check` needs one step and no trust in 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scotopia.graph.errors import InputError
+from scotopia.graph.golden import Watch
+from scotopia.graph.intervals import ZERO, Interval, Ranges, compare_with
+from scotopia.graph.intervals import derive as graph_ranges
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding, required_bits, shift_right
 
-from .integer_rule import IntegerLayer, IntegerRule
+from .layered_rule import IntegerLayer, LayeredRule
 
 #: Steps after which a channel that still grows is widened, and twice that, to its whole format.
 PATIENCE = 64
@@ -28,60 +30,6 @@ LAYER_BITS = 32
 
 #: The same for products of a cell's own numbers: what the golden model's integers hold.
 PRODUCT_BITS = 64
-
-
-@dataclass(frozen=True)
-class Interval:
-    """All integers from `lowest` to `highest`, both included; exact, of any size."""
-
-    lowest: int
-    highest: int
-
-    @classmethod
-    def of(cls, format: QFormat, overflow: Overflow = Overflow.SAT) -> Self:
-        """Return all codes that a result of this format can have."""
-        lowest = format.lowest + (overflow is Overflow.SAT_SYM and format.signed)
-        return cls(lowest, format.highest)
-
-    @classmethod
-    def hull(cls, numbers: Iterable[int]) -> Self:
-        """Return the narrowest interval that holds some numbers."""
-        held = [int(number) for number in numbers]
-        return cls(min(held), max(held))
-
-    def __str__(self) -> str:
-        return f"{self.lowest}..{self.highest}"
-
-    def __or__(self, other: "Interval") -> "Interval":
-        return Interval(min(self.lowest, other.lowest), max(self.highest, other.highest))
-
-    def __add__(self, other: "Interval") -> "Interval":
-        return Interval(self.lowest + other.lowest, self.highest + other.highest)
-
-    def __neg__(self) -> "Interval":
-        return Interval(-self.highest, -self.lowest)
-
-    def __mul__(self, other: "Interval") -> "Interval":
-        return Interval.hull(a * b for a in self.ends for b in other.ends)
-
-    def __lshift__(self, bits: int) -> "Interval":
-        return Interval(self.lowest << bits, self.highest << bits)
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """Lowest and highest."""
-        return self.lowest, self.highest
-
-    def holds(self, other: "Interval") -> bool:
-        """Whether all of `other` lies inside."""
-        return self.lowest <= other.lowest and other.highest <= self.highest
-
-    def clip(self, other: "Interval") -> "Interval":
-        """Bring each number of `other` to the nearest one inside."""
-        return Interval(*(min(max(end, self.lowest), self.highest) for end in other.ends))
-
-
-ZERO = Interval(0, 0)
 
 
 @dataclass(frozen=True)
@@ -158,7 +106,7 @@ class RangeProof:
             if result.clips_above or (result.clips_below and not name.startswith("hidden"))
         )
 
-    def narrower(self, rule: IntegerRule) -> dict[str, int]:
+    def narrower(self, rule: LayeredRule) -> dict[str, int]:
         """Bits that suffice for the channels, inputs and hidden neurons that need fewer, by name.
 
         An input that shows a register is that register.
@@ -207,7 +155,7 @@ class RangeProof:
 _FIELDS = [field.name for field in dataclasses.fields(Result)]
 
 
-def prove(rule: IntegerRule, accumulator_bits: int | None = None) -> RangeProof:
+def prove(rule: LayeredRule, accumulator_bits: int | None = None) -> RangeProof:
     """Prove that nothing overflows in any number of steps from the initial state.
 
     Parameters
@@ -246,7 +194,7 @@ def prove(rule: IntegerRule, accumulator_bits: int | None = None) -> RangeProof:
     return proof
 
 
-def with_proof(rule: IntegerRule) -> IntegerRule:
+def with_proof(rule: LayeredRule) -> LayeredRule:
     """Return the rule with its range proof, which is saved with it.
 
     Raises
@@ -257,7 +205,7 @@ def with_proof(rule: IntegerRule) -> IntegerRule:
     return dataclasses.replace(rule, proof=prove(rule))
 
 
-def check(rule: IntegerRule, proof: RangeProof, accumulator_bits: int | None = None) -> None:
+def check(rule: LayeredRule, proof: RangeProof, accumulator_bits: int | None = None) -> None:
     """Check a proof, however it was found, by one step from its channels' ranges.
 
     Ranges may be wider than necessary, as long as they prove what is claimed.
@@ -293,7 +241,7 @@ def check(rule: IntegerRule, proof: RangeProof, accumulator_bits: int | None = N
     _check_accumulators(rule, proof, accumulator_bits)
 
 
-def derive(rule: IntegerRule, channels: Mapping[str, Interval]) -> RangeProof:
+def derive(rule: LayeredRule, channels: Mapping[str, Interval]) -> RangeProof:
     """Return the ranges of all that one step computes from states inside `channels`.
 
     With any sample, any neighbours inside them, and any random bits. Sound for every rounding,
@@ -308,32 +256,25 @@ def derive(rule: IntegerRule, channels: Mapping[str, Interval]) -> RangeProof:
     return _Step(rule, dict(channels)).proof
 
 
-def monitor(rule: IntegerRule, proof: RangeProof | None = None) -> IntegerRule:
+def monitor(rule: LayeredRule, proof: RangeProof | None = None) -> LayeredRule:
     """Return the rule with a golden model that compares what it computes with a proof.
 
-    By default the rule's own proof, or a new one. `step` then raises `OutOfRange` where an input,
-    an accumulator of a layer, a hidden neuron, a candidate, a gate or the next state leaves its
-    range; the state that it is given is not compared.
+    By default the rule's own proof, or a new one. `step` then raises `OutOfRange` where any word
+    leaves its range.
     """
     proof = proof or rule.proof or prove(rule)
-    watch = _Watch(proof)
-    changed = dataclasses.replace(
-        rule,
-        perceive=_watched(_WatchedLayer, rule.perceive, watch=watch, names=_hidden_names(rule)),
-        update=_watched(_WatchedLayer, rule.update, watch=watch, names=_update_names(rule)),
-        proof=proof,
-    )
-    return _watched(_WatchedRule, changed, watch=watch)
-
-
-class OutOfRange(ArithmeticError):
-    """A number left its range: the proof, the golden model or the given state is wrong."""
+    ranges = graph_ranges(rule.graph, proof.channels)
+    words = {name: word for word, name in rule.graph.names.items()}
+    for name, result in proof.results.items():
+        ranges.words[words[name]] = result.fitted
+    fields = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
+    return _Monitored(**fields | {"proof": proof}, watched=ranges)
 
 
 class _Step:
     """One abstract step; its results fill up in the order of evaluation."""
 
-    def __init__(self, rule: IntegerRule, box: dict[str, Interval]) -> None:
+    def __init__(self, rule: LayeredRule, box: dict[str, Interval]) -> None:
         self.rule, self.limits = rule, _limits(rule)
         self.proof = RangeProof(box, {})
         config = rule.config
@@ -387,8 +328,8 @@ class _Step:
     def trust(self, doubt: Interval, trace: Interval) -> tuple[list[Interval], int]:
         """Recency and -4 doubt: their sum at no doubt, and without a trace. Both are monotone."""
         nothing = np.zeros(2, np.int64)
-        recency, frac = self.rule.trust(nothing, np.array(trace.ends))
-        doubted, _ = self.rule.trust(np.array(doubt.ends), nothing)
+        recency, frac = _trust(self.rule, nothing, np.array(trace.ends))
+        doubted, _ = _trust(self.rule, np.array(doubt.ends), nothing)
         return [Interval.hull(recency), Interval.hull(doubted)], frac
 
     def layer(self, layer: IntegerLayer, names: list[str], seen: IntArray) -> list[Interval]:
@@ -453,125 +394,60 @@ class _Step:
         return partial
 
 
-Watched = TypeVar("Watched", bound=IntegerLayer | IntegerRule)
+@dataclass(frozen=True, eq=False)
+class _Monitored(LayeredRule):
+    """A rule whose golden model compares what it computes with a proof."""
 
-
-class _Watch:
-    """Compares codes with a proof, and counts steps."""
-
-    def __init__(self, proof: RangeProof) -> None:
-        self.proof, self.step, self.shape = proof, 0, (1, 1)
-
-    def compare(self, what: str, codes: IntArray, held: Interval) -> None:
-        """Compare codes of all cells, (..., H, W) or (..., H * W)."""
-        outside = (codes < held.lowest) | (codes > held.highest)
-        if outside.any():
-            height, width = self.shape
-            cell = int(np.flatnonzero(outside)[0]) % (height * width)
-            y, x = divmod(cell, width)
-            raise OutOfRange(
-                f"step {self.step}, cell (x {x}, y {y}): {what} is {codes[outside][0]}, "
-                f"outside {held}"
-            )
-
-
-class _WatchedLayer(IntegerLayer):
-    watch: _Watch
-    names: list[str]
-
-    def totals(self, taps: IntArray) -> IntArray:
-        total = super().totals(taps)
-        for i, name in enumerate(self.names):
-            held = self.watch.proof.results[name].total
-            self.watch.compare(f"accumulator of {name}", total[..., i, :], held)
-        return total
-
-    def __call__(
-        self, taps: IntArray, rounding: Rounding, overflow: Overflow = Overflow.SAT
-    ) -> IntArray:
-        codes = super().__call__(taps, rounding, overflow)
-        for i, name in enumerate(self.names):
-            self.watch.compare(name, codes[..., i, :], self.watch.proof.results[name].fitted)
-        return codes
-
-
-class _WatchedRule(IntegerRule):
-    watch: _Watch
+    watched: Ranges | None = None
 
     def step(
         self,
         state: IntArray,
-        sample: IntArray,
-        valid: NDArray[np.bool_],
+        inputs: Mapping[str, IntArray],
         noise: IntArray | None = None,
+        watch: Watch | None = None,
     ) -> IntArray:
-        self.watch.shape = state.shape[-2:]
-        after = super().step(state, sample, valid, noise)
-        for i, name in enumerate(self.config.channel_names):
-            held = self.watch.proof.channels[name]
-            self.watch.compare(f"channel {name}", after[..., i, :, :], held)
-        self.watch.step += 1
-        return after
-
-    def inputs(
-        self,
-        x: IntArray,
-        last: IntArray,
-        trace: IntArray,
-        valid: NDArray[np.bool_],
-        fresh: NDArray[np.bool_],
-        flicker: IntArray,
-    ) -> IntArray:
-        codes = super().inputs(x, last, trace, valid, fresh, flicker)
-        for i, name in enumerate(_input_names(self)):
-            self.watch.compare(name, codes[..., i, :, :], self.watch.proof.results[name].fitted)
-        return codes
-
-    def apply_update(
-        self, x: IntArray, update: IntArray, noise: IntArray | None = None
-    ) -> IntArray:
-        moved = super().apply_update(x, update, noise)
-        for i, name in enumerate(_learned_names(self)):
-            held = self.watch.proof.results[name].fitted
-            self.watch.compare(f"updated {name}", moved[..., i, :, :], held)
-        return moved
+        """See `IntegerRule`."""
+        assert self.watched is not None
+        return super().step(state, inputs, noise, compare_with(self.graph, self.watched))
 
 
-def _watched(
-    kind: type[Watched], original: IntegerLayer | IntegerRule, **attributes: object
-) -> Watched:
-    fields = {field.name: getattr(original, field.name) for field in dataclasses.fields(original)}
-    made = kind(**fields)
-    for name, value in attributes.items():
-        object.__setattr__(made, name, value)  # its fields are frozen
-    return made
+def _trust(rule: LayeredRule, doubt: IntArray, trace: IntArray) -> tuple[IntArray, int]:
+    """Code of recency(trace) - 4 doubt, not yet clipped, and its fraction bits."""
+    bits = rule.trace_format.frac_bits
+    fast = np.maximum(8 * trace - (7 << bits), 0)
+    fastest = np.maximum(64 * trace - (63 << bits), 0)
+    doubt_frac = rule.state_formats[rule.config.doubt].frac_bits
+    frac = max(bits, doubt_frac)
+    recency = (trace + fast + 2 * fastest) << (frac - bits)
+    return recency - (4 * doubt << (frac - doubt_frac)), frac
 
 
-def _input_names(rule: IntegerRule) -> list[str]:
+def _input_names(rule: LayeredRule) -> list[str]:
     return [f"input {name}" for name in rule.config.inputs]
 
 
-def _hidden_names(rule: IntegerRule) -> list[str]:
+def _hidden_names(rule: LayeredRule) -> list[str]:
     return [f"hidden neuron h{i}" for i in range(rule.config.hidden)]
 
 
-def _update_names(rule: IntegerRule) -> list[str]:
+def _update_names(rule: LayeredRule) -> list[str]:
     kinds = ("residual",) if rule.config.kind == "residual" else ("candidate", "gate")
     return [f"{kind} x{i}" for kind in kinds for i in range(rule.config.channels)]
 
 
-def _learned_names(rule: IntegerRule) -> list[str]:
+def _learned_names(rule: LayeredRule) -> list[str]:
     return [f"channel x{i}" for i in range(rule.config.channels)]
 
 
-def _formats(rule: IntegerRule) -> dict[str, QFormat]:
+def _formats(rule: LayeredRule) -> dict[str, QFormat]:
     """Format of each result."""
     names = _input_names(rule) + _hidden_names(rule) + _update_names(rule) + _learned_names(rule)
     formats = (*rule.input_formats, *rule.perceive.outputs, *rule.update.outputs)
     return dict(zip(names, formats + rule.state_formats, strict=True))
 
 
-def _limits(rule: IntegerRule) -> dict[str, Interval]:
+def _limits(rule: LayeredRule) -> dict[str, Interval]:
     """Codes that each result can have in its format."""
     # A gated update is not fitted: it lies between x and the candidate.
     plain = _learned_names(rule) if rule.config.kind == "gated" else ()
@@ -581,12 +457,12 @@ def _limits(rule: IntegerRule) -> dict[str, Interval]:
     }
 
 
-def _channel_limits(rule: IntegerRule) -> dict[str, Interval]:
+def _channel_limits(rule: LayeredRule) -> dict[str, Interval]:
     formats = zip(rule.config.channel_names, rule.channel_formats, strict=True)
     return {name: Interval.of(format) for name, format in formats}
 
 
-def _register_after(rule: IntegerRule, box: Mapping[str, Interval]) -> dict[str, Interval]:
+def _register_after(rule: LayeredRule, box: Mapping[str, Interval]) -> dict[str, Interval]:
     """Ranges of the input register after any step from `box`."""
     newest = rule.trace_format.highest
     aged = Interval(*(max(age - 1, 0) for age in box["trace"].ends))
@@ -596,7 +472,7 @@ def _register_after(rule: IntegerRule, box: Mapping[str, Interval]) -> dict[str,
     }
 
 
-def _after(rule: IntegerRule, proof: RangeProof) -> dict[str, Interval]:
+def _after(rule: LayeredRule, proof: RangeProof) -> dict[str, Interval]:
     """Ranges of all channels after a step. A cell that does not fire stays where it was."""
     learned = rule.config.channel_names[: rule.config.channels]
     after = {name: proof.results[f"channel {name}"].fitted for name in learned}
@@ -649,7 +525,7 @@ def _excess(found: Interval, limit: Interval) -> tuple[int, int]:
     return found.lowest, limit.lowest
 
 
-def _check_accumulators(rule: IntegerRule, proof: RangeProof, bits: int | None) -> None:
+def _check_accumulators(rule: LayeredRule, proof: RangeProof, bits: int | None) -> None:
     layers = {*_hidden_names(rule), *_update_names(rule)}
     for name, result in proof.results.items():
         default = LAYER_BITS if name in layers else PRODUCT_BITS

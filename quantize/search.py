@@ -9,16 +9,16 @@ from scotopia.graph.qformat import QFormat
 from scotopia.model.rule import Rule
 
 from .formats import Formats, WeightFormats
-from .integer_rule import IntegerRule
+from .layered_rule import LayeredRule
 
 #: Score of an integer rule, in dB.
-Score = Callable[[IntegerRule], float]
+Score = Callable[[LayeredRule], float]
 
 #: Cost of formats and of the integer rule in them, above 0, in any unit.
-Cost = Callable[[Formats, IntegerRule], float]
+Cost = Callable[[Formats, LayeredRule], float]
 
 #: Makes the integer rule in some formats.
-Build = Callable[[Formats], IntegerRule]
+Build = Callable[[Formats], LayeredRule]
 
 #: Share of the loss that is left that one round may take, because losses do not quite add up.
 ROUND_SHARE = 0.5
@@ -50,7 +50,7 @@ class Found:
     """
 
     formats: Formats
-    rule: IntegerRule
+    rule: LayeredRule
     cost: float
     score: float
     tried: int

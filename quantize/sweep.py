@@ -37,7 +37,7 @@ from scotopia.model.video import Clip
 from . import task as integer_task
 from .feedback import Moments, round_weights
 from .formats import Formats, Precision
-from .integer_rule import IntegerLayer, IntegerRule
+from .layered_rule import IntegerLayer, LayeredRule
 from .post_training import Calibration
 from .ranges import with_proof
 
@@ -47,7 +47,7 @@ Result = dict[str, Any]
 Video = NDArray[np.float32]
 
 #: Tells `Summary.cycles_per_step` and `Summary.lut4_per_thousand_updates`.
-Estimator = Callable[[IntegerRule], tuple[int, float]]
+Estimator = Callable[[LayeredRule], tuple[int, float]]
 
 VERSION = 4
 """Of the tasks: raise it when one of them comes to give another result."""
@@ -433,7 +433,7 @@ def quantize(
 def score_integer(quantized: Result, frames: Video, density: float, seed: int) -> Result:
     """Score an integer rule, by the golden model."""
     mask = sample_mask(frames.shape, density, seed)
-    rule = _load(IntegerRule, rule_file(quantized))
+    rule = _load(LayeredRule, rule_file(quantized))
     integer_task.reconstruct(rule, frames[:1], mask[:1])  # what is compiled once, costs no time
     start = time.monotonic()
     estimates = integer_task.reconstruct(rule, frames, mask)
@@ -457,7 +457,7 @@ def drift_of_integer(
     quantized: Result, frames: Video, density: float, seed: int, steps: int
 ) -> Result:
     """Run an integer rule as `drift_of_float` does."""
-    rule = _load(IntegerRule, rule_file(quantized))
+    rule = _load(LayeredRule, rule_file(quantized))
     every = rule.config.steps_per_frame
     played = forth_and_back(frames, math.ceil(steps / every))
     mask = sample_mask(played.shape, density, seed)

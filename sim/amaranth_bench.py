@@ -50,7 +50,7 @@ def run_amaranth(program: Program, stimulus: Stimulus) -> tuple[IntArray, int]:
             for y, x in np.argwhere(mask):
                 event = {"x": int(x), "y": int(y), "code": int(samples[y, x])}
                 await stream_put(ctx, device.samples, event)
-            for _ in range(rule.config.steps_per_frame):
+            for _ in range(rule.steps_per_frame):
                 await stream_put(ctx, device.commands, {"op": Op.RUN, "argument": 1})
                 steps += 1
                 if steps % stimulus.every:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph.intervals import Interval
 from scotopia.graph.qformat import IntArray
 from scotopia.hdl.program import Program
 from scotopia.hdl.twin import ArrayTwin
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.ranges import Interval
 
 from .compare import Comparison, compare
 
@@ -34,9 +34,7 @@ class Moment:
 
 def channel_ranges(rule: IntegerRule) -> list[Interval]:
     """Value of what each channel can hold, by the rule's proof if it has one."""
-    if rule.proof:
-        return [rule.proof.channels[name] for name in rule.config.channel_names]
-    return [Interval.of(format) for format in rule.channel_formats]
+    return list(rule.channel_ranges().values())
 
 
 def moments(rule: IntegerRule, count: int = COUNT, side: int = SIDE) -> Iterator[Moment]:
@@ -45,7 +43,7 @@ def moments(rule: IntegerRule, count: int = COUNT, side: int = SIDE) -> Iterator
     Samples and random bits are anything.
     """
     rng = np.random.default_rng(0)
-    format = rule.sample_format
+    format = rule.event_format
 
     def draw(range: Interval, ends: int) -> IntArray:
         if ends:
@@ -68,7 +66,7 @@ def compare_steps(rule: IntegerRule, program: Program, steps: Iterable[Moment]) 
     expected, found = [], []
     for moment in steps:
         twin = ArrayTwin(program, *moment.valid.shape)
-        given = moment.state, moment.sample, moment.valid, moment.noise
-        expected.append(rule.step(*given))
-        found.append(twin.step(*given))
-    return compare(np.stack(expected), np.stack(found), rule.config.channel_names)
+        inputs = rule.given(moment.sample, moment.valid)
+        expected.append(rule.step(moment.state, inputs, moment.noise))
+        found.append(twin.step(moment.state, moment.sample, moment.valid, moment.noise))
+    return compare(np.stack(expected), np.stack(found), rule.channel_names)

@@ -3,7 +3,7 @@
 Everything else in the proof compares the product with itself, from the golden model down. Here the
 right answers come from elsewhere: Life and its kin were defined, and what becomes of their patterns
 was published, long before. Each automaton is here twice, and the two share nothing: as a transition
-function on a set of cells, in the words of its definition, and as the weights of an `IntegerRule`.
+function on a set of cells, in the words of its definition, and as the weights of an `LayeredRule`.
 That a small network with ReLU computes such an automaton exactly, one neuron or two for each count
 of neighbours that matters, is from Gilpin, "Cellular automata as convolutional neural networks"
 (Physical Review E 100, 032402, 2019).
@@ -28,7 +28,7 @@ from scotopia.graph.qformat import IntArray, QFormat
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.model.config import Border, Kind, RuleConfig
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
 from scotopia.quantize.ranges import with_proof
 
 from .check import Check, Verdict
@@ -137,7 +137,7 @@ class Automaton:
                     after[y, x] = state
         return after
 
-    def rule(self, border: Border, steps_per_frame: int = 1) -> IntegerRule:
+    def rule(self, border: Border, steps_per_frame: int = 1) -> LayeredRule:
         """Return the automaton as a rule, with its range proof.
 
         Rows of hidden neurons: those of the network, then one for each state that is 1 where a
@@ -183,7 +183,7 @@ class Automaton:
             frac = np.concatenate([frac, np.full(live, gate.frac_bits - code.frac_bits)])
         formats = (code,) * live
         return with_proof(
-            IntegerRule(
+            LayeredRule(
                 config=config,
                 state_formats=formats,
                 sample_format=code,
@@ -454,7 +454,7 @@ class Trial:
             worlds[self.compared[index]][y, x] = channel + 1
         return worlds
 
-    def stimulus(self, rule: IntegerRule) -> Stimulus:
+    def stimulus(self, rule: LayeredRule) -> Stimulus:
         """Samples that load generation 0, and what the golden model makes of them."""
         frames = self.steps // self.steps_per_frame
         samples = np.zeros((frames, *self.shape), np.int64)

@@ -18,7 +18,7 @@ from scotopia.graph.qformat import Overflow, QFormat, Rounding, shift_right
 from scotopia.hdl.program import Program, Word
 from scotopia.hdl.sequencer import Op, shape_code
 from scotopia.model.config import RuleConfig
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
 
 from .exploration import AROUND, Machine
 from .proof import Bug, Proof, Refuted, must_fail, satisfiable
@@ -198,7 +198,7 @@ def tiny_rule(
     kind: str = "residual",
     rounding: Rounding = Rounding.RND,
     overflow: Overflow = Overflow.SAT,
-) -> IntegerRule:
+) -> LayeredRule:
     """Return a rule of one channel, one neuron and formats of few bits.
 
     Its sums go beyond every format at both ends, and to ties of either sign.
@@ -217,7 +217,7 @@ def tiny_rule(
     weight = np.zeros((1, 2, 9), np.int64)
     weight[0, :, 4] = 5, -3
     outputs = update_formats(config, state, gate)
-    return IntegerRule(
+    return LayeredRule(
         config=config,
         state_formats=state,
         sample_format=state[0],
@@ -302,7 +302,7 @@ class _Step:
         Bits that were free.
     """
 
-    rule: IntegerRule
+    rule: LayeredRule
     words: dict[str, Any]
     result: Any
     free: int
@@ -312,7 +312,9 @@ class _Step:
     @classmethod
     def simulate(cls, program: Program, bug: Bug | None = None) -> "_Step":
         """Run a step from anything in the cell's memory and registers."""
-        machine = _cell(program.rule.config.kind, bug)
+        rule = program.rule
+        assert isinstance(rule, LayeredRule)
+        machine = _cell(rule.config.kind, bug)
         assert shape_code(program, 1, 1) == shape_code(machine.program, 1, 1)
         graph, (row,) = machine.device.graph, machine.rows
         state = machine.device.power_up()
@@ -332,7 +334,7 @@ class _Step:
             return graph.number(literals, cls.BITS, signed=word.signed)
 
         return cls(
-            program.rule,
+            rule,
             {name: number(before, word) for name, word in program.words.items()},
             number(after, program.words["x0"]),
             program.planes + len(machine.registers),

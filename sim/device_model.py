@@ -381,7 +381,7 @@ class DeviceModel:
             case Op.READ:
                 self._begin(self._reads(argument))
             case Op.FRAME:
-                task = self._steps(self.loaded.rule.config.steps_per_frame)
+                task = self._steps(self.loaded.rule.steps_per_frame)
                 self.valid[:] = False
                 raster = self._reads(0)
                 task.earliest += clocks.forget + raster.earliest
@@ -394,7 +394,7 @@ class DeviceModel:
         rule = program.rule
         for _ in range(count):
             noise = self.noise.planes(rule.noise_planes) if rule.noise_planes else None
-            self.state = rule.step(self.state, self.sample, self.valid, noise)
+            self.state = rule.step(self.state, rule.given(self.sample, self.valid), noise)
         self.steps += count
         least, most = count * program.clocks.step, count * (program.clocks.step + SLACK)
         # One that does nothing need not be busy, nor for long.

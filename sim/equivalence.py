@@ -147,7 +147,7 @@ class _Question:
             return found - (found >> word.bits - 1 << word.bits) * word.signed
 
         moment = Moment(
-            np.stack([codes(name) for name in rule.config.channel_names]),
+            np.stack([codes(name) for name in rule.channel_names]),
             codes("arrival"),
             codes("valid") > 0,
             np.stack([truth(plane) for plane in self.start.noise]) if self.start.noise else None,
@@ -213,7 +213,7 @@ class _Start:
         self.operand = [plane(f"operand {number}") for number in range(program.operand_bits)]
         self.carry, self.flag, self.sensed = plane("carry"), plane("flag"), plane("sensed")
         self.noise = [plane(f"noise {number}") for number in range(program.rule.noise_planes)]
-        self.sample = graph.symbols("sample", program.rule.sample_format.bits)
+        self.sample = graph.symbols("sample", program.rule.event_format.bits)
         words = set(word_planes(program))
         self._between = [plane for n, plane in enumerate(self.memory) if n not in words]
 
@@ -226,7 +226,7 @@ class _Start:
         """Say that each word is in its range, cell by cell."""
         rule = program.rule
         claims = []
-        for name, range_ in zip(rule.config.channel_names, channel_ranges(rule), strict=True):
+        for name, range_ in zip(rule.channel_names, channel_ranges(rule), strict=True):
             word = program.words[name]
             planes = [self.memory[word.plane + bit].bits for bit in range(word.bits)]
             for cell in range(CELLS):

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from scotopia.graph.qformat import IntArray
+from scotopia.graph.golden import padded
 from scotopia.hdl.program import SHORTEST, Flag, Program
 from scotopia.quantize.integer_rule import IntegerRule
 
@@ -45,21 +43,15 @@ def evidence(rule: IntegerRule, stimulus: Stimulus, mismatch: Mismatch) -> Evide
     before = (
         stimulus.expected[mismatch.step - 1] if mismatch.step else rule.initial_state(height, width)
     )
-    mode = {"zero": "constant", "replicate": "edge", "wrap": "wrap"}[rule.config.border]
     rows = slice(mismatch.y, mismatch.y + 3)
     columns = slice(mismatch.x, mismatch.x + 3)
     codes = {
-        name: _padded(channel, mode)[rows, columns].tolist()
-        for name, channel in zip(rule.config.channel_names, before, strict=True)
+        name: padded(channel, rule.border)[rows, columns].tolist()
+        for name, channel in zip(rule.channel_names, before, strict=True)
     }
-    place = mismatch.step // rule.config.steps_per_frame, mismatch.y, mismatch.x
+    place = mismatch.step // rule.steps_per_frame, mismatch.y, mismatch.x
     sample = int(stimulus.samples[place]) if stimulus.mask[place] else None
     return Evidence(mismatch, codes, sample)
-
-
-def _padded(channel: IntArray, mode: str) -> IntArray:
-    padded: IntArray = np.pad(channel, 1, mode)  # type: ignore[call-overload]
-    return padded
 
 
 def window(program: Program, mismatch: Mismatch, width: int) -> Window:

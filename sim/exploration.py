@@ -170,7 +170,7 @@ class Machine:
         for name, side, place in (("x", self.width, x), ("y", self.height, y)):
             bits = max(1, (side - 1).bit_length())
             payload += graph.symbols(name, bits) if place is None else bits_of(place, bits)
-        code = graph.symbols("code", self.program.rule.sample_format.bits)
+        code = graph.symbols("code", self.program.rule.event_format.bits)
         return {"samples__valid": [TRUE], "samples__payload": [*payload, *code]}
 
     def journeys(self) -> Iterator[Journey]:
@@ -202,7 +202,7 @@ class Machine:
                 yield idle(f"a sample for ({x}, {y})", offer, clocks("sense"), place=(x, y))
         yield idle("FORGET", self.command(Op.FORGET, 0), 1 + clocks("forget"), Op.FORGET)
         sending = height * (clocks("move") + 2 * width - 1)
-        channels = len(program.rule.config.channel_names)
+        channels = len(program.rule.channel_names)
         for channel in range(channels):
             offer, due = self.command(Op.READ, channel), 1 + clocks("read") + sending
             yield idle(f"READ {channel}", offer, due, Op.READ, channel=channel)

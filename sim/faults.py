@@ -19,7 +19,7 @@ from scotopia.graph.qformat import Overflow, Rounding
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Addend, Carry, Flag, Instruction, Program, Shift
 from scotopia.hdl.sequencer import program_depth
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule
 
 
 class Area(StrEnum):
@@ -145,7 +145,7 @@ def sure_faults(program: Program, folder: Path) -> list[Fault]:
 
 def flip_weight_digit(program: Program) -> Program:
     """Turn the sign of the highest digit among the weights of the prediction's update."""
-    name = program.rule.config.channel_names[0]
+    name = program.rule.channel_names[0]
     start = next(index for index, comment in program.comments.items() if comment == name)
     end = min((index for index in program.comments if index > start), default=None)
     digits = [
@@ -188,8 +188,9 @@ def rule_faults(program: Program) -> Iterator[Fault]:
     `verilog_faults`.
     """
     rule = program.rule
+    assert isinstance(rule, LayeredRule)
 
-    def compiled(area: Area, name: str, other: IntegerRule) -> Iterator[Fault]:
+    def compiled(area: Area, name: str, other: LayeredRule) -> Iterator[Fault]:
         found = Program.compile(replace(other, proof=None), program.planes)
         if (
             found.entries == program.entries
@@ -229,7 +230,7 @@ def rule_faults(program: Program) -> Iterator[Fault]:
             yield from compiled(Area.SATURATION, f"overflows by {overflow.name}", other)
 
 
-def _with_layer(rule: IntegerRule, part: str, layer: IntegerLayer) -> IntegerRule:
+def _with_layer(rule: LayeredRule, part: str, layer: IntegerLayer) -> LayeredRule:
     return replace(rule, perceive=layer) if part == "perceive" else replace(rule, update=layer)
 
 

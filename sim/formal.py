@@ -343,7 +343,7 @@ def _prove_waiting(timeout: float) -> Proof:
 def _prove_raster(timeout: float) -> Proof:
     def look(machine: Machine, passage: Passage) -> int:
         height, width = machine.height, machine.width
-        names = machine.program.rule.config.channel_names
+        names = machine.program.rule.channel_names
         journey, pixels, channel = passage.journey, passage.pixels, passage.journey.channel
         if len(pixels) != (0 if channel is None else height * width):
             raise Refuted(f"{journey.name} sends {len(pixels)} pixels")

@@ -84,7 +84,7 @@ def states_of(build: Build, number: int, program: Program | None, stimulus: Stim
         return str(error)
     except InputError as error:
         return str(error).partition(": ")[2]
-    result = compare(stimulus.expected, found, build.rule.config.channel_names)
+    result = compare(stimulus.expected, found, build.rule.channel_names)
     return f"{result.mismatches:,} codes differ, first at {result.first}" if result.first else ""
 
 

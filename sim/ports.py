@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scotopia.hdl.emit import read_manifest
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import Register, shape_code
+from scotopia.quantize.layered_rule import LayeredRule
 
 from .cocotb_stress import MANY, READ, WRITTEN
 from .device_model import Inputs, Outputs
@@ -81,13 +82,15 @@ class RuleDevice(Driven):
 
 def other_programs(program: Program) -> Iterator[Program]:
     """Yield a program of the same shape whose rule has one weight of the other sign, if any."""
-    layer = program.rule.perceive
+    original = program.rule
+    assert isinstance(original, LayeredRule)
+    layer = original.perceive
     shape = shape_code(program, 1, 1)
     # The largest weights first, for a small one might not show.
     for place in np.argsort(-np.abs(layer.weight), axis=None, kind="stable")[:64]:
         weight = layer.weight.copy()
         weight.flat[place] *= -1
-        rule = replace(program.rule, perceive=replace(layer, weight=weight), proof=None)
+        rule = replace(original, perceive=replace(layer, weight=weight), proof=None)
         other = Program.compile(rule, program.planes)
         if shape_code(other, 1, 1) == shape and other.instructions != program.instructions:
             yield other

@@ -25,7 +25,7 @@ from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import shape_code
 from scotopia.model.config import INPUTS, RuleConfig
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
 
 from .amaranth_bench import run_amaranth
 from .check import Check, Verdict
@@ -50,7 +50,7 @@ def mixed_rule(
     *,
     state: tuple[QFormat, ...] = (),
     extreme: bool = False,
-) -> IntegerRule:
+) -> LayeredRule:
     """Draw a rule in which every tensor has formats of its own.
 
     Parameters
@@ -94,7 +94,7 @@ def mixed_rule(
             outputs=outputs,
         )
 
-    return IntegerRule(
+    return LayeredRule(
         config=config,
         state_formats=state,
         sample_format=state[0],
@@ -106,7 +106,7 @@ def mixed_rule(
     )
 
 
-def any_rule(seed: int, device: "Device | None" = None) -> IntegerRule:
+def any_rule(seed: int, device: "Device | None" = None) -> LayeredRule:
     """Draw rule number `seed` of an endless series through all modes, perhaps for one device."""
     rng = np.random.default_rng(seed)
     rounding, overflow, border, kind = MODES[seed % len(MODES)]
@@ -192,7 +192,7 @@ class Device:
             fire_rate=config.fire_rate if self.stochastic else 1.0,
         )
 
-    def rules(self, count: int) -> Iterator[tuple[int, IntegerRule]]:
+    def rules(self, count: int) -> Iterator[tuple[int, LayeredRule]]:
         """Yield `count` rules that can run on the gates of the first, with their seeds."""
         found, code = 0, 0
         for seed in itertools.count(self.number << 20):
@@ -241,13 +241,13 @@ class Finding:
 FRAMES, DENSITY = 2, 0.3
 
 
-def stimulus_of(rule: IntegerRule, seed: int, height: int, width: int) -> Stimulus:
+def stimulus_of(rule: LayeredRule, seed: int, height: int, width: int) -> Stimulus:
     """Return random frames, and what the golden model makes of each."""
     rng = np.random.default_rng(seed)
     shape = FRAMES, height, width
     mask = rng.random(shape) < DENSITY
     # Reading takes a simulator longer than a step: once a frame.
-    return Stimulus.of(rule, rng.random(shape), mask, every=rule.config.steps_per_frame)
+    return Stimulus.of(rule, rng.random(shape), mask, every=rule.steps_per_frame)
 
 
 def run_device(number: int, count: int, simulator: str = "verilator") -> list[Finding]:
@@ -274,13 +274,13 @@ def run_device(number: int, count: int, simulator: str = "verilator") -> list[Fi
 
 
 def judge(
-    device: Device, seed: int, rule: IntegerRule, stimulus: Stimulus, found: dict[str, IntArray]
+    device: Device, seed: int, rule: LayeredRule, stimulus: Stimulus, found: dict[str, IntArray]
 ) -> Finding:
     """Compare the states that each stage made of a stimulus with the golden model's."""
     details = [
         f"{name}, {first}"
         for name, states in found.items()
-        if (first := compare(stimulus.expected, states, rule.config.channel_names).first)
+        if (first := compare(stimulus.expected, states, rule.channel_names).first)
     ]
     learned = stimulus.expected[:, : rule.config.channels].swapaxes(0, 1)
     ends = [

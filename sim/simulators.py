@@ -113,8 +113,8 @@ def manifest_for(rule: IntegerRule, folder: Path, height: int, width: int) -> di
     for name, found, expected in (
         ("height", manifest["height"], height),
         ("width", manifest["width"], width),
-        ("channels", manifest["channels"], list(rule.config.channel_names)),
-        ("sample_bits", manifest["sample_bits"], rule.sample_format.bits),
+        ("channels", manifest["channels"], list(rule.channel_names)),
+        ("sample_bits", manifest["sample_bits"], rule.event_format.bits),
     ):
         if found != expected:
             raise InputError(
@@ -207,7 +207,7 @@ class Bench:
                 "WIDTH": width,
                 "CHANNELS": len(rule.channel_formats),
                 "WORD_BITS": int(manifest["word_bits"]),
-                "SAMPLE_BITS": rule.sample_format.bits,
+                "SAMPLE_BITS": rule.event_format.bits,
                 "X_BITS": max(1, (width - 1).bit_length()),
                 "Y_BITS": max(1, (height - 1).bit_length()),
                 # As many as the device has room for.
@@ -362,9 +362,9 @@ class Build:
             folder = Path(name)
             np.savez(
                 folder / STIMULUS,
-                samples=_bits(stimulus.samples, rule.sample_format.bits),
+                samples=_bits(stimulus.samples, rule.event_format.bits),
                 mask=stimulus.mask.reshape(len(stimulus.mask), -1).astype(np.uint8),
-                steps_per_frame=rule.config.steps_per_frame,
+                steps_per_frame=rule.steps_per_frame,
                 every=stimulus.every,
                 words=np.array(instructions, np.uint64),
                 patience=2 * NS_PER_CLOCK * clocks + 1000,

@@ -4,11 +4,11 @@ import numpy as np
 
 from scotopia.graph.qformat import QFormat
 from scotopia.model.config import INPUTS, RuleConfig
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
 from scotopia.quantize.ranges import with_proof
 
 
-def specimen(seed: int = 133) -> IntegerRule:
+def specimen(seed: int = 133) -> LayeredRule:
     """Return a rule of random weights: gated, all inputs but one, random firing, dither.
 
     It computes nothing of use, but by this seed its states move through most of their range, and
@@ -62,7 +62,7 @@ def specimen(seed: int = 133) -> IntegerRule:
         )
 
     return with_proof(
-        IntegerRule(
+        LayeredRule(
             config=config,
             state_formats=state,
             sample_format=state[0],

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scotopia.graph.errors import InputError
+from scotopia.graph.golden import Watch
 from scotopia.graph.lfsr import RowRegisters
 from scotopia.graph.qformat import IntArray
 from scotopia.quantize.integer_rule import IntegerRule
@@ -55,17 +56,23 @@ class Stimulus:
 
 
 def golden_states(
-    rule: IntegerRule, samples: IntArray, mask: NDArray[np.bool_], every: int = 1
+    rule: IntegerRule,
+    samples: IntArray,
+    mask: NDArray[np.bool_],
+    every: int = 1,
+    watch: Watch | None = None,
 ) -> IntArray:
     """States (S, C, H, W) after every `every`-th step, by the golden model."""
     height, width = samples.shape[1:]
     state = rule.initial_state(height, width)
     registers = RowRegisters(height, width, rule.noise_seed)
     states, steps = [], 0
+    inputs: dict[str, IntArray] = {}
     for sample, valid in zip(samples, mask, strict=True):
-        for _ in range(rule.config.steps_per_frame):
+        inputs = rule.given(sample, valid, inputs)
+        for _ in range(rule.steps_per_frame):
             noise = registers.planes(rule.noise_planes) if rule.noise_planes else None
-            state = rule.step(state, sample, valid, noise)
+            state = rule.step(state, inputs, noise, watch)
             steps += 1
             if steps % every == 0:
                 states.append(state)

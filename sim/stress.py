@@ -25,7 +25,8 @@ from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import EventLayout, InstructionLayout, program_depth, shape_code
 from scotopia.model.config import Border, Kind, RuleConfig
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, update_formats
+from scotopia.model.processes import complaint
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
 
 from .check import Check, Verdict
 from .cocotb_stress import BESIDE, PLAN, READ, SCENARIOS, WRITTEN
@@ -111,12 +112,12 @@ class Driven:
             "height": self.height,
             "width": self.width,
             "channels": len(program.rule.channel_formats),
-            "steps_per_frame": program.rule.config.steps_per_frame,
+            "steps_per_frame": program.rule.steps_per_frame,
             "step": program.cycles("step", self.width),
             "clear": program.cycles("clear", self.width),
             "read": program.cycles("read", self.width) + program.cycles("move", self.width),
             "step_entry": program.entries["step"],
-            "sample_bits": program.rule.sample_format.bits,
+            "sample_bits": program.rule.event_format.bits,
             "word_bits": program.operand_bits,
             "x_bits": max(1, (self.width - 1).bit_length()),
             "y_bits": max(1, (self.height - 1).bit_length()),
@@ -164,7 +165,7 @@ class Device(Driven):
         assert len(codes) == 1
         return programs[0], programs[1]
 
-    def rule(self, seed: int) -> IntegerRule:
+    def rule(self, seed: int) -> LayeredRule:
         """Return a rule of few, random weights, whose steps are short."""
         rng = np.random.default_rng(seed)
         inputs = ("sample", "valid")
@@ -190,7 +191,7 @@ class Device(Driven):
             weights[places] = rng.choice([-2, -1, 1, 2], 3)
         outputs = update_formats(config, state, gate)
         update = rng.choice([-4, -2, 2, 4], (len(outputs), 1, 1))
-        return IntegerRule(
+        return LayeredRule(
             config=config,
             state_formats=state,
             sample_format=state[0],

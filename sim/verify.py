@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from scotopia.graph import processes
 from scotopia.graph.errors import InputError
+from scotopia.graph.intervals import OutOfRange, compare_with
 from scotopia.graph.lfsr import RowRegisters
 from scotopia.graph.qformat import IntArray
 from scotopia.hdl.emit import emit
@@ -19,7 +20,6 @@ from scotopia.hdl.program import Program
 from scotopia.hdl.twin import ArrayTwin
 from scotopia.model.sampling import seen_mask
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.ranges import OutOfRange, monitor
 
 from .amaranth_bench import run_amaranth
 from .anywhere import COUNT, SIDE, compare_steps, moments
@@ -166,15 +166,14 @@ class Material:
 
     def _show(self, extent: Extent, density: float) -> Stimulus:
         crop = central_crop(self.frames, self.clip_name, extent.height, extent.width, extent.frames)
-        mask = seen_mask(self.clip_name, crop.shape, density, self.seed, self.rule.config.inputs)
+        mask = seen_mask(self.clip_name, crop.shape, density, self.seed, self.rule.input_words)
         return Stimulus.of(self.rule, crop, mask)
 
     def brief(self) -> "Material":
         """Return the same with as many steps a frame as a slow stage has time for."""
         steps = Program.compile(self.rule).cycles("step", width=4)
-        steps = max(1, min(self.rule.config.steps_per_frame, PATIENCE // steps))
-        config = replace(self.rule.config, steps_per_frame=steps)
-        return replace(self, rule=replace(self.rule, config=config, proof=None))
+        steps = max(1, min(self.rule.steps_per_frame, PATIENCE // steps))
+        return replace(self, rule=self.rule.with_steps(steps))
 
 
 Simulate = Callable[[Stimulus], tuple[IntArray, int]]
@@ -197,7 +196,7 @@ def compared_stage(
         states, cycles = simulate(stimulus)
     except OutOfRange as error:
         states, detail = stimulus.expected[:0], str(error)
-    result = compare(stimulus.expected, states, rule.config.channel_names)
+    result = compare(stimulus.expected, states, rule.channel_names)
     if result.first and not detail:
         detail = f"first at {result.first}"
     height, width = stimulus.shape
@@ -205,7 +204,7 @@ def compared_stage(
     return Stage(
         name,
         f"{height} x {width} cells, {frames} frame{'s' if frames > 1 else ''} of "
-        f"{rule.config.steps_per_frame} steps, {stimulus.mask.sum()} samples; every channel",
+        f"{rule.steps_per_frame} steps, {stimulus.mask.sum()} samples; every channel",
         result.cell_updates,
         result.mismatches,
         time.perf_counter() - start,
@@ -510,7 +509,8 @@ def _with_waveform(
 
 def run_monitored(rule: IntegerRule, stimulus: Stimulus) -> IntArray:
     """Run the golden model again, each number compared with its range; raise `OutOfRange`."""
-    return golden_states(monitor(rule), stimulus.samples, stimulus.mask)
+    watched = compare_with(rule.graph, rule.ranges)
+    return golden_states(rule, stimulus.samples, stimulus.mask, watch=watched)
 
 
 def run_program(program: Program, stimulus: Stimulus) -> IntArray:
@@ -523,11 +523,11 @@ def run_program(program: Program, stimulus: Stimulus) -> IntArray:
     for samples, mask in zip(stimulus.samples, stimulus.mask, strict=True):
         for y, x in np.argwhere(mask):
             twin.run("sense", sample=int(samples[y, x]), sensed=1 << int(y) * width + int(x))
-        for _ in range(rule.config.steps_per_frame):
+        for _ in range(rule.steps_per_frame):
             twin.run("step", noise=twin.packed(registers.planes(rule.noise_planes)))
             steps += 1
             if steps % stimulus.every == 0:
-                names = rule.config.channel_names
+                names = rule.channel_names
                 states.append([twin.read(program.words[name]) for name in names])
         twin.run("forget")
     return np.array(states)

@@ -38,7 +38,7 @@ class FakeBoard:
                 self.valid[y, x] = True
             elif command == FRAME:
                 for _ in range(self.rule.config.steps_per_frame):
-                    self.state = self.rule.step(self.state, self.sample, self.valid)
+                    self.state = self.rule.step(self.state, rule.given(self.sample, self.valid))
                 codes = self.state[0].copy()
                 codes.flat[: self.wrong] ^= 1
                 self.answer += codes.astype("<i2").tobytes()
@@ -76,7 +76,7 @@ def test_board_sees_what_the_golden_model_sees(rule: IntegerRule, frames: Any, s
     state = rule.initial_state(HEIGHT, WIDTH)
     for frame, visible, seen in zip(frames, shown, played, strict=True):
         for _ in range(rule.config.steps_per_frame):
-            state = rule.step(state, rule.sample_codes(frame), visible)
+            state = rule.step(state, rule.given(rule.sample_codes(frame), visible))
         np.testing.assert_array_equal(seen.prediction, rule.pixels(state[0]))
         error = np.mean((seen.prediction - frame) ** 2)
         assert seen.psnr == pytest.approx(-10 * np.log10(error), abs=1e-4)

@@ -153,7 +153,7 @@ def test_sample_outside_the_array_is_counted_and_changes_nothing(tiny_rule: Make
 
     simulate(device, bench)
     nothing = np.zeros((3, 3), np.int64)
-    expected = rule.step(rule.initial_state(3, 3), nothing, nothing > 0)
+    expected = rule.step(rule.initial_state(3, 3), rule.given(nothing, nothing > 0))
     np.testing.assert_array_equal(found, [expected])
     assert seen == [(0, 0), (4, 1)]
 
@@ -194,7 +194,7 @@ def test_last_of_several_samples_of_a_pixel_counts(tiny_rule: Make) -> None:
     simulate(device, bench)
     samples = np.array([[0, 5], [0, 0]])
     np.testing.assert_array_equal(
-        found, [rule.step(rule.initial_state(2, 2), samples, samples != 0)]
+        found, [rule.step(rule.initial_state(2, 2), rule.given(samples, samples != 0))]
     )
 
 
@@ -260,7 +260,7 @@ def test_another_rule_of_the_same_shape_can_be_loaded_between_frames(
     state = first.initial_state(2, 2)
     for number, rule in enumerate((first, second)):
         for _ in range(config.steps_per_frame):
-            state = rule.step(state, stimulus.samples[number], stimulus.mask[number])
+            state = rule.step(state, rule.given(stimulus.samples[number], stimulus.mask[number]))
         np.testing.assert_array_equal(found[number], state[0])
 
 
@@ -345,7 +345,7 @@ def test_several_steps_can_be_run_at_once(tiny_rule: Make, random_stimulus: Make
     simulate(device, bench)
     state = rule.initial_state(2, 2)
     for _ in range(5):
-        state = rule.step(state, stimulus.samples[0], stimulus.mask[0])
+        state = rule.step(state, rule.given(stimulus.samples[0], stimulus.mask[0]))
     np.testing.assert_array_equal(found, [state])
 
 
@@ -392,7 +392,9 @@ def test_sample_offered_together_with_a_command_goes_first(tiny_rule: Make) -> N
         found.append(await read_all(ctx, device))
 
     simulate(device, driver, sensor)
-    np.testing.assert_array_equal(found, [rule.step(rule.initial_state(2, 2), samples, mask)])
+    np.testing.assert_array_equal(
+        found, [rule.step(rule.initial_state(2, 2), rule.given(samples, mask))]
+    )
 
 
 @pytest.mark.parametrize("inputs", [INPUTS, ("sample", "trace")])
@@ -410,7 +412,7 @@ def test_samples_belong_to_their_frame_only(inputs: tuple[str, ...], tiny_rule: 
 
     simulate(device, bench)
     state = rule.initial_state(2, 2)  # the first step of a frame takes samples, none was done
-    np.testing.assert_array_equal(found, [rule.step(state, samples, mask & False)])
+    np.testing.assert_array_equal(found, [rule.step(state, rule.given(samples, mask & False))])
 
 
 def test_busy_is_low_while_idle_only(tiny_rule: Make) -> None:
@@ -466,5 +468,5 @@ def test_reset_brings_the_state_to_zeros(tiny_rule: Make, random_stimulus: Make)
 
     simulate(ResetInserter(reset)(device), bench)
     zeros = rule.initial_state(2, 2)
-    expected = [zeros, rule.step(zeros, zeros[0], zeros[0] > 0)] * 3
+    expected = [zeros, rule.step(zeros, rule.given(zeros[0], zeros[0] > 0))] * 3
     np.testing.assert_array_equal(found, expected)

@@ -18,7 +18,7 @@ from scotopia.hdl.sequencer import InstructionLayout
 from scotopia.hdl.twin import ArrayTwin
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
@@ -37,7 +37,7 @@ PARTS = [
 
 
 def assert_program_is_the_rule(
-    rule: IntegerRule,
+    rule: LayeredRule,
     extreme_state: Make,
     seed: int,
     planes: int | None = None,
@@ -51,7 +51,7 @@ def assert_program_is_the_rule(
         sample = extreme_state(rule, int(rng.integers(99)), *shape)[rule.config.channels]
         valid = rng.random(shape) < 0.5
         noise = rng.integers(0, 2, (rule.noise_planes, *shape)) if rule.noise_planes else None
-        expected = rule.step(state, sample, valid, noise)
+        expected = rule.step(state, rule.given(sample, valid), noise)
         np.testing.assert_array_equal(twin.step(state, sample, valid, noise), expected)
         state = expected
 
@@ -366,7 +366,7 @@ def test_wrong_instructions_are_run_as_they_are(
     ]
     state, valid = extreme_state(rule, 9, 8, 8), np.eye(8, dtype=bool)
     found = ArrayTwin(program, 8, 8).step(state, state[3], valid)
-    assert (found != rule.step(state, state[3], valid)).any()
+    assert (found != rule.step(state, rule.given(state[3], valid))).any()
 
 
 def test_listing_has_a_line_for_each_instruction_word_and_routine(program: Program) -> None:

@@ -25,16 +25,16 @@ from scotopia.hdl.retina import Retina
 from scotopia.hdl.sequencer import InstructionLayout, program_depth
 from scotopia.model.config import RuleConfig
 from scotopia.quantize.formats import Precision
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
 
 @pytest.fixture(scope="module")
-def tiny_rule() -> IntegerRule:
+def tiny_rule() -> LayeredRule:
     """One channel, one neuron, ten weights: all that is counted, can be counted by hand."""
     state, hidden = QFormat(1, 7), QFormat(0, 8, signed=False)
-    return IntegerRule(
+    return LayeredRule(
         config=RuleConfig(
             kind="residual", channels=1, hidden=1, inputs=(), steps_per_frame=3, trace_bits=4
         ),
@@ -59,7 +59,7 @@ def tiny_rule() -> IntegerRule:
     )
 
 
-def test_counts_are_those_of_a_hand(tiny_rule: IntegerRule) -> None:
+def test_counts_are_those_of_a_hand(tiny_rule: LayeredRule) -> None:
     found = estimate(tiny_rule, 2, 5)
     assert (found.height, found.width) == (2, 5)
     assert found.macs == 9 + 1
@@ -81,7 +81,7 @@ def test_counts_are_those_of_a_hand(tiny_rule: IntegerRule) -> None:
 
 
 def test_weights_of_one_value_are_not_distinct_whatever_their_codes(
-    tiny_rule: IntegerRule, small_config: Make, random_rule: Make
+    tiny_rule: LayeredRule, small_config: Make, random_rule: Make
 ) -> None:
     rule = random_rule(0, small_config(inputs=()))
     codes = np.repeat([1, 2, 4], 27).reshape(3, 3, 9)
@@ -113,7 +113,7 @@ def test_cycles_are_the_programs(small_config: Make, random_rule: Make) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (3, 2)])
 def test_frame_takes_its_cycles_in_the_array(
-    tiny_rule: IntegerRule, height: int, width: int
+    tiny_rule: LayeredRule, height: int, width: int
 ) -> None:
     program = Program.compile(tiny_rule)
     device = Retina(program, height, width)
@@ -136,7 +136,7 @@ def test_frame_takes_its_cycles_in_the_array(
     assert np.diff(taken).tolist() == [cycles_per_frame(program, height, width)] * 2
 
 
-def test_sample_takes_its_cycles_in_the_array(tiny_rule: IntegerRule) -> None:
+def test_sample_takes_its_cycles_in_the_array(tiny_rule: LayeredRule) -> None:
     device = Retina(Program.compile(tiny_rule), 2, 2)
     taken: list[int] = []
 
@@ -175,7 +175,7 @@ def test_more_state_bits_cost_more(small_config: Make, random_rule: Make) -> Non
         assert all(np.diff(numbers) > 0), name
 
 
-def test_array_costs_its_cells_and_what_they_share(tiny_rule: IntegerRule) -> None:
+def test_array_costs_its_cells_and_what_they_share(tiny_rule: LayeredRule) -> None:
     program, found = Program.compile(tiny_rule), estimate(tiny_rule, 6, 7)
     assert found.lut4_parts == cell_lut4(program)
     assert found.lut4_per_cell == sum(cell_lut4(program).values()) == 8
@@ -202,7 +202,7 @@ SYNTHESIZED = {
 @pytest.mark.parametrize("side", SYNTHESIZED)
 def test_estimates_are_near_what_synthesis_finds(side: int) -> None:
     path = files("scotopia.quantize") / "rules" / "retina-int.safetensors"
-    found = estimate(IntegerRule.load(Path(str(path))), side, side)
+    found = estimate(LayeredRule.load(Path(str(path))), side, side)
     sequencer, row_buffer, row = SYNTHESIZED[side]
     lut4, flip_flops = (sequencer[i] + row_buffer[i] + side * row[i] for i in range(2))
     assert found.lut4 == pytest.approx(lut4, rel=0.09)
@@ -233,7 +233,7 @@ def test_program_memory_fills_block_rams(words: int, bits: int, expected: int) -
 
 
 def test_rule_that_does_not_fit_is_counted_all_the_same(
-    tiny_rule: IntegerRule, monkeypatch: pytest.MonkeyPatch
+    tiny_rule: LayeredRule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scotopia.hdl.compiler.PLANES", (16,))
     found = estimate(tiny_rule, 4, 4)
@@ -253,7 +253,7 @@ def test_rule_that_does_not_fit_is_counted_all_the_same(
             assert value == getattr(accepted, field.name), field.name
 
 
-def test_estimate_is_json(tiny_rule: IntegerRule) -> None:
+def test_estimate_is_json(tiny_rule: LayeredRule) -> None:
     found = estimate(tiny_rule, 4, 4)
     assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
     assert found.as_dict()["clock_mhz"] == ASSUMED_CLOCK_MHZ == 60
@@ -261,13 +261,13 @@ def test_estimate_is_json(tiny_rule: IntegerRule) -> None:
 
 
 @pytest.mark.parametrize("clock", [0, -1, math.nan, math.inf])
-def test_clock_that_is_no_frequency_is_refused(clock: float, tiny_rule: IntegerRule) -> None:
+def test_clock_that_is_no_frequency_is_refused(clock: float, tiny_rule: LayeredRule) -> None:
     with pytest.raises(InputError) as caught:
         estimate(tiny_rule, 4, 4, clock)
     assert str(caught.value) == f"clock {clock} MHz is no frequency: choose 60, for instance"
 
 
-def test_side_out_of_range_is_refused(tiny_rule: IntegerRule) -> None:
+def test_side_out_of_range_is_refused(tiny_rule: LayeredRule) -> None:
     with pytest.raises(InputError) as caught:
         estimate(tiny_rule, 0, 4)
     assert str(caught.value) == "height 0 is outside 1 to 1024: choose 16, for instance"

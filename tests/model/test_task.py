@@ -52,7 +52,7 @@ def test_the_integer_task_steps_the_golden_model(
     state = rule.initial_state(6, 7)
     for t, found in enumerate(integer_task.run(rule, frames, mask)):
         for _ in range(rule.config.steps_per_frame):
-            state = rule.step(state, rule.sample_codes(frames[t]), mask[t])
+            state = rule.step(state, rule.given(rule.sample_codes(frames[t]), mask[t]))
         assert np.array_equal(found, state)
         assert np.array_equal(
             integer_task.reconstruct(rule, frames, mask)[t], rule.pixels(state[0])

@@ -15,7 +15,7 @@ from scotopia.graph.lfsr import RowRegisters
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.quantize.c_export import c_header, export_c
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
@@ -34,7 +34,7 @@ CONVERT = """
 """
 
 
-def compile_all(c_program: Any, rules: list[IntegerRule], folder: Path) -> Any:
+def compile_all(c_program: Any, rules: list[LayeredRule], folder: Path) -> Any:
     """Export every rule, each under a name of its own, into a program that runs any."""
     headers = [(rule.graph, c_header(rule, f"rule_{i}")) for i, rule in enumerate(rules)]
     program = c_program(headers, folder)
@@ -45,7 +45,7 @@ def compile_all(c_program: Any, rules: list[IntegerRule], folder: Path) -> Any:
 
 
 def assert_c_is_the_rule(
-    program: Any, number: int, rule: IntegerRule, state: IntArray, samples: IntArray, valid: Any
+    program: Any, number: int, rule: LayeredRule, state: IntArray, samples: IntArray, valid: Any
 ) -> None:
     """Compare as many steps as there are samples (T, H, W)."""
     inputs = [
@@ -55,7 +55,7 @@ def assert_c_is_the_rule(
     registers = RowRegisters(*state.shape[1:], rule.noise_seed)
     for step, (sample, arrived) in enumerate(zip(samples, valid, strict=True)):
         noise = registers.planes(rule.noise_planes) if rule.noise_planes else None
-        state = rule.step(state, sample, arrived, noise)
+        state = rule.step(state, rule.given(sample, arrived), noise)
         np.testing.assert_array_equal(found[step], state, f"after step {step}")
 
 
@@ -80,7 +80,7 @@ SIZES = [(3, 4), (1, 1), (2, 5), (5, 1), (1, 3)]
 
 
 @pytest.fixture(scope="module")
-def rules(small_config: Make, mixed_rule: Make) -> list[IntegerRule]:
+def rules(small_config: Make, mixed_rule: Make) -> list[LayeredRule]:
     made = []
     for i, (rounding, overflow) in enumerate(MODES):
         config = small_config(
@@ -103,7 +103,7 @@ def rules(small_config: Make, mixed_rule: Make) -> list[IntegerRule]:
 
 @pytest.fixture(scope="module")
 def program(
-    rules: list[IntegerRule], c_program: Any, tmp_path_factory: pytest.TempPathFactory
+    rules: list[LayeredRule], c_program: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
     return compile_all(c_program, rules, tmp_path_factory.mktemp("c"))
 
@@ -111,7 +111,7 @@ def program(
 @needs_compiler
 @pytest.mark.parametrize("number", range(len(MODES)))
 def test_c_is_the_rule(
-    number: int, rules: list[IntegerRule], program: Any, extreme_state: Make
+    number: int, rules: list[LayeredRule], program: Any, extreme_state: Make
 ) -> None:
     rule, (height, width) = rules[number], SIZES[number % len(SIZES)]
     state = extreme_state(rule, number, height, width)
@@ -120,8 +120,8 @@ def test_c_is_the_rule(
     assert_c_is_the_rule(program, number, rule, state, samples, valid)
 
 
-def test_the_rules_here_have_every_part(rules: list[IntegerRule]) -> None:
-    def found(of: Callable[[IntegerRule], Any]) -> set[Any]:
+def test_the_rules_here_have_every_part(rules: list[LayeredRule]) -> None:
+    def found(of: Callable[[LayeredRule], Any]) -> set[Any]:
         return {of(rule) for rule in rules}
 
     assert found(lambda r: (r.rounding, r.overflow)) == set(MODES)
@@ -139,7 +139,7 @@ def test_the_rules_here_have_every_part(rules: list[IntegerRule]) -> None:
 @needs_compiler
 @pytest.mark.parametrize("number", range(6))
 def test_pixels_become_codes_and_codes_pixels(
-    number: int, rules: list[IntegerRule], program: Any
+    number: int, rules: list[LayeredRule], program: Any
 ) -> None:
     # The first rules' predictions have 2 to 8 fraction bits; an 8-bit pixel has 7.
     rule = rules[number]
@@ -153,7 +153,7 @@ def test_pixels_become_codes_and_codes_pixels(
         np.testing.assert_array_equal(pixels[codes - format.lowest], np.arange(256))
 
 
-def full_accumulators(rule: IntegerRule) -> IntegerRule:
+def full_accumulators(rule: LayeredRule) -> LayeredRule:
     """The rule with weights and biases so large that sums nearly fill 32 bits."""
 
     def fill(layer: IntegerLayer) -> IntegerLayer:
@@ -163,7 +163,7 @@ def full_accumulators(rule: IntegerRule) -> IntegerRule:
     return dataclasses.replace(rule, perceive=fill(rule.perceive), update=fill(rule.update))
 
 
-def widest_formats(rounding: Rounding) -> IntegerRule:
+def widest_formats(rounding: Rounding) -> LayeredRule:
     """A rule of the widest formats that fit, those of trust and recall as far apart as they can."""
     inputs = {
         "sample": QFormat(1, 27),
@@ -179,7 +179,7 @@ def widest_formats(rounding: Rounding) -> IntegerRule:
     state, hidden, gate = (QFormat(1, 27),) * 2, QFormat(1, 20, False), QFormat(0, 28, False)
     weight = np.zeros((1, 10, 9), np.int64)
     weight[0, 0, 0] = weight[0, 9, 4] = 1  # formats so far apart leave room for hardly any weight
-    return IntegerRule(
+    return LayeredRule(
         config=config,
         state_formats=state,
         sample_format=state[0],
@@ -205,7 +205,7 @@ def widest_formats(rounding: Rounding) -> IntegerRule:
 
 @needs_compiler
 def test_no_sum_leaves_its_type(
-    rules: list[IntegerRule], c_program: Any, extreme_state: Make, tmp_path: Path
+    rules: list[LayeredRule], c_program: Any, extreme_state: Make, tmp_path: Path
 ) -> None:
     extremes = [full_accumulators(rule) for rule in rules[:4]]
     extremes += [widest_formats(Rounding.RND_CONV), widest_formats(Rounding.RND)]
@@ -229,7 +229,7 @@ def test_shipped_rules_are_the_same_in_c(
     c_program: Any, extreme_state: Make, tmp_path: Path
 ) -> None:
     names = ("retina-int", "retina-shift")
-    rules = [IntegerRule.load(rule_path(name)) for name in names]
+    rules = [LayeredRule.load(rule_path(name)) for name in names]
     program = compile_all(c_program, rules, tmp_path)
     for number, rule in enumerate(rules):
         state = extreme_state(rule, number, 9, 7)
@@ -242,12 +242,12 @@ def test_shipped_rules_are_the_same_in_c(
 
 
 @pytest.fixture
-def rule(small_config: Make, random_rule: Make) -> IntegerRule:
-    made: IntegerRule = random_rule(1, small_config(fire_rate=0.5))
+def rule(small_config: Make, random_rule: Make) -> LayeredRule:
+    made: LayeredRule = random_rule(1, small_config(fire_rate=0.5))
     return dataclasses.replace(made, dither=3)
 
 
-def test_header_has_no_other_file_and_no_memory(rule: IntegerRule) -> None:
+def test_header_has_no_other_file_and_no_memory(rule: LayeredRule) -> None:
     text = c_header(rule)
     assert re.findall(r"#include (\S+)", text) == ["<stddef.h>", "<stdint.h>"]
     assert "malloc" not in text
@@ -255,7 +255,7 @@ def test_header_has_no_other_file_and_no_memory(rule: IntegerRule) -> None:
     assert set(statics) == {"const", "inline"}
 
 
-def test_every_name_starts_with_the_one_given(rule: IntegerRule) -> None:
+def test_every_name_starts_with_the_one_given(rule: LayeredRule) -> None:
     text = c_header(rule, "night_2")
     names = re.findall(r"^(?:#define|static \w+ \w+) (\w+)", text, re.MULTILINE)
     assert {"NIGHT_2_CHANNELS", "night_2_weight_1", "night_2_step"} <= set(names)
@@ -263,7 +263,7 @@ def test_every_name_starts_with_the_one_given(rule: IntegerRule) -> None:
     assert "scotopia" not in text
 
 
-def test_header_is_easy_on_the_eye(rules: list[IntegerRule]) -> None:
+def test_header_is_easy_on_the_eye(rules: list[LayeredRule]) -> None:
     for rule in rules:
         text = c_header(rule)
         assert "{{" not in text.replace("{ {", "")
@@ -284,7 +284,7 @@ def test_header_tells_what_codes_mean(small_config: Make, random_rule: Make) -> 
     ) in text
 
 
-def test_same_rule_gives_the_same_file(rule: IntegerRule, tmp_path: Path) -> None:
+def test_same_rule_gives_the_same_file(rule: LayeredRule, tmp_path: Path) -> None:
     export_c(rule, tmp_path / "a.h")
     export_c(rule, tmp_path / "b.h")
     assert (tmp_path / "a.h").read_bytes() == (tmp_path / "b.h").read_bytes()
@@ -292,7 +292,7 @@ def test_same_rule_gives_the_same_file(rule: IntegerRule, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["", "3d", "my-rule", "rule.h", "_rule", "a__b", "a_", "é", "a b"])
 def test_name_that_is_no_identifier_is_refused(
-    rule: IntegerRule, name: str, tmp_path: Path
+    rule: LayeredRule, name: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError) as caught:
         export_c(rule, tmp_path / "rule.h", name)
@@ -308,7 +308,7 @@ def fail_to_write(*_: object) -> None:
 
 
 def test_full_disk_leaves_nothing_under_the_name(
-    rule: IntegerRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rule: LayeredRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "replace", fail_to_write)
     with pytest.raises(OSError, match="No space left"):

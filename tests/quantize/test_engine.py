@@ -10,7 +10,7 @@ from scotopia.graph.qformat import Overflow, Rounding
 from scotopia.model.config import INPUTS
 from scotopia.quantize.engine import Engine, supports
 from scotopia.quantize.formats import Precision
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.task import run
 
 Make = Callable[..., Any]  # a fixture of conftest.py
@@ -28,10 +28,10 @@ FIELDS: list[dict[str, Any]] = [
 ]
 
 
-def by_steps(rule: IntegerRule, codes: Any, samples: Any, valids: Any) -> Any:
+def by_steps(rule: LayeredRule, codes: Any, samples: Any, valids: Any) -> Any:
     for sample, valid in zip(samples, valids, strict=True):
         for _ in range(rule.config.steps_per_frame):
-            codes = rule.step(codes, sample, valid)
+            codes = rule.step(codes, rule.given(sample, valid))
         yield codes
 
 

@@ -16,7 +16,7 @@ from scotopia.model.task import reconstruct, shown
 from scotopia.model.unroll import draw_dither, unroll_plainly
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
-from scotopia.quantize.integer_rule import FIRE_BITS, IntegerRule, fire_threshold
+from scotopia.quantize.layered_rule import FIRE_BITS, LayeredRule, fire_threshold
 from scotopia.quantize.task import reconstruct as reconstruct_by_codes
 from scotopia.sim.random_rules import MODES, any_rule
 
@@ -30,7 +30,7 @@ def number(planes: Any) -> Any:
     return sum(plane * 2**i for i, plane in enumerate(planes[::-1]))
 
 
-def assert_twins_agree(rule: IntegerRule, seed: int, extreme_state: Make, steps: int) -> None:
+def assert_twins_agree(rule: LayeredRule, seed: int, extreme_state: Make, steps: int) -> None:
     rng = np.random.default_rng(seed)
     shape = (3, 4)
     twin = FakeQuantRule.of(rule)
@@ -48,7 +48,7 @@ def assert_twins_agree(rule: IntegerRule, seed: int, extreme_state: Make, steps:
             fired = torch.from_numpy(fires)[None, None].double()
         if rule.dither:
             dither = torch.from_numpy(number(noise[-rule.dither :]) / 2.0**rule.dither)[None, None]
-        codes = rule.step(codes, sample, valid, noise)
+        codes = rule.step(codes, rule.given(sample, valid), noise)
         shown = torch.from_numpy(rule.sample_format.values(sample))[None, None]
         with torch.no_grad():
             arrived = torch.from_numpy(valid)[None, None].double()
@@ -214,7 +214,7 @@ def test_training_sees_the_integer_rule_however_wide_its_sums(
     codes = integer.initial_state(16, 19)
     for frame, valid in zip(frames, mask, strict=True):
         for _ in range(rule.config.steps_per_frame):
-            codes = integer.step(codes, integer.sample_codes(frame), valid)
+            codes = integer.step(codes, integer.given(integer.sample_codes(frame), valid))
     expected = np.stack([f.values(c) for f, c in zip(integer.channel_formats, codes, strict=True)])
     samples, valids = shown(twin, frames, mask)
     for run in (unroll_plainly, fused.unroll):

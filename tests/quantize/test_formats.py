@@ -22,12 +22,12 @@ from scotopia.quantize.formats import (
     unsigned_format,
     weight_formats,
 )
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
 
-def quantized(rule: Rule, largest: float = 1.0, bits: int = 8) -> IntegerRule:
+def quantized(rule: Rule, largest: float = 1.0, bits: int = 8) -> LayeredRule:
     hidden = [unsigned_format(largest, 8)] * rule.config.hidden
     return Formats.choose(rule, hidden, Precision(weight=bits)).integer_rule(rule)
 
@@ -80,7 +80,7 @@ def test_a_vote_is_blurred_and_not_lost() -> None:
     state, nothing = integer.initial_state(31, 31), np.zeros((31, 31), np.int64)
     state[2, 15, 15] = vote = 2 ** (integer.state_formats[2].frac_bits - 2)
     for _ in range(200):
-        state = integer.step(state, nothing, nothing.astype(bool))
+        state = integer.step(state, integer.given(nothing, nothing.astype(bool)))
     assert state[2].max() < vote / 50
     assert state[2].sum() == pytest.approx(vote, rel=0.3)
 

@@ -25,7 +25,7 @@ from scotopia.model.config import INPUTS
 from scotopia.model.files import MAX_BYTES
 from scotopia.model.rule import Rule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule, check_supported
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, check_supported
 from scotopia.quantize.task import run
 
 Make = Callable[..., Any]  # a fixture of conftest.py
@@ -44,7 +44,7 @@ def fit_exactly(code: int, format: QFormat, overflow: Overflow) -> int:
 
 
 def reference_step(
-    rule: IntegerRule,
+    rule: LayeredRule,
     state: list[Any],
     sample: list[Any],
     valid: list[Any],
@@ -177,7 +177,7 @@ def test_step_is_the_arithmetic_of_the_docstrings(
     state, other = extreme_state(rule, 2, 2, 3), extreme_state(rule, 3, 2, 3)
     sample, valid = other[config.channels], np.random.default_rng(4).random((2, 3)) < 0.5
     expected = reference_step(rule, state.tolist(), sample.tolist(), valid.tolist(), round_exactly)
-    np.testing.assert_array_equal(rule.step(state, sample, valid), expected)
+    np.testing.assert_array_equal(rule.step(state, rule.given(sample, valid)), expected)
 
 
 @settings(max_examples=150, deadline=None)
@@ -215,7 +215,7 @@ def test_step_of_random_rules_is_that_arithmetic(
     expected = reference_step(
         rule, state.tolist(), sample.tolist(), valid.tolist(), round_exactly, noise.tolist()
     )
-    np.testing.assert_array_equal(rule.step(state, sample, valid, noise), expected)
+    np.testing.assert_array_equal(rule.step(state, rule.given(sample, valid), noise), expected)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_step_perceives_only_the_inputs_of_its_config(
     state = extreme_state(rule, 6, 2, 2)
     sample, valid = extreme_state(rule, 7, 2, 2)[3], np.array([[True, False], [False, True]])
     expected = reference_step(rule, state.tolist(), sample.tolist(), valid.tolist(), round_exactly)
-    np.testing.assert_array_equal(rule.step(state, sample, valid), expected)
+    np.testing.assert_array_equal(rule.step(state, rule.given(sample, valid)), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -245,9 +245,9 @@ def test_batch_dimensions_do_not_mix(
     sample = extreme_state(rule, 10, 2, 3, 4, 5)[..., 3, :, :]
     valid = np.random.default_rng(11).random((2, 3, 4, 5)) < 0.5
     noise = random_noise(rule, 12, 2, 3, 4, 5)
-    together = rule.step(state, sample, valid, noise)
+    together = rule.step(state, rule.given(sample, valid), noise)
     for i, j in np.ndindex(2, 3):
-        alone = rule.step(state[i, j], sample[i, j], valid[i, j], noise[i, j])
+        alone = rule.step(state[i, j], rule.given(sample[i, j], valid[i, j]), noise[i, j])
         np.testing.assert_array_equal(together[i, j], alone)
 
 
@@ -269,7 +269,7 @@ def test_no_step_leaves_the_state_formats(
         state = extreme_state(rule, seed, 16, 6, 6)
         sample = extreme_state(rule, seed + 1, 16, 6, 6)[:, 3]
         valid = np.random.default_rng(seed).random(sample.shape) < 0.5
-        state = rule.step(state, sample, valid, random_noise(rule, seed, 16, 6, 6))
+        state = rule.step(state, rule.given(sample, valid), random_noise(rule, seed, 16, 6, 6))
         for channel, format in enumerate(rule.channel_formats):
             assert format.lowest <= state[:, channel].min()
             assert state[:, channel].max() <= format.highest
@@ -278,7 +278,7 @@ def test_no_step_leaves_the_state_formats(
 # Random bits
 
 
-def random_noise(rule: IntegerRule, seed: int, *shape: int) -> IntArray:
+def random_noise(rule: LayeredRule, seed: int, *shape: int) -> IntArray:
     """Noise (..., planes, H, W) of a rule, for states of shape (..., C, H, W)."""
     *batch, height, width = shape
     rng = np.random.default_rng(seed)
@@ -308,20 +308,20 @@ def test_cell_holds_its_state_unless_fired_but_takes_samples(
     drawn = np.random.default_rng(4).permutation(256).reshape(16, 16)  # each number once
     state, other = extreme_state(rule, 5, 16, 16), extreme_state(rule, 6, 16, 16)
     sample, valid = other[8], np.random.default_rng(7).random((16, 16)) < 0.5
-    found = rule.step(state, sample, valid, bits_of(drawn, 8))
-    expected = every.step(state, sample, valid)
+    found = rule.step(state, rule.given(sample, valid), bits_of(drawn, 8))
+    expected = every.step(state, every.given(sample, valid))
     assert (expected[:8] != state[:8]).any(0).all()  # so that each cell tells if it fired
     np.testing.assert_array_equal(found[:8], np.where(drawn < fired, expected[:8], state[:8]))
     np.testing.assert_array_equal(found[8:], expected[8:])
 
 
 @pytest.fixture
-def dithered(small_config: Make, random_rule: Make) -> IntegerRule:
+def dithered(small_config: Make, random_rule: Make) -> LayeredRule:
     return dataclasses.replace(random_rule(9, small_config()), dither=8)
 
 
 def test_all_dithers_of_an_update_have_its_exact_mean(
-    dithered: IntegerRule, extreme_state: Make
+    dithered: LayeredRule, extreme_state: Make
 ) -> None:
     rng = np.random.default_rng(10)
     x = rng.integers(-128, 128, (3, 1, 1))
@@ -334,7 +334,7 @@ def test_all_dithers_of_an_update_have_its_exact_mean(
 
 
 @pytest.mark.parametrize("dither", [4, 8])
-def test_dithered_update_is_unbiased(dither: int, dithered: IntegerRule) -> None:
+def test_dithered_update_is_unbiased(dither: int, dithered: LayeredRule) -> None:
     rule = dataclasses.replace(dithered, dither=dither)
     rng = np.random.default_rng(11)
     shape = (3, 64, 64)
@@ -356,7 +356,7 @@ def test_dithered_update_is_unbiased(dither: int, dithered: IntegerRule) -> None
     assert dropped.mean() < -0.4
 
 
-def test_no_dither_changes_a_closed_gate(dithered: IntegerRule) -> None:
+def test_no_dither_changes_a_closed_gate(dithered: LayeredRule) -> None:
     x = np.random.default_rng(12).integers(-128, 128, (3, 16, 16))
     update = np.concatenate([127 - x, np.zeros_like(x)])
     noise = bits_of(np.arange(256).reshape(16, 16), 8)
@@ -387,11 +387,11 @@ def test_noise_has_the_planes_that_the_rule_takes(
     assert rule.noise_planes == planes
     state = extreme_state(rule, 1, 2, 2)
     nothing = state[3], np.zeros((2, 2), bool)
-    rule.step(state, *nothing, np.zeros((planes, 2, 2), np.int64))
+    rule.step(state, rule.given(*nothing, np.zeros((planes, 2, 2), np.int64)))
     with pytest.raises(
         ValueError, match=f"^noise has {planes + 1} planes, the rule takes {planes}"
     ):
-        rule.step(state, *nothing, np.zeros((planes + 1, 2, 2), np.int64))
+        rule.step(state, rule.given(*nothing, np.zeros((planes + 1, 2, 2), np.int64)))
     if planes:
         with pytest.raises(ValueError, match=f"^noise has 0 planes, the rule takes {planes}$"):
             rule.step(state, *nothing)
@@ -406,7 +406,9 @@ def test_run_draws_the_planes_of_its_seed(small_config: Make, random_rule: Make)
     state, expected = rule.initial_state(4, 5), []
     for t in range(3):
         for step in range(2):
-            state = rule.step(state, rule.sample_codes(frames[t]), mask[t], noise[t, step])
+            state = rule.step(
+                state, rule.given(rule.sample_codes(frames[t]), mask[t]), noise[t, step]
+            )
         expected.append(state)
     np.testing.assert_array_equal(list(run(rule, frames, mask)), expected)
     other = dataclasses.replace(rule, noise_seed=5)
@@ -453,8 +455,8 @@ def test_pixels_undo_sample_codes(small_config: Make, random_rule: Make) -> None
 
 
 @pytest.fixture
-def rule(small_config: Make, mixed_rule: Make) -> IntegerRule:
-    made: IntegerRule = mixed_rule(12, small_config(fire_rate=0.3), Rounding.RND_CONV)
+def rule(small_config: Make, mixed_rule: Make) -> LayeredRule:
+    made: LayeredRule = mixed_rule(12, small_config(fire_rate=0.3), Rounding.RND_CONV)
     return dataclasses.replace(
         made,
         overflow=Overflow.SAT_SYM,
@@ -465,7 +467,7 @@ def rule(small_config: Make, mixed_rule: Make) -> IntegerRule:
 
 
 @pytest.fixture
-def path(rule: IntegerRule, tmp_path: Path) -> Path:
+def path(rule: LayeredRule, tmp_path: Path) -> Path:
     path = tmp_path / "rule.safetensors"
     rule.save(path)
     return path
@@ -473,7 +475,7 @@ def path(rule: IntegerRule, tmp_path: Path) -> Path:
 
 def refusal(path: Path) -> str:
     with pytest.raises(InputError) as caught:
-        IntegerRule.load(path)
+        LayeredRule.load(path)
     return str(caught.value)
 
 
@@ -503,9 +505,9 @@ def header_of(path: Path) -> dict[str, str]:
     return metadata
 
 
-def test_saved_rule_loads_with_every_field(rule: IntegerRule, path: Path) -> None:
-    loaded = IntegerRule.load(path)
-    for field in dataclasses.fields(IntegerRule):
+def test_saved_rule_loads_with_every_field(rule: LayeredRule, path: Path) -> None:
+    loaded = LayeredRule.load(path)
+    for field in dataclasses.fields(LayeredRule):
         found, expected = getattr(loaded, field.name), getattr(rule, field.name)
         if isinstance(expected, IntegerLayer):
             for name in ("weight", "weight_frac", "bias"):
@@ -516,18 +518,19 @@ def test_saved_rule_loads_with_every_field(rule: IntegerRule, path: Path) -> Non
             assert found == expected, field.name
 
 
-def test_saved_rule_steps_as_before(rule: IntegerRule, path: Path, extreme_state: Make) -> None:
+def test_saved_rule_steps_as_before(rule: LayeredRule, path: Path, extreme_state: Make) -> None:
     state, sample = extreme_state(rule, 1, 4, 4), extreme_state(rule, 2, 4, 4)[3]
     valid = np.eye(4, dtype=bool)
-    loaded, noise = IntegerRule.load(path), random_noise(rule, 3, 4, 4)
+    loaded, noise = LayeredRule.load(path), random_noise(rule, 3, 4, 4)
     np.testing.assert_array_equal(
-        loaded.step(state, sample, valid, noise), rule.step(state, sample, valid, noise)
+        loaded.step(state, loaded.given(sample, valid), noise),
+        rule.step(state, rule.given(sample, valid), noise),
     )
 
 
 def test_older_file_has_neither_dither_nor_seed(path: Path) -> None:
     edit(path, lambda d: (d.pop("dither"), d.pop("noise_seed")))
-    loaded = IntegerRule.load(path)
+    loaded = LayeredRule.load(path)
     assert (loaded.dither, loaded.noise_seed) == (0, 1)
 
 
@@ -846,7 +849,7 @@ def test_shape_that_no_integer_rule_can_have_is_refused(
 
 
 def test_full_disk_keeps_the_rule_that_was_there(
-    rule: IntegerRule, path: Path, largest_file: Callable[[int], AbstractContextManager[None]]
+    rule: LayeredRule, path: Path, largest_file: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     before = path.read_bytes()
     with largest_file(100), pytest.raises(OSError, match=f"File too large: '{path}'"):
@@ -858,8 +861,8 @@ def test_full_disk_keeps_the_rule_that_was_there(
 def test_the_hardware_stages_load_a_rule_without_torch(path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; import scotopia.hdl.emit, scotopia.sim.stimulus;"
-        "from scotopia.quantize.integer_rule import IntegerRule;"
-        f"IntegerRule.load(Path({str(path)!r}));"
+        "from scotopia.quantize.layered_rule import LayeredRule;"
+        f"LayeredRule.load(Path({str(path)!r}));"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run(

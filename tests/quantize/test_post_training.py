@@ -62,7 +62,7 @@ def test_many_bits_track_the_float_rule(kind: str, border: str, small_config: Ma
         with torch.no_grad():
             sample = to_state(torch.from_numpy(frame))[None, None]
             state = rule(state, sample, torch.from_numpy(valid)[None, None].float())
-        codes = integer.step(codes, integer.sample_codes(frame), valid)
+        codes = integer.step(codes, integer.given(integer.sample_codes(frame), valid))
     for channel, format in enumerate(integer.channel_formats):
         # A state's unit is 2**-12. Rounding errs by about a unit a step, for 20 steps; a wrong
         # scale or tap errs by a tenth of the range, which is 400 units.

@@ -12,7 +12,7 @@ from scotopia.cli.rules import rule_path
 from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.model.onnx_export import _digest, export_onnx, load_onnx
-from scotopia.quantize.integer_rule import IntegerLayer, IntegerRule
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule
 from scotopia.quantize.qonnx_export import (
     EXACT,
     RULE_FIELDS,
@@ -49,7 +49,7 @@ def check_steps(one_thread: None, tmp_path: Path, extreme_state: Make) -> Callab
     """Compare QONNX's executor with the golden model, from a state of extreme codes on."""
 
     def check(
-        rule: IntegerRule,
+        rule: LayeredRule,
         seed: int = 0,
         height: int = 5,
         width: int = 6,
@@ -73,7 +73,7 @@ def check_steps(one_thread: None, tmp_path: Path, extreme_state: Make) -> Callab
             }
             feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
             found = execute_onnx(model, feeds)["next_state"][0] / units
-            state = rule.step(state, sample, valid)
+            state = rule.step(state, rule.given(sample, valid))
             np.testing.assert_array_equal(found, state)
 
     return check
@@ -173,7 +173,7 @@ def test_sums_of_more_than_24_bits_are_stated_as_two(
 
 @pytest.mark.parametrize("name", ["retina-int", "retina-shift"])
 def test_shipped_rules_are_stated(name: str, tmp_path: Path, check_steps: Make) -> None:
-    rule = IntegerRule.load(rule_path(name))
+    rule = LayeredRule.load(rule_path(name))
     check_steps(rule, height=3, width=4)
     export_qonnx(rule, tmp_path / "shipped.onnx")
     assert_same(import_qonnx(tmp_path / "shipped.onnx"), rule)
@@ -251,7 +251,7 @@ def test_rule_comes_back_in_every_field(
         assert_same(import_qonnx(path), made)
 
 
-def with_formats(rule: IntegerRule, **formats: QFormat) -> IntegerRule:
+def with_formats(rule: LayeredRule, **formats: QFormat) -> LayeredRule:
     """Give inputs other formats, and all that are perceived no weight."""
     inputs = tuple(
         formats.get(name, format)
@@ -295,7 +295,7 @@ def test_tensors_of_one_width_have_one_quant_node(
     ]
 
 
-def with_state(rule: IntegerRule, format: QFormat, gate: QFormat) -> IntegerRule:
+def with_state(rule: LayeredRule, format: QFormat, gate: QFormat) -> LayeredRule:
     """Give a gated rule without inputs another format of its state and of its gate."""
     state = (format,) * rule.config.channels
     return dataclasses.replace(

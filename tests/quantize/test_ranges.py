@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from scotopia.graph.errors import InputError
+from scotopia.graph.intervals import Interval, OutOfRange
 from scotopia.graph.qformat import Overflow, QFormat, Rounding, required_bits, shift_right
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.quantize import ranges
-from scotopia.quantize.integer_rule import IntArray, IntegerLayer, IntegerRule, update_formats
+from scotopia.quantize.layered_rule import IntArray, IntegerLayer, LayeredRule, update_formats
 from scotopia.quantize.ranges import (
     PATIENCE,
     PRODUCT_BITS,
-    Interval,
-    OutOfRange,
     RangeProof,
     Result,
     check,
@@ -63,11 +62,11 @@ def tiny_rule(
     gate_format: QFormat = UNSIGNED,
     border: str = "replicate",
     **fields: Any,
-) -> IntegerRule:
+) -> LayeredRule:
     """A rule of one channel, one hidden neuron, no inputs: of each output weight, bias, shift."""
     config = RuleConfig(channels=1, hidden=1, inputs=(), trace_bits=2, border=border)  # type: ignore[arg-type]
     both = [np.array(numbers) for numbers in zip(candidate, gate, strict=True)]
-    return IntegerRule(
+    return LayeredRule(
         config=config,
         state_formats=(state,),
         sample_format=state,
@@ -85,7 +84,7 @@ def tiny_rule(
     )
 
 
-def formats_box(rule: IntegerRule) -> dict[str, Interval]:
+def formats_box(rule: LayeredRule) -> dict[str, Interval]:
     formats = zip(rule.config.channel_names, rule.channel_formats, strict=True)
     return {name: Interval.of(format) for name, format in formats}
 
@@ -113,7 +112,7 @@ def rounding_term(rounding: Rounding, shift: int) -> int:
     return (1 << shift) - 1 if rounding is Rounding.TRN_ZERO else (1 << shift) // 2 * (shift > 0)
 
 
-def random_box(rule: IntegerRule, seed: int) -> dict[str, Interval]:
+def random_box(rule: LayeredRule, seed: int) -> dict[str, Interval]:
     rng = np.random.default_rng(seed)
     return {
         name: Interval.hull(rng.integers(held.lowest, held.highest + 1, 2))
@@ -121,7 +120,7 @@ def random_box(rule: IntegerRule, seed: int) -> dict[str, Interval]:
     }
 
 
-def random_noise(rule: IntegerRule, rng: np.random.Generator, *shape: int) -> IntArray:
+def random_noise(rule: LayeredRule, rng: np.random.Generator, *shape: int) -> IntArray:
     noise = rng.integers(0, 2, (*shape[:-2], rule.noise_planes, *shape[-2:]))
     return np.where(rng.random((*shape[:-2], 1, 1, 1)) < 0.5, noise, rng.integers(0, 2))
 
@@ -171,8 +170,8 @@ def test_nothing_that_a_random_rule_computes_leaves_its_range(
             sample = extreme_state(rule, seed + i, *shape)[:, config.channels]
             valid = rng.random(shape) < rng.random()
             noise = random_noise(rule, rng, *shape)
-            after = watched.step(state, sample, valid, noise)
-            np.testing.assert_array_equal(after, rule.step(state, sample, valid, noise))
+            after = watched.step(state, watched.given(sample, valid), noise)
+            np.testing.assert_array_equal(after, rule.step(state, rule.given(sample, valid), noise))
             state = after
 
 
@@ -206,7 +205,7 @@ def test_no_state_that_a_cell_can_reach_leaves_the_invariant(
         state = np.repeat(states, len(samples) + 1, axis=0)[..., None, None]
         sample = np.tile([*samples, 0], len(states))[:, None, None]
         valid = np.tile([True] * len(samples) + [False], len(states))[:, None, None]
-        after = rule.step(state, sample, valid)[..., 0, 0]
+        after = rule.step(state, rule.given(sample, valid))[..., 0, 0]
         frontier = set(map(tuple, after.tolist())) - reached
         reached = reached | frontier
     for codes, held in zip(np.array(sorted(reached)).T, proof.channels.values(), strict=True):
@@ -410,7 +409,7 @@ def test_slow_channels_are_widened(monkeypatch: pytest.MonkeyPatch) -> None:
     # One code more in each step, until it saturates.
     config = RuleConfig("residual", channels=1, hidden=1, inputs=())
     state, hidden = QFormat(1, 15), QFormat(0, 3, signed=False)
-    counting = IntegerRule(
+    counting = LayeredRule(
         config=config,
         state_formats=(state,),
         sample_format=state,
@@ -428,7 +427,7 @@ def test_slow_channels_are_widened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shipped_rule_is_proven() -> None:
-    rule = IntegerRule.load(SHIPPED)
+    rule = LayeredRule.load(SHIPPED)
     proof = prove(rule)
     check(rule, proof)
     widest = proof.results[proof.widest_accumulator]
@@ -493,7 +492,7 @@ def test_channel_that_wraps_in_the_end_is_refused(small_config: Make, mixed_rule
     )
 
 
-def made_to_fit(rule: IntegerRule, seed: int) -> IntegerRule:
+def made_to_fit(rule: LayeredRule, seed: int) -> LayeredRule:
     """Give a gated rule weights with which no result can leave its format, and overflow WRAP."""
 
     def fitting(layer: IntegerLayer, taps: int) -> IntegerLayer:
@@ -536,7 +535,9 @@ def test_proven_rule_never_wraps(
         sample = extreme_state(rule, seed + i, 5, 5)[config.channels]
         valid = np.random.default_rng(i).random((5, 5)) < 0.5
         after = monitor(rule, proof).step(state, sample, valid)
-        np.testing.assert_array_equal(after, saturating.step(state, sample, valid))
+        np.testing.assert_array_equal(
+            after, saturating.step(state, saturating.given(sample, valid))
+        )
         state = after
 
 
@@ -605,15 +606,15 @@ def test_product_that_the_golden_model_cannot_hold_is_refused(
 
 
 @pytest.fixture(scope="module")
-def proven(small_config: Make, mixed_rule: Make) -> IntegerRule:
+def proven(small_config: Make, mixed_rule: Make) -> LayeredRule:
     """A rule whose state stays well inside its formats."""
-    rule: IntegerRule = mixed_rule(3, small_config(border="zero"))
+    rule: LayeredRule = mixed_rule(3, small_config(border="zero"))
     weight = rule.update.weight // 8
     update = dataclasses.replace(rule.update, weight=weight, bias=rule.update.bias // 8)
     return with_proof(dataclasses.replace(rule, update=update))
 
 
-def refusal(rule: IntegerRule, proof: RangeProof) -> str:
+def refusal(rule: LayeredRule, proof: RangeProof) -> str:
     with pytest.raises(InputError) as caught:
         check(rule, proof)
     return str(caught.value)
@@ -623,7 +624,7 @@ def shrunk(held: Interval) -> list[Interval]:
     return [Interval(held.lowest + 1, held.highest), Interval(held.lowest, held.highest - 1)]
 
 
-def test_channel_narrower_by_one_code_is_no_invariant(proven: IntegerRule) -> None:
+def test_channel_narrower_by_one_code_is_no_invariant(proven: LayeredRule) -> None:
     proof = prove(proven)
     for name, held in proof.channels.items():
         for less in shrunk(held):
@@ -639,7 +640,7 @@ def test_channel_narrower_by_one_code_is_no_invariant(proven: IntegerRule) -> No
             )
 
 
-def test_result_narrower_by_one_code_is_refused(proven: IntegerRule) -> None:
+def test_result_narrower_by_one_code_is_refused(proven: LayeredRule) -> None:
     proof = prove(proven)
     for name, result in proof.results.items():
         for field in ("total", "partial", "rounded", "fitted"):
@@ -655,7 +656,7 @@ def test_result_narrower_by_one_code_is_refused(proven: IntegerRule) -> None:
 
 
 @pytest.mark.parametrize("overflow", SATURATING)
-def test_wider_proof_than_necessary_is_one(overflow: Overflow, proven: IntegerRule) -> None:
+def test_wider_proof_than_necessary_is_one(overflow: Overflow, proven: LayeredRule) -> None:
     rule = dataclasses.replace(proven, overflow=overflow)
     wide = derive(rule, formats_box(rule))
     assert wide != prove(rule)
@@ -686,14 +687,14 @@ def test_range_that_leaves_a_format_or_the_initial_state_out_is_refused(
     channels: dict[str, Interval],
     results: dict[str, Result],
     sentence: str,
-    proven: IntegerRule,
+    proven: LayeredRule,
 ) -> None:
     proof = prove(proven)
     claimed = RangeProof(proof.channels | channels, proof.results | results)
     assert refusal(proven, claimed).startswith(f"range proof is wrong: {sentence}")
 
 
-def test_proof_of_another_shape_of_rule_is_refused(proven: IntegerRule) -> None:
+def test_proof_of_another_shape_of_rule_is_refused(proven: LayeredRule) -> None:
     assert refusal(proven, prove(tiny_rule())) == (
         "range proof is of other channels than the rule's (x1): prove it again"
     )
@@ -703,7 +704,7 @@ def test_proof_of_another_shape_of_rule_is_refused(proven: IntegerRule) -> None:
     )
 
 
-def test_proof_of_other_weights_is_refused(proven: IntegerRule) -> None:
+def test_proof_of_other_weights_is_refused(proven: LayeredRule) -> None:
     bias = proven.perceive.bias + np.array([1 << 12, 0, 0])
     changed = dataclasses.replace(proven, perceive=dataclasses.replace(proven.perceive, bias=bias))
     assert changed.proof is not None
@@ -726,34 +727,34 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.fixture
-def path(proven: IntegerRule, tmp_path: Path) -> Path:
+def path(proven: LayeredRule, tmp_path: Path) -> Path:
     path = tmp_path / "rule.safetensors"
     proven.save(path)
     return path
 
 
-def test_proof_is_saved_with_its_rule(proven: IntegerRule, path: Path) -> None:
-    loaded = IntegerRule.load(path)
+def test_proof_is_saved_with_its_rule(proven: LayeredRule, path: Path) -> None:
+    loaded = LayeredRule.load(path)
     assert loaded.proof is not None
     assert loaded.proof == proven.proof == prove(proven)
     assert list(loaded.proof.results) == list(prove(proven).results)
 
 
-def test_rule_without_proof_is_proven_on_loading(proven: IntegerRule, path: Path) -> None:
+def test_rule_without_proof_is_proven_on_loading(proven: LayeredRule, path: Path) -> None:
     edit(path, lambda description: description.pop("proof"))
-    assert IntegerRule.load(path).proof == proven.proof
+    assert LayeredRule.load(path).proof == proven.proof
     dataclasses.replace(proven, proof=None).save(path)
-    assert IntegerRule.load(path).proof == proven.proof
+    assert LayeredRule.load(path).proof == proven.proof
 
 
-def test_rule_that_cannot_be_proven_is_refused_on_loading(proven: IntegerRule, path: Path) -> None:
+def test_rule_that_cannot_be_proven_is_refused_on_loading(proven: LayeredRule, path: Path) -> None:
     dataclasses.replace(proven, proof=None, overflow=Overflow.WRAP).save(path)
     with pytest.raises(InputError, match=r"^rule .*: .* can reach \d+, beyond .*"):
-        IntegerRule.load(path)
+        LayeredRule.load(path)
 
 
 def test_tampered_proof_is_refused_on_loading(path: Path) -> None:
-    held = prove(IntegerRule.load(path)).results["hidden neuron h1"].total
+    held = prove(LayeredRule.load(path)).results["hidden neuron h1"].total
 
     def shrink(description: dict[str, Any]) -> None:
         entries = {entry["name"]: entry for entry in description["proof"]["results"]}
@@ -761,7 +762,7 @@ def test_tampered_proof_is_refused_on_loading(path: Path) -> None:
 
     edit(path, shrink)
     with pytest.raises(InputError) as caught:
-        IntegerRule.load(path)
+        LayeredRule.load(path)
     assert str(caught.value) == (
         f"rule {path}: range proof is wrong: total range of hidden neuron h1 is {held.lowest}.."
         f"{held.highest - 1}, which does not hold {held}: prove it again"
@@ -793,7 +794,7 @@ def test_malformed_proof_is_refused_on_loading(
 ) -> None:
     edit(path, lambda description: change(description["proof"]))
     with pytest.raises(InputError) as caught:
-        IntegerRule.load(path)
+        LayeredRule.load(path)
     assert re.fullmatch(rf"rule {re.escape(str(path))}(:| has no valid) [^\n]+", str(caught.value))
 
 
@@ -801,19 +802,19 @@ def test_malformed_proof_is_refused_on_loading(
 def test_proof_that_is_no_object_is_refused_on_loading(path: Path, proof: object) -> None:
     edit(path, lambda description: description.update(proof=proof))
     with pytest.raises(InputError, match="has no valid description"):
-        IntegerRule.load(path)
+        LayeredRule.load(path)
 
 
 # The golden model, watched
 
 
-def violation(rule: IntegerRule, proof: RangeProof, steps: int = 1) -> str:
+def violation(rule: LayeredRule, proof: RangeProof, steps: int = 1) -> str:
     """What the watched model says on a 2 x 3 array, where a sample of 3 is at x 1, y 1."""
     watched, state = monitor(rule, proof), rule.initial_state(2, 3)
     valid = np.array([[False] * 3, [False, True, False]])
     with pytest.raises(OutOfRange) as caught:
         for _ in range(steps):
-            state = watched.step(state, np.full((2, 3), 3), valid)
+            state = watched.step(state, watched.given(np.full((2, 3), 3), valid))
     return str(caught.value)
 
 
@@ -865,7 +866,7 @@ def test_watched_model_sees_the_inputs(small_config: Make, mixed_rule: Make) -> 
         )
 
 
-def test_watched_rule_uses_its_own_proof(proven: IntegerRule) -> None:
+def test_watched_rule_uses_its_own_proof(proven: LayeredRule) -> None:
     assert monitor(proven).proof is proven.proof
     unproven = dataclasses.replace(proven, proof=None)
     assert monitor(unproven).proof == proven.proof

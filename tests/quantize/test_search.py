@@ -8,7 +8,7 @@ import pytest
 from scotopia.graph.errors import InputError
 from scotopia.model.rule import Rule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.search import cost_of, search
 
 Make = Callable[..., Any]  # a fixture of conftest.py
@@ -26,7 +26,7 @@ def weight_error(rule: Rule, formats: Formats, only: int | None = None) -> Any:
     exact = formats.integer_rule(rule).perceive
     values = np.ldexp(exact.weight.astype(float), -exact.weight_frac[:, None, None])
 
-    def score(integer: IntegerRule) -> float:
+    def score(integer: LayeredRule) -> float:
         layer = integer.perceive
         found = np.ldexp(layer.weight.astype(float), -layer.weight_frac[:, None, None])
         errors = np.abs(found - values).sum((1, 2))
@@ -77,7 +77,7 @@ def test_moves_that_lose_more_together_than_alone_are_not_all_taken(
     rule, formats = start
     finest = formats.integer_rule(rule).perceive.weight_frac.sum()
 
-    def score(integer: IntegerRule) -> float:  # one bit of one neuron is free, a second is not
+    def score(integer: LayeredRule) -> float:  # one bit of one neuron is free, a second is not
         return 0.0 if integer.perceive.weight_frac.sum() >= finest - 1 else -10.0
 
     found = search(rule, formats, score, max_loss=0.1)
@@ -88,7 +88,7 @@ def test_moves_that_lose_more_together_than_alone_are_not_all_taken(
 def test_another_cost_takes_other_bits(start: tuple[Rule, Formats]) -> None:
     rule, formats = start
 
-    def neuron(chosen: Formats, _integer: IntegerRule) -> int:  # all else is free
+    def neuron(chosen: Formats, _integer: LayeredRule) -> int:  # all else is free
         return chosen.perceive_weights[1].bits  # type: ignore[union-attr]
 
     found = search(rule, formats, lambda integer: 0.0, 0.1, cost=neuron)
@@ -100,7 +100,7 @@ def test_another_cost_takes_other_bits(start: tuple[Rule, Formats]) -> None:
 def test_neurons_and_gates_lose_bits_where_that_is_cheaper(start: tuple[Rule, Formats]) -> None:
     rule, formats = start
 
-    def results(chosen: Formats, _integer: IntegerRule) -> int:  # all else is free
+    def results(chosen: Formats, _integer: LayeredRule) -> int:  # all else is free
         return sum(format.bits for format in (*chosen.hidden[1:], chosen.gate))
 
     found = search(rule, formats, lambda integer: 0.0, 0.1, cost=results)
@@ -115,7 +115,7 @@ def test_neurons_and_gates_lose_bits_where_that_is_cheaper(start: tuple[Rule, Fo
 def test_a_gate_keeps_the_bits_that_the_dither_needs(start: tuple[Rule, Formats]) -> None:
     rule, formats = start
 
-    def gate(chosen: Formats, _integer: IntegerRule) -> int:  # all else is free
+    def gate(chosen: Formats, _integer: LayeredRule) -> int:  # all else is free
         return chosen.gate.bits
 
     found = search(rule, replace(formats, dither=6), lambda integer: 0.0, 0.1, cost=gate)
@@ -132,7 +132,7 @@ def test_the_rule_is_rounded_as_one_says(start: tuple[Rule, Formats]) -> None:
     rule, formats = start
     built = []
 
-    def build(chosen: Formats) -> IntegerRule:
+    def build(chosen: Formats) -> LayeredRule:
         built.append(chosen)
         return chosen.integer_rule(rule)
 

@@ -22,7 +22,7 @@ from scotopia.model.video import Clip
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.feedback import round_weights
 from scotopia.quantize.formats import Formats
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.post_training import Calibration
 from scotopia.quantize.sweep import (
     Design,
@@ -96,7 +96,7 @@ def work_off(plan: Plan, done: dict[str, Any] | None = None) -> tuple[dict[str, 
     return results, computed
 
 
-def by_hand(grid: Grid, tmp_path: Path, design: Design = DESIGN) -> tuple[Rule, IntegerRule]:
+def by_hand(grid: Grid, tmp_path: Path, design: Design = DESIGN) -> tuple[Rule, LayeredRule]:
     """The float rule and the integer rule, made without the sweep."""
     path = tmp_path / "small.safetensors"
     path.write_bytes(grid.rules[0].content)
@@ -108,11 +108,11 @@ def by_hand(grid: Grid, tmp_path: Path, design: Design = DESIGN) -> tuple[Rule, 
     return rule, formats.integer_rule(round_weights(filled, formats, calibration.moments))
 
 
-def five_and_a_half(rule: IntegerRule) -> tuple[int, float]:
+def five_and_a_half(rule: LayeredRule) -> tuple[int, float]:
     return 5, 0.5
 
 
-def no_cell(rule: IntegerRule) -> tuple[int, float]:
+def no_cell(rule: LayeredRule) -> tuple[int, float]:
     raise InputError("rounding RND_CONV is not supported by the cell")
 
 
@@ -280,7 +280,7 @@ def test_rule_of_a_design_is_the_one_that_was_scored(grid: MakeGrid, tmp_path: P
     results, _ = work_off(plan)
     path = tmp_path / "integer.safetensors"
     path.write_bytes(rule_file(results[plan.integer_rules[DESIGN].key]))
-    found, expected = IntegerRule.load(path), by_hand(plan.grid, tmp_path)[1]
+    found, expected = LayeredRule.load(path), by_hand(plan.grid, tmp_path)[1]
     np.testing.assert_array_equal(found.perceive.weight, expected.perceive.weight)
     assert found.state_formats == expected.state_formats
 
@@ -322,7 +322,7 @@ def test_a_clip_that_ranges_were_found_with_counts_as_seen(grid: MakeGrid, tmp_p
     (made,) = (work_off(plan)[0][task.key] for task in plan.integer_rules.values())
     path = tmp_path / "rule.safetensors"
     path.write_bytes(base64.b64decode(made["file"]))
-    record = IntegerRule.load(path).training
+    record = LayeredRule.load(path).training
     assert record["clips"] == ["noise9"]
     assert record["digests"] == {"noise9": digest(noise(9, 24))}
 

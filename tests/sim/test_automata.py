@@ -11,7 +11,7 @@ from scotopia.graph.qformat import IntArray
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.model.config import Border
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.ranges import check
 from scotopia.sim.automata import (
     LIFE,
@@ -149,9 +149,9 @@ def test_rule_30_tells_directions_apart(flip: object) -> None:
 
 def test_golden_model_that_takes_north_for_south_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = BY_TITLE["Rule 30: lone 1"]
-    neighbourhood = IntegerRule.neighbourhood
+    neighbourhood = LayeredRule.neighbourhood
     monkeypatch.setattr(
-        IntegerRule, "neighbourhood", lambda self, seen: neighbourhood(self, seen)[..., ::-1, :]
+        LayeredRule, "neighbourhood", lambda self, seen: neighbourhood(self, seen)[..., ::-1, :]
     )
     assert judge(trial, run(trial)) == (
         True,

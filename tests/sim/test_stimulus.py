@@ -47,7 +47,7 @@ def test_expected_states_are_the_golden_models(small_config: Make, random_rule: 
     assert stimulus.expected.shape == (5 * 3, 5, 6, 8)
     state = rule.initial_state(6, 8)
     for step, expected in enumerate(stimulus.expected):
-        state = rule.step(state, rule.sample_codes(CLIP[step // 3]), mask[step // 3])
+        state = rule.step(state, rule.given(rule.sample_codes(CLIP[step // 3]), mask[step // 3]))
         np.testing.assert_array_equal(expected, state)
 
 

@@ -56,7 +56,7 @@ def test_channels_of_a_device_differ_so_that_one_cannot_stand_for_another(device
         for _ in range(20):
             valid = rng.random(shape) < 0.5
             noise = registers.planes(rule.noise_planes) if rule.noise_planes else None
-            state = rule.step(state, rng.integers(-8, 8, shape), valid, noise)
+            state = rule.step(state, rule.given(rng.integers(-8, 8, shape), valid), noise)
         assert len({channel.tobytes() for channel in state[: device.channels]}) == device.channels
 
 

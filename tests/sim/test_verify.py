@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from scotopia.graph import processes
 from scotopia.graph.errors import InputError
+from scotopia.graph.intervals import Interval
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import Register
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.ranges import Interval, RangeProof, prove
+from scotopia.quantize.ranges import RangeProof, prove
 from scotopia.sim import verify as verification
 from scotopia.sim.anywhere import COUNT, SIDE
 from scotopia.sim.faults import drop_rounding, flip_weight_digit

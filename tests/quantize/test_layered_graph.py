@@ -1,4 +1,4 @@
-"""Rules of version 1 as step graphs compute the codes that they always computed."""
+"""Layered rules as step graphs compute the codes that they always computed."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ import pytest
 from scotopia.cli.rules import rule_path
 from scotopia.graph import golden
 from scotopia.graph.intervals import prove
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.sim.random_rules import any_rule
 
 
-def compare(rule: IntegerRule, seed: int, steps: int = 4) -> None:
+def compare(rule: LayeredRule, seed: int, steps: int = 4) -> None:
     graph = rule.graph
     rng = np.random.default_rng(seed)
     shape = (5, 6)
@@ -22,7 +22,7 @@ def compare(rule: IntegerRule, seed: int, steps: int = 4) -> None:
         sample = rng.integers(format.lowest, format.highest + 1, shape)
         valid = rng.random(shape) < 0.4
         noise = rng.integers(0, 2, (rule.noise_planes, *shape)) if rule.noise_planes else None
-        after = rule.step(state, sample, valid, noise)
+        after = rule.step(state, rule.given(sample, valid), noise)
         found = golden.step(graph, state, {"sample": sample, "valid": valid}, noise)
         np.testing.assert_array_equal(found, after)
         state = after
@@ -30,7 +30,7 @@ def compare(rule: IntegerRule, seed: int, steps: int = 4) -> None:
 
 @pytest.mark.parametrize("name", ["retina-int", "retina-shift"])
 def test_shipped_rules(name: str) -> None:
-    rule = IntegerRule.load(rule_path(name))
+    rule = LayeredRule.load(rule_path(name))
     compare(rule, 0)
     proof: Any = rule.proof
     ranges = prove(rule.graph)

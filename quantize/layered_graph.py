@@ -1,14 +1,14 @@
-"""The step graph of an integer rule of version 1: two layers and an update."""
+"""The step graph of a layered rule."""
 
 from scotopia.graph.build import Builder, Value
 from scotopia.graph.qformat import QFormat, Rounding
 from scotopia.graph.step import StepGraph
 from scotopia.model.scotopic.register import look
 
-from .integer_rule import FIRE_BITS, IntegerLayer, IntegerRule, fire_threshold
+from .layered_rule import FIRE_BITS, IntegerLayer, LayeredRule, fire_threshold
 
 
-def graph_of(rule: IntegerRule) -> StepGraph:
+def graph_of(rule: LayeredRule) -> StepGraph:
     """Write the step of a rule down as a graph; it computes the same codes."""
     config, build = rule.config, _Builder()
     formats = dict(zip(config.channel_names, rule.channel_formats, strict=True))
@@ -68,7 +68,7 @@ class _Builder(Builder):
     def not_negative(self, a: Value) -> Value:
         return a.maximum(0)
 
-    def layer(self, layer: IntegerLayer, a: Value, rule: IntegerRule) -> Value:
+    def layer(self, layer: IntegerLayer, a: Value, rule: LayeredRule) -> Value:
         """Sum up with a layer's weights, and bring the sums to its formats."""
         scale = 2.0 ** -layer.weight_frac.astype(float)
         finest = max(format.frac_bits for format in layer.inputs)
