@@ -1,5 +1,7 @@
 """The step graph of a layered rule."""
 
+from collections.abc import Sequence
+
 from scotopia.graph.build import Builder, Value
 from scotopia.graph.qformat import QFormat, Rounding
 from scotopia.graph.step import StepGraph
@@ -49,19 +51,31 @@ def graph_of(rule: LayeredRule) -> StepGraph:
         candidate, gate = update[: config.channels], update[config.channels :]
         build.name(candidate, [f"candidate x{i}" for i in range(config.channels)])
         build.name(gate, [f"gate x{i}" for i in range(config.channels)])
-        way, rounding = gate * (candidate - x), rule.rounding
-        if dither is not None:
-            units = build.constant(*(2.0**-format.frac_bits for format in rule.state_formats))
-            way, rounding = way + dither * units, Rounding.TRN
-        # One bit more than the state: it is the difference of two.
-        wider = [QFormat(f.int_bits + 1, f.frac_bits) for f in rule.state_formats]
-        # It lies between what it was and the candidate: this fit changes nothing.
-        updated = (x + way.fit(wider, rounding)).fit(rule.state_formats)
+        updated = gated_update(x, candidate, gate, rule.state_formats, rule.rounding, dither)
     if fires is not None:
         updated = build.where(fires, updated, x)
     build.name(updated, [f"channel x{i}" for i in range(config.channels)])
     after = [*updated, seen.last, seen.trace]
     return build.graph(dict(zip(config.channel_names, after, strict=True)))
+
+
+def gated_update(
+    x: Value,
+    candidate: Value,
+    gate: Value,
+    formats: Sequence[QFormat],
+    rounding: Rounding,
+    dither: Value | None = None,
+) -> Value:
+    """Move x towards the candidate as far as the gate opens, and round or dither the way."""
+    way = gate * (candidate - x)
+    if dither is not None:
+        units = x.builder.constant(*(2.0**-format.frac_bits for format in formats))
+        way, rounding = way + dither * units, Rounding.TRN
+    # One bit more than the state: it is the difference of two.
+    wider = [QFormat(format.int_bits + 1, format.frac_bits) for format in formats]
+    # It lies between what it was and the candidate: the last fit changes nothing.
+    return (x + way.fit(wider, rounding)).fit(formats)
 
 
 class _Builder(Builder):

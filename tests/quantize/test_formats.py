@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scotopia.graph.errors import InputError
-from scotopia.graph.qformat import QFormat
+from scotopia.graph.qformat import IntArray, QFormat
 from scotopia.model.config import RuleConfig
 from scotopia.model.rule import Rule, hard_sigmoid
 from scotopia.model.start import start_as_filter
@@ -208,11 +208,18 @@ def test_gate_folds_the_hard_sigmoid_exactly(small_config: Make) -> None:
         rule.update.weight[:] = torch.tensor([0.5, -1.5])[:, None, None, None]
         rule.update.bias[:] = torch.tensor([0.25, 0.5])
     integer = quantized(rule, 1.9)
-    hidden = integer.perceive.outputs[0].quantize(np.array([1.25]))
-    codes = integer.update(hidden[:, None, None], integer.rounding)[:, 0]
+    names, codes = integer.graph.names, {}
+
+    def watch(index: int, found: IntArray) -> None:
+        words = integer.graph.words(index)
+        codes.update({names.get(word): found[i, 0, 0] for i, word in enumerate(words)})
+
+    nothing = np.zeros((1, 1), np.int64)
+    state = integer.initial_state(1, 1)
+    integer.step(state, integer.given(nothing, nothing > 0), watch=watch)
     expected_gate = hard_sigmoid(torch.tensor(-1.5 * 1.25 + 0.5)).item()
-    assert integer.gate_format.values(codes[1]) == expected_gate == 0.15625
-    assert integer.state_formats[0].values(codes[0]) == 0.5 * 1.25 + 0.25
+    assert integer.gate_format.values(codes["gate x0"]) == expected_gate == 0.15625
+    assert integer.state_formats[0].values(codes["candidate x0"]) == 0.5 * 1.25 + 0.25
 
 
 @pytest.mark.parametrize("name", ["weight", "state", "hidden", "gate", "update"])

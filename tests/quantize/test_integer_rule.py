@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from scotopia.graph import golden
+from scotopia.graph.build import Builder
 from scotopia.graph.errors import InputError
 from scotopia.graph.lfsr import RowRegisters
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
@@ -25,6 +27,7 @@ from scotopia.model.config import INPUTS
 from scotopia.model.files import MAX_BYTES
 from scotopia.model.rule import Rule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
+from scotopia.quantize.layered_graph import gated_update
 from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, check_supported
 from scotopia.quantize.task import run
 
@@ -315,52 +318,54 @@ def test_cell_holds_its_state_unless_fired_but_takes_samples(
     np.testing.assert_array_equal(found[8:], expected[8:])
 
 
-@pytest.fixture
-def dithered(small_config: Make, random_rule: Make) -> LayeredRule:
-    return dataclasses.replace(random_rule(9, small_config()), dither=8)
+def dithered_update(x: IntArray, candidate: IntArray, gate: IntArray, noise: IntArray) -> IntArray:
+    """Move (H, W) codes of 8 bits towards a candidate, with a dither of as many bits as planes."""
+    build = Builder()
+    byte, share = QFormat(1, 7), QFormat(0, 8, signed=False)
+    state = build.channels({"x": byte})
+    to, much = build.inputs({"candidate": byte, "gate": share})
+    dither = build.random(len(noise))
+    moved = gated_update(state, to, much, [byte], Rounding.RND, dither)
+    inputs = {"candidate": candidate, "gate": gate}
+    return golden.step(build.graph({"x": moved}), x[None], inputs, noise)[0]
 
 
-def test_all_dithers_of_an_update_have_its_exact_mean(
-    dithered: LayeredRule, extreme_state: Make
-) -> None:
+def test_all_dithers_of_an_update_have_its_exact_mean() -> None:
     rng = np.random.default_rng(10)
-    x = rng.integers(-128, 128, (3, 1, 1))
-    candidate, gate = rng.integers(-128, 128, (3, 1, 1)), rng.integers(0, 256, (3, 1, 1))
     noise = bits_of(np.arange(256).reshape(16, 16), 8)
-    update = np.broadcast_to(np.concatenate([candidate, gate]), (6, 16, 16))
-    found = dithered.apply_update(np.broadcast_to(x, (3, 16, 16)), update, noise)
-    # Of gate * (c - x) / 256 nothing is lost in the sum over the 256 dithers.
-    np.testing.assert_array_equal(found.sum((1, 2)), (256 * x + gate * (candidate - x))[:, 0, 0])
+    for x, candidate in rng.integers(-128, 128, (9, 2)):
+        gate = rng.integers(0, 256)
+        every = [np.full((16, 16), code) for code in (x, candidate, gate)]
+        # Of gate * (c - x) / 256 nothing is lost in the sum over the 256 dithers.
+        assert dithered_update(*every, noise).sum() == 256 * x + gate * (candidate - x)
 
 
 @pytest.mark.parametrize("dither", [4, 8])
-def test_dithered_update_is_unbiased(dither: int, dithered: LayeredRule) -> None:
-    rule = dataclasses.replace(dithered, dither=dither)
+def test_dithered_update_is_unbiased(dither: int) -> None:
     rng = np.random.default_rng(11)
-    shape = (3, 64, 64)
+    shape = (64, 192)
     x, candidate = rng.integers(-128, 128, (2, *shape))
     # Gates in steps of a dither: below these bits, dropping is what it always was.
     gate = rng.integers(0, 2**dither, shape) << (8 - dither)
     exact = x + gate * (candidate - x) / 256
-    registers = RowRegisters(64, 64, 1)
+    registers = RowRegisters(*shape, 1)
     draws = 100
     total = np.zeros(shape)
     for _ in range(draws):
-        total += rule.apply_update(x, np.concatenate([candidate, gate]), registers.planes(dither))
+        total += dithered_update(x, candidate, gate, registers.planes(dither))
     error = total / draws - exact
-    # A draw errs by less than 1, with a variance of 1/4 at most; three channels share the bits.
-    assert abs(error.mean()) < 4 * 0.5 / np.sqrt(draws * 64 * 64)
+    # A draw errs by less than 1, with a variance of 1/4 at most.
+    assert abs(error.mean()) < 4 * 0.5 / np.sqrt(draws * error.size)
     assert abs(error).max() < 5.5 * 0.5 / np.sqrt(draws)
     # Truncation, for comparison, loses half a code on average.
     dropped = x + (gate * (candidate - x) >> 8) - exact
     assert dropped.mean() < -0.4
 
 
-def test_no_dither_changes_a_closed_gate(dithered: LayeredRule) -> None:
-    x = np.random.default_rng(12).integers(-128, 128, (3, 16, 16))
-    update = np.concatenate([127 - x, np.zeros_like(x)])
+def test_no_dither_changes_a_closed_gate() -> None:
+    x = np.random.default_rng(12).integers(-128, 128, (16, 16))
     noise = bits_of(np.arange(256).reshape(16, 16), 8)
-    np.testing.assert_array_equal(dithered.apply_update(x, update, noise), x)
+    np.testing.assert_array_equal(dithered_update(x, 127 - x, np.zeros_like(x), noise), x)
 
 
 @pytest.mark.parametrize(
@@ -386,15 +391,15 @@ def test_noise_has_the_planes_that_the_rule_takes(
     rule = dataclasses.replace(random_rule(0, config), dither=dither)
     assert rule.noise_planes == planes
     state = extreme_state(rule, 1, 2, 2)
-    nothing = state[3], np.zeros((2, 2), bool)
-    rule.step(state, rule.given(*nothing, np.zeros((planes, 2, 2), np.int64)))
+    nothing = rule.given(state[3], np.zeros((2, 2), bool))
+    rule.step(state, nothing, np.zeros((planes, 2, 2), np.int64))
     with pytest.raises(
         ValueError, match=f"^noise has {planes + 1} planes, the rule takes {planes}"
     ):
-        rule.step(state, rule.given(*nothing, np.zeros((planes + 1, 2, 2), np.int64)))
+        rule.step(state, nothing, np.zeros((planes + 1, 2, 2), np.int64))
     if planes:
         with pytest.raises(ValueError, match=f"^noise has 0 planes, the rule takes {planes}$"):
-            rule.step(state, *nothing)
+            rule.step(state, nothing)
 
 
 def test_run_draws_the_planes_of_its_seed(small_config: Make, random_rule: Make) -> None:

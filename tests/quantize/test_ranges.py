@@ -534,7 +534,8 @@ def test_proven_rule_never_wraps(
     for i in range(8):
         sample = extreme_state(rule, seed + i, 5, 5)[config.channels]
         valid = np.random.default_rng(i).random((5, 5)) < 0.5
-        after = monitor(rule, proof).step(state, sample, valid)
+        inputs = rule.given(sample, valid)
+        after = monitor(rule, proof).step(state, inputs)
         np.testing.assert_array_equal(
             after, saturating.step(state, saturating.given(sample, valid))
         )
