@@ -25,7 +25,6 @@ from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import EventLayout, InstructionLayout, program_depth, shape_code
 from scotopia.model.config import Border, Kind, RuleConfig
-from scotopia.model.processes import complaint
 from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
 
 from .check import Check, Verdict
