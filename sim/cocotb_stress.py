@@ -736,13 +736,17 @@ async def dropped_stops(d: Driver) -> None:
 # Those that load programs. Each begins by loading the first one, whatever the one before it left.
 
 
-def load(d: Driver, words: list[int], start: int = 0, rash: float = 0.0) -> Writes:
+def load(
+    d: Driver, words: list[int], start: int = 0, rash: float = 0.0, *, pauses: bool = True
+) -> Writes:
     """Write words one by one, while idle, and again what was written while busy.
 
     Parameters
     ----------
     rash
         How likely it does not wait for the device to be idle.
+    pauses
+        Whether it sometimes waits between two writes.
     """
     index, known, o = start, False, d.last
     while index < start + len(words):
@@ -753,7 +757,8 @@ def load(d: Driver, words: list[int], start: int = 0, rash: float = 0.0) -> Writ
         if not known:
             writes.insert(0, (Register.PROGRAM_ADDRESS, index))
         for write in writes:
-            if d.rng.random() < 0.03:  # time for what is not written to be taken for a write
+            # Time for what is not written to be taken for a write.
+            if pauses and d.rng.random() < 0.03:
                 for _ in range(d.rng.randrange(1, 16)):
                     o = yield None
             o = yield write
@@ -884,7 +889,7 @@ async def word_with_command(d: Driver) -> None:
         await d.finish()
         d.start_writes(load(d, [~words[late] & d.plan["word_mask"]], late))
         await d.finish()
-        d.start_writes(load(d, [words[late]], late))
+        d.start_writes(load(d, [words[late]], late, pauses=False))
         await d.clocks(2)  # ADDRESS and LOW
         if after:
             d.writes, waiting = None, d.write

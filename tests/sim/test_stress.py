@@ -38,7 +38,8 @@ def trace(bench: StressBench, tmp_path_factory: pytest.TempPathFactory) -> Trace
     """All scenarios on one device."""
     folder = tmp_path_factory.mktemp("verilog")
     emit(DEVICE.programs[0], DEVICE.height, DEVICE.width, folder)
-    return bench.trace(DEVICE, folder, 0, DEVICE.scenarios)
+    # Seed 8 draws a pause where a word is to be written with a command.
+    return bench.trace(DEVICE, folder, 8, DEVICE.scenarios)
 
 
 def test_device_keeps_its_contract_in_every_clock_of_every_scenario(trace: Trace) -> None:
