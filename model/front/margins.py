@@ -117,7 +117,8 @@ def _pad(
             raise Refusal("pads batch or channels", "pad rows and columns")
         if margins[axis] or (before, after) != (1, 1):
             raise Refusal(
-                f"pads {before} and {after} cells", "pad one cell on each side, once: see 3x3"
+                f"pads {before} and {after} cells, where a cell sees 3x3",
+                "use 3x3 kernels, padded once by one cell on each side",
             )
         margins[axis] = PADDING[mode]
         dims[dim] = (Atom(atoms[0].size + 2, axis),)

@@ -5,6 +5,7 @@ is only compared gets as many bits as that takes; what nothing reads goes.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +40,7 @@ def simplify(writer: Writer, outputs: Words) -> tuple[StepGraph, Writer, set[int
     The last are the random words that are only compared with numbers, counted from the first.
     """
     work = _Work(writer, outputs)
+    work.drop_what_changes_nothing()
     for index in range(len(work.operations)):
         work.select_directly(index)
         work.fold(index)
@@ -91,6 +93,36 @@ class _Work:
             lanes = torch.tensor(found[1])
             return self.formulas[found[0]][0].map(lambda t: t[lanes].double())
         return Const.of(lambda *numbers: torch.stack(numbers), *parts)
+
+    def drop_what_changes_nothing(self) -> None:
+        """Read words in place of their sums with 0, products with 1, and the like."""
+        same: dict[int, int] = {}
+        word = 0
+        for index, operation in enumerate(self.operations):
+            moved = _moved(operation, same)
+            self.operations[index] = moved
+            for lane in range(moved.count):
+                if (found := self._same_as(moved, lane)) is not None:
+                    same[word + lane] = found
+            word += moved.count
+        self.outputs = tuple(same.get(word, word) for word in self.outputs)
+
+    def _same_as(self, operation: Operation, lane: int) -> int | None:
+        """Return the word that a word of an operation is equal to, as it stands there."""
+        if not isinstance(operation, Add | Subtract | Multiply | Select):
+            return None
+        a, b = operation.a[lane], operation.b[lane]
+        if isinstance(operation, Select):
+            return a if a == b else None
+        one, other = self.plain(a), self.plain(b)
+        if isinstance(operation, Multiply):
+            for word, value, factor in ((a, one, b), (b, other, a)):
+                if value in (0, 1):
+                    return factor if value else word
+            return None
+        if other == 0:
+            return a
+        return b if one == 0 and isinstance(operation, Add) else None
 
     def number(self, value: float) -> int:
         """Return the word of a number; it may come late, and `without_the_unread` puts it first."""
@@ -283,6 +315,16 @@ def _read(operation: Operation, lane: int) -> Words:
     return tuple(words[lane] for words in operation.arguments)
 
 
+def _moved(operation: Operation, same: Mapping[int, int]) -> Operation:
+    """Return an operation that reads other words in place of some."""
+    changed = {
+        name: tuple(same.get(word, word) for word in getattr(operation, name))
+        for name in ("condition", "a", "b")
+        if hasattr(operation, name)
+    }
+    return replace(operation, **changed) if changed else operation
+
+
 def _needed(limits: list[float]) -> int:
     bits = max(1, *(fraction(limit) for limit in limits))
     return bits if bits <= MOST_RANDOM_BITS else RANDOM_BITS
@@ -301,9 +343,9 @@ def _some(operation: Operation, lanes: list[int], places: dict[int, int]) -> Ope
             weight=operation.weight[lanes],
             bias=operation.bias[lanes],
         )
-    changed = {
+    reads = {
         name: tuple(places[getattr(operation, name)[lane]] for lane in lanes)
         for name in ("condition", "a", "b")
         if hasattr(operation, name)
     }
-    return replace(operation, **changed)
+    return replace(operation, **reads)

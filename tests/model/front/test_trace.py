@@ -300,7 +300,7 @@ def test_batch_norm_and_factors_go_into_the_weights() -> None:
         (lambda x: 1 - torch.rand_like(x[:, :1]) < 0.125, 3, 0.125),
         (lambda x: torch.rand_like(x[:, :1]) < 0.1, 8, 26 / 256),
         (lambda x: torch.bernoulli(torch.full_like(x[:, :1], 0.5)), 1, 0.5),
-        (lambda x: torch.bernoulli(x[:, :1] * 0 + 0.5), 8, 0.5),
+        (lambda x: torch.bernoulli(x[:, :1].clamp(0.5, 0.5)), 8, 0.5),
         (lambda x: torch.randint(0, 2, x[:, :1].shape), 1, 0.5),
         (lambda x: torch.rand(x.shape[0], 1, x.shape[2], x.shape[3]) * 2 - 1, 8, None),
         (lambda x: torch.rand(x.shape[2:]) < 0.5, 1, 0.5),
@@ -375,6 +375,22 @@ def test_what_is_not_read_is_not_in_the_graph() -> None:
     traced = trace(Step(lambda x: (wide(x)[:, ::2], F.max_pool2d(x, 3, 1, 1))[0]), 4)
     assert not list(traced.graph.of_kind(Window))
     assert traced.graph.operations[1].count == 4
+
+
+def test_channels_that_do_not_change_are_not_computed() -> None:
+    """As those of an image that is segmented."""
+    first, second = layer(4, 8, 3, padding=1), layer(8, 4, 1)
+
+    def step(x: Tensor) -> Tensor:
+        change = second(F.relu(first(x)))
+        change = change * (torch.rand_like(x[:, :1]) < 0.5).float()
+        change[:, :3] *= 0
+        return x + change
+
+    graph = trace(Step(step), 4).graph
+    assert graph.outputs[:3] == tuple(graph.channels.values())[:3]
+    assert graph.operations[-1].count == 1
+    assert [graph.operations[i].count for i, _ in graph.of_kind(Linear)] == [8, 1]
 
 
 def test_the_module_keeps_its_mode_and_its_weights() -> None:
