@@ -20,6 +20,8 @@ from scotopia.graph.errors import InputError
 
 from .config import FILTERS, Border, RuleConfig
 from .files import check_training_record, read_rule_file, write_rule_file
+from .scotopic import register
+from .scotopic.register import Seen, look
 
 #: Identity, Sobel in x and in y, Laplacian, each scaled to a response of about one.
 _SOBEL = torch.tensor(
@@ -169,52 +171,36 @@ class Rule(nn.Module):
             (B, 1, H, W) 1 where a cell updates, else 0: its register is written all the same. By
             default all do.
         """
-        x, register = state[:, : self.config.channels], state[:, self.config.channels :]
-        last, trace = register.chunk(2, 1)
-        flicker = valid * (trace > 0) * (sample - last)
-        fresh = valid * (trace < 1 - 2.0**-self.config.trace_bits)
-        sample, trace = self.latch(last, trace, sample, valid)
-        seen = self.perception(x, sample, trace, valid, fresh, flicker)
-        hidden = F.relu(self.perceive(seen))
+        x = state[:, : self.config.channels]
+        seen = self.look(state, sample, valid)
+        hidden = F.relu(self.perceive(self.show(x, seen)))
         updated = self.apply_update(x, self.update(hidden))
         if fired is not None:
             updated = torch.where(fired > 0, updated, x)
-        return torch.cat([updated, sample, trace], 1)
+        return torch.cat([updated, seen.last, seen.trace], 1)
 
-    def latch(
-        self, last: Tensor, trace: Tensor, sample: Tensor, valid: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Let the sensor write the input register: a new sample, or an older trace."""
-        tick = 2.0**-self.config.trace_bits
-        aged = (trace - tick).clamp(min=0)
-        return last + valid * (sample - last), aged + valid * (1 - tick - aged)
+    def look(self, state: Tensor, sample: Tensor, valid: Tensor) -> Seen:
+        """Take a sample where one arrives; see `scotopic.register`."""
+        x, register = state[:, : self.config.channels], state[:, self.config.channels :]
+        old, age = register.chunk(2, 1)
+        trusts = "trust" in self.config.inputs
+        return look(
+            _Tensors(),
+            self.config.inputs,
+            prediction=x[:, : self.config.pixels],
+            doubt=x[:, self.config.doubt : self.config.doubt + 1] if trusts else None,
+            old=old,
+            age=age,
+            sample=sample,
+            valid=valid,
+            trace_bits=self.config.trace_bits,
+            keep=_clipped,
+        )
 
-    def perception(
-        self,
-        x: Tensor,
-        sample: Tensor,
-        trace: Tensor,
-        valid: Tensor,
-        fresh: Tensor,
-        flicker: Tensor,
-    ) -> Tensor:
+    def show(self, x: Tensor, seen: Seen) -> Tensor:
         """Gather what a cell shows its neighbours, with a border of one cell around."""
-        surprise = sample - x[:, : self.config.pixels]
-        inputs = {
-            "sample": sample,
-            "trace": trace,
-            "valid": valid,
-            "fresh": fresh,
-            "flicker": flicker.clamp(-1, 1),
-            "innovation": (valid * surprise).clamp(-1, 1),
-        }
-        if "trust" in self.config.inputs:
-            doubt = x[:, self.config.doubt : self.config.doubt + 1]
-            trust = (recency(trace) - 4 * doubt).clamp(0, 1)
-            inputs |= {"trust": trust, "recall": (trust * surprise).clamp(-1, 1)}
-
-        seen = torch.cat([x, *(inputs[name] for name in self.config.inputs)], 1)
-        return F.pad(seen, (1, 1, 1, 1), mode=PAD_MODE[self.config.border])
+        shown = torch.cat([x, *seen.inputs], 1)
+        return F.pad(shown, (1, 1, 1, 1), mode=PAD_MODE[self.config.border])
 
     def apply_update(self, x: Tensor, update: Tensor) -> Tensor:
         """Move x towards the candidate as far as the gate opens, or by the residual."""
@@ -270,14 +256,28 @@ class Rule(nn.Module):
         return rule
 
 
-def recency(trace: Tensor) -> Tensor:
-    """Tell how recent a sample is, from 4 to 0, about linearly in the logarithm of its age.
+class _Tensors:
+    """What `scotopic.register` needs of tensors."""
 
-    From a trace in [0, 1): it falls to 2 in a 64th of the trace's life, to 1 in an eighth, then to
-    0. So a cell can forget what is older than a few frames, or than a few hundred, by subtracting
-    its doubt. Made of shifts and clips.
-    """
-    return trace + (8 * trace - 7).clamp(min=0) + 2 * (64 * trace - 63).clamp(min=0)
+    def where(self, condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
+        bit = condition if condition.dtype == torch.bool else condition > 0
+        return torch.where(bit, a, b)
+
+    def not_negative(self, a: Tensor) -> Tensor:
+        return a.clamp(min=0)
+
+
+def _clipped(name: str, value: Tensor) -> Tensor:
+    """Clip an input to the range in which it is shown."""
+    if name in ("flicker", "innovation", "recall"):
+        return value.clamp(-1, 1)
+    return value.clamp(0, 1) if name == "trust" else value
+
+
+def recency(trace: Tensor) -> Tensor:
+    """See `scotopic.register`."""
+    found: Tensor = register.recency(_Tensors(), trace)
+    return found
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def test_information_travels_one_pixel_a_step(
 def test_border_is_what_lies_beyond(border: str, small_config: Make) -> None:
     rule = Rule(small_config(border=border, inputs=()))
     x = random_state(rule)[:, :3]
-    seen = rule.perception(x, *[NOTHING] * 5)[0]
+    seen = rule.show(x, rule.look(random_state(rule), NOTHING, NOTHING))[0]
     assert torch.equal(seen[:, 1:-1, 1:-1], x[0])
     expected = {"zero": 0 * x[0, :, 0, 0], "replicate": x[0, :, 0, 0], "wrap": x[0, :, 6, 6]}
     assert torch.equal(seen[:, 0, 0], expected[border])
@@ -115,25 +115,26 @@ def test_a_sample_is_fresh_in_the_step_that_takes_it(small_config: Make) -> None
     assert seen == [1, 0, 0, 1]
 
 
-def test_inputs_are_what_the_config_says(small_config: Make) -> None:
-    rule = Rule(small_config(channels=2, inputs=INPUTS))
-    x = torch.tensor([-0.75, 0.0])[:, None, None].expand(1, 2, 7, 7)
-    sample = torch.full((1, 1, 7, 7), 0.5)
-    trace, valid = torch.full((1, 1, 7, 7), 0.25), torch.ones(1, 1, 7, 7)
-    seen = rule.perception(x, sample, trace, valid, 0 * valid, sample - 0.75)[0, :, 3, 3]
-    # innovation, 1.25, is clipped
-    assert dict(zip(("x0", "x1", *INPUTS), seen.tolist(), strict=True)) == {
-        "x0": -0.75,
-        "x1": 0.0,
-        "sample": 0.5,
-        "trace": 0.25,
-        "valid": 1.0,
-        "fresh": 0.0,
-        "flicker": -0.25,
-        "innovation": 1.0,
-        "trust": 0.25,
-        "recall": 0.3125,
-    }
+@pytest.mark.parametrize(
+    ("valid", "age", "expected"),
+    [
+        # innovation and recall, 1.25, are clipped
+        (1, 0.25, [0.5, 1 - 1 / 256, 1, 1, -0.25, 1, 1, 1]),
+        (1, 1 - 1 / 256, [0.5, 1 - 1 / 256, 1, 0, -0.25, 1, 1, 1]),
+        (1, 0, [0.5, 1 - 1 / 256, 1, 1, 0, 1, 1, 1]),
+        (0, 0.25 + 1 / 256, [0.75, 0.25, 0, 0, 0, 0, 0.25, 0.375]),
+    ],
+)
+def test_inputs_are_what_the_config_says(
+    valid: float, age: float, expected: list[float], small_config: Make
+) -> None:
+    rule = Rule(small_config(channels=2, inputs=INPUTS, trace_bits=8))
+    numbers = torch.tensor([-0.75, 0.0, 0.75, age])
+    state = numbers[:, None, None].expand(1, 4, 7, 7)
+    given = torch.full((1, 1, 7, 7), 0.5)
+    look = rule.look(state, given, torch.full_like(given, valid))
+    seen = rule.show(state[:, :2], look)[0, :, 3, 3]
+    assert seen.tolist() == [-0.75, 0.0, *expected]
 
 
 def test_recency_is_linear_between_its_corners() -> None:
@@ -143,11 +144,11 @@ def test_recency_is_linear_between_its_corners() -> None:
 
 @pytest.mark.parametrize(("doubt", "trust"), [(-1.0, 1.0), (0.0, 1.0), (0.25, 0.859375), (0.5, 0)])
 def test_doubt_takes_from_the_trust(doubt: float, trust: float, small_config: Make) -> None:
-    rule = Rule(small_config(channels=2, inputs=("trust",)))
-    x = torch.tensor([0.0, doubt])[:, None, None].expand(1, 2, 7, 7)
-    trace = torch.full((1, 1, 7, 7), 63 / 64)
-    seen = rule.perception(x, NOTHING, trace, NOTHING, NOTHING, NOTHING)[0]
-    assert seen[2, 3, 3] == trust
+    rule = Rule(small_config(channels=2, inputs=("trust",), trace_bits=8))
+    numbers = torch.tensor([0.0, doubt, 0.0, 63 / 64 + 1 / 256])
+    state = numbers[:, None, None].expand(1, 4, 7, 7)
+    (seen,) = rule.look(state, NOTHING, NOTHING).inputs
+    assert seen[0, 0, 3, 3] == trust
 
 
 def test_recall_needs_trust() -> None:
