@@ -20,9 +20,11 @@ from scotopia.graph.qformat import Overflow, QFormat, Rounding
 from scotopia.model.rule import PAD_MODE, Grids, Rule, recency
 from scotopia.model.settle import Codes, settle
 
-from .engine import EXACT
 from .formats import Formats, bias_format, by_weight, folded_layers
 from .layered_rule import LayeredRule
+
+#: Floats of 24 bits hold a half beside any integer below this.
+EXACT = 1 << 23
 
 
 class FakeQuantRule(Rule):

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 
+from scotopia.graph import native as graph_native
 from scotopia.graph.qformat import Rounding
 from scotopia.graph.step import StepGraph
 from scotopia.model import native
@@ -37,7 +38,7 @@ from scotopia.sim.stimulus import Stimulus
 torch.set_num_threads(1)
 
 
-_is_available = native.available
+_is_available, _compiles_graphs = native.available, graph_native.available
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +63,14 @@ def is_alive() -> Callable[[int], bool]:
 def no_compiler() -> None:
     """Compiling takes seconds for each shape of rule; test_unroll.py compares the results."""
     native.available = lambda: False  # type: ignore[assignment]
+    graph_native.available = lambda: False  # type: ignore[assignment]
 
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the compiled loop where there is a compiler, for tests that run thousands of steps."""
     monkeypatch.setattr(native, "available", _is_available)
+    monkeypatch.setattr(graph_native, "available", _compiles_graphs)
 
 
 @pytest.fixture(scope="session", autouse=True)
