@@ -11,11 +11,13 @@ in between in pictures of its own, the **scratch**.
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
+from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from .errors import InputError
@@ -39,6 +41,7 @@ from .operations import (
 )
 from .qformat import IntArray, Overflow, Rounding
 from .step import StepGraph
+from .surroundings import Initial
 
 _COLUMNS = 100
 
@@ -70,19 +73,17 @@ class Extra:
 
     Attributes
     ----------
-    about
-        A sentence or more on the rule, for the head of the file.
     meanings
         Of channels, by name.
     use
-        Lines that show how the step is used; by default, step after step.
+        Lines that show how the step is used, of which "STEP" is one; by default, step after step.
+        In them, @ stands for the prefix of names, @@ for it in capitals.
     defines
         Names, without the prefix, of more constants; and their values.
     code
         More functions, in which @ stands for the prefix of names. They may call `@_floor`.
     """
 
-    about: str = ""
     meanings: Mapping[str, str] = field(default_factory=dict)
     use: Sequence[str] = ()
     defines: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +91,11 @@ class Extra:
 
 
 def c_header(
-    graph: StepGraph, name: str = "scotopia", seed: int = 1, extra: Extra | None = None
+    graph: StepGraph,
+    name: str = "scotopia",
+    seed: int = 1,
+    initial: Initial | None = None,
+    extra: Extra | None = None,
 ) -> str:
     """Return a header that holds a graph's constants and computes its step.
 
@@ -102,6 +107,7 @@ def c_header(
       inputs of a single bit uint8_t, and those that need it int64_t. `noise` is of `NAME_PLANES`
       pictures of random bits, uint8_t; `scratch` of `NAME_SCRATCH` pictures, whatever they hold.
       Where these are 0, NULL does.
+    - `NAME_start(state, height, width)`, if not all codes of the first state are 0, writes it.
     - `NAME_seed_rows(rows, height)` and `NAME_noise(rows, noise, height, width)`, of a graph that
       draws random bits: `lfsr.RowRegisters`, its registers kept by the caller.
 
@@ -111,6 +117,8 @@ def c_header(
         What every name in the header starts with.
     seed
         Of the random bits.
+    initial
+        The first state, by default zeros; what it is off by chance is left to the caller.
 
     Raises
     ------
@@ -127,13 +135,15 @@ def c_header(
     code = _HeaderCode(graph, name)
     body = code.stages()
     more = extra.code.replace("@", name).strip("\n")
+    first = _first_codes(graph, initial or Initial.zeros(len(graph.channels)))
     return render(
         "step.h.jinja",
         n=name,
         N=name.upper(),
-        about=textwrap.fill(extra.about, _COLUMNS - 3).replace("\n", "\n * "),
         extra=extra,
+        use=[line.replace("@@", name.upper()).replace("@", name) for line in extra.use],
         more=more,
+        first=first,
         legend=_legend(graph, extra.meanings),
         channels=len(graph.channels),
         planes=graph.random_bits,
@@ -288,12 +298,7 @@ class StepCode:
 
     def unique(self, text: str) -> str:
         """Return an identifier like a text, another one each time."""
-        plain = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:32].strip("_") or "word"
-        plain = f"word_{plain}" if plain[0].isdigit() else plain
-        found, count = plain, 1
-        while found in self._taken:
-            count += 1
-            found = f"{plain}_{count}"
+        found = identifier(text, self._taken)
         self._taken.add(found)
         return found
 
@@ -678,6 +683,35 @@ class _HeaderCode(StepCode):
                 text += f". */\n{head} = {{\n{_matrix(weight[:, :, 0], names)}\n}};\n"
         head = f"static const {_narrowest(bias)} {self.n}_bias_{number}[{outputs}]"
         return f"{text}{head} = {{\n{_vector(bias)}\n}};\n"
+
+
+def _first_codes(graph: StepGraph, initial: Initial) -> dict[str, Any]:
+    """Return codes of the first state: those of all cells, and of those in the middle."""
+    formats = graph.channel_formats
+    values = zip(formats, initial.fill, initial.patch, strict=True)
+    codes = [(format.quantize(one), format.quantize(part)) for format, one, part in values]
+    fill, patch = (np.stack(part) for part in zip(*codes, strict=True))
+    _, rows, columns = patch.shape
+    names = [comment(name) for name in graph.channels]
+    return {
+        "used": bool(fill.any() or patch.any()),
+        "rows": rows,
+        "columns": columns,
+        "fill": _vector(fill, " " * 8),
+        "patch": _matrix(patch.reshape(len(patch), -1), names, " " * 8) if patch.size else "",
+        "by_chance": bool(initial.spread.any()),
+    }
+
+
+def identifier(text: str, taken: Collection[str] = frozenset(_RESERVED.split())) -> str:
+    """Return what a word of this name is called in C, none of what is taken."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:32].strip("_") or "word"
+    plain = f"word_{plain}" if plain[0].isdigit() else plain
+    found, count = plain, 1
+    while found in taken:
+        count += 1
+        found = f"{plain}_{count}"
+    return found
 
 
 def title(graph: StepGraph, word: int) -> str:
