@@ -6,7 +6,8 @@ That is how pixels become codes, and how codes of the prediction become pixels.
 from collections.abc import Iterator
 from pathlib import Path
 
-from scotopia.graph import c
+from scotopia.graph.c import header
+from scotopia.graph.c.statements import identifier
 from scotopia.graph.qformat import QFormat
 from scotopia.model.files import write_atomically
 
@@ -31,8 +32,8 @@ static inline uint8_t @_pixel(CODE code)
 def export_c(rule: IntegerRule, path: Path, name: str = "scotopia") -> None:
     """Write a rule as a C header, whole or not at all.
 
-    Beside what `graph.c.c_header` says, that of a rule that sees video holds `NAME_sample(pixel)`
-    and `NAME_pixel(code)`: an 8-bit pixel to the code of an event, and a prediction's code to the
+    Beside what `graph.c.header` says, that of a rule that sees video holds `NAME_sample(pixel)` and
+    `NAME_pixel(code)`: an 8-bit pixel to the code of an event, and a prediction's code to the
     nearest 8-bit pixel.
 
     Parameters
@@ -53,7 +54,7 @@ def export_c(rule: IntegerRule, path: Path, name: str = "scotopia") -> None:
 def c_header(rule: IntegerRule, name: str = "scotopia") -> str:
     """Return the text that `export_c` writes."""
     video = bool(rule.events) and rule.event_format.signed and rule.event_format.int_bits == 1
-    extra = c.Extra(
+    extra = header.Extra(
         meanings={rule.channel_names[0]: "prediction: pixel = (value + 1) * 128"} if video else {},
         use=tuple(_use(rule, video)),
         defines={
@@ -62,7 +63,7 @@ def c_header(rule: IntegerRule, name: str = "scotopia") -> str:
         },
         code=_pixels(rule.event_format, rule.channel_formats[0]) if video else "",
     )
-    return c.c_header(rule.graph, name, rule.noise_seed, rule.initial, extra)
+    return header.c_header(rule.graph, name, rule.noise_seed, rule.initial, extra)
 
 
 def _use(rule: IntegerRule, video: bool) -> Iterator[str]:
@@ -70,12 +71,12 @@ def _use(rule: IntegerRule, video: bool) -> Iterator[str]:
     yield "for each frame {"
     for event in rule.events:
         what, number = ("a pixel (0 to 255)", "@_sample(pixel)") if video else ("a code", "code")
-        line = f"    where {what} arrived: {c.identifier(event.value)}[cell] = {number}"
+        line = f"    where {what} arrived: {identifier(event.value)}[cell] = {number}"
         if event.flag is None:
             yield f"{line};"
         else:
-            yield f"{line}, {c.identifier(event.flag)}[cell] = 1;"
-            yield f"    elsewhere: {c.identifier(event.flag)}[cell] = 0;"
+            yield f"{line}, {identifier(event.flag)}[cell] = 1;"
+            yield f"    elsewhere: {identifier(event.flag)}[cell] = 0;"
     yield from ("    @@_STEPS_PER_FRAME times {", "        STEP", "    }")
     if video:
         yield "    the prediction of each pixel: @_pixel(state[cell]);"

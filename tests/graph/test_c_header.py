@@ -7,7 +7,7 @@ import pytest
 
 from scotopia.graph import golden
 from scotopia.graph.build import Builder
-from scotopia.graph.c import Extra, c_header
+from scotopia.graph.c.header import Extra, c_header
 from scotopia.graph.errors import InputError
 from scotopia.graph.operations import AROUND, HERE, OPERATIONS
 from scotopia.graph.qformat import Overflow, QFormat, Rounding
