@@ -55,7 +55,7 @@ class Seen:
     highest: NDArray[np.float64]
 
 
-def episodes(count: int = 4, frames: int = 96, side: int = 40) -> list[Episode]:
+def episodes(count: int = 2, frames: int = 96, side: int = 32) -> list[Episode]:
     """Return runs of a rule that is given nothing: on so many cells each way, by chance."""
     return [Episode(side, side, [{}] * frames, seed) for seed in range(count)]
 
