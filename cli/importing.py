@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scotopia.graph.errors import InputError
 from scotopia.graph.surroundings import Event, Initial
@@ -41,20 +42,24 @@ def import_module(job: Job, out: Path) -> str:
     InputError
         If the module cannot be made, or does what no rule can; see `load_module` and `trace`.
     """
+    patch = patch_of(job.start)
+    events = tuple(map(_event, job.events))
+    random, constants = dict(map(_chance, job.random)), dict(map(_constant, job.constants))
     module = load_module(job.module, arguments_of(job.args), job.weights)
     channels = job.channels
+    if channels is not None and channels < 1:
+        raise InputError(f"channels {channels} is below 1: give as many as the state has")
     if channels is None and not hasattr(module, "channel_names"):
         channels = getattr(module, "channels", None)
         if type(channels) is not int:
             raise InputError(f"{job.module} does not say how many channels it has: give --channels")
-    events = tuple(map(_event, job.events))
     given = [name for event in events for name in (event.value, event.flag) if name]
     traced = trace(
         module,
         channels,
         inputs=dict.fromkeys(given, 1),
-        random=dict(map(_chance, job.random)),
-        constants=dict(map(_constant, job.constants)),
+        random=random,
+        constants=constants,
         method=job.method,
         layout=job.layout,
         lines=job.lines,
@@ -70,7 +75,7 @@ def import_module(job: Job, out: Path) -> str:
         traced.graph,
         job.steps_per_frame,
         events,
-        initial_state(job.start, len(traced.graph.channels)),
+        _initial(job.start, patch, len(traced.graph.channels)),
         {"command": job.command, "source": Path(source).name if source else ""},
     )
     rule.save(out)
@@ -94,45 +99,56 @@ def arguments_of(text: str) -> dict[str, Any]:
     """
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        assert isinstance(call, ast.Call) and not call.args
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError(text)
         return {str(one.arg): ast.literal_eval(one.value) for one in call.keywords if one.arg}
-    except (SyntaxError, ValueError, AssertionError) as error:
+    except (SyntaxError, ValueError) as error:
         raise InputError(
-            f"arguments {text!r} are not names and literals: write them as 'channels=16, size=64'"
+            f"args {text!r} are not names and literals: write them as 'channels=16, size=64'"
         ) from error
 
 
-def initial_state(text: str, channels: int) -> Initial:
-    """Return the initial state that `--start` names.
+def patch_of(start: str) -> NDArray[np.float64] | None:
+    """Return the values that the file of `--start` holds; None for zeros and cell.
 
     Raises
     ------
     InputError
-        If there is no such file, or it does not hold (channels, h, w) finite numbers.
+        If there is no such file, or it does not hold finite numbers of three dimensions.
     """
-    if text == "zeros":
-        return Initial.zeros(channels)
-    if text == "cell":
-        values = np.ones(channels)
-        values[:3] = 0
-        return Initial.cell(values)
-    path = Path(text)
+    if start in ("zeros", "cell"):
+        return None
+    path = Path(start)
     if path.suffix != ".npy" or not path.is_file():
-        raise InputError(f"start {text!r} is unknown: choose zeros, cell or a .npy file")
+        raise InputError(f"start {start!r} is unknown: choose zeros, cell or a .npy file")
     try:
-        patch = np.load(path, allow_pickle=False)
+        patch: NDArray[Any] = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise InputError(
             f"start {path} cannot be read ({error}): write it by numpy.save"
         ) from error
-    fits = patch.ndim == 3 and len(patch) == channels and patch.dtype.kind in "fiu"
-    if not fits or not np.isfinite(patch).all():
+    if patch.ndim != 3 or patch.dtype.kind not in "fiu" or not np.isfinite(patch).all():
         raise InputError(
             f"start {path} holds {patch.dtype} of shape {patch.shape}, or a number that is not "
-            f"finite: give numbers of shape ({channels}, h, w)"
+            "finite: give numbers of shape (channels, h, w)"
         )
-    none = np.zeros(channels)
-    return Initial(none, patch.astype(np.float64), none)
+    return patch.astype(np.float64)
+
+
+def _initial(start: str, patch: NDArray[np.float64] | None, channels: int) -> Initial:
+    if patch is not None:
+        if len(patch) != channels:
+            raise InputError(
+                f"start {start} holds {len(patch)} channels, the module has {channels}: "
+                "give a value for each"
+            )
+        none = np.zeros(channels)
+        return Initial(none, patch, none)
+    if start == "zeros":
+        return Initial.zeros(channels)
+    values = np.ones(channels)
+    values[:3] = 0
+    return Initial.cell(values)
 
 
 def _event(text: str) -> Event:
@@ -149,7 +165,9 @@ def _chance(text: str) -> tuple[str, float | None]:
     except ValueError:
         share = -1.0
     if not 0 < share <= 1:
-        raise InputError(f"chance {chance!r} of {name} is not above 0 and up to 1: give 0.5")
+        raise InputError(
+            f"random {name} has chance {chance!r}, not above 0 and up to 1: give {name}=0.5"
+        )
     return name, share
 
 

@@ -101,4 +101,9 @@ def measure(rule: FloatRule, runs: Iterable[Episode]) -> Seen:
             )
         low.append(np.percentile(numbers, 100 - PERCENTILE, axis=1))
         high.append(np.percentile(numbers, PERCENTILE, axis=1))
-    return Seen(np.concatenate(low), np.concatenate(high))
+    seen = Seen(np.concatenate(low), np.concatenate(high))
+    words = list(graph.channels.values())
+    first = rule.initial.ends()  # of which a percentile may leave out a cell
+    seen.lowest[words] = np.minimum(seen.lowest[words], first[0])
+    seen.highest[words] = np.maximum(seen.highest[words], first[1])
+    return seen
