@@ -9,16 +9,32 @@ import torch
 
 from scotopia.graph.lfsr import RowRegisters
 from scotopia.model.float_rule import FloatRule
+from scotopia.model.front import load_module
 from scotopia.quantize.integer_rule import GraphRule, IntegerRule
 
 Run = Callable[..., tuple[int, str, str]]
 
 MODULE = f"{Path(__file__).parents[1] / 'model' / 'growing.py'}:GrowingNCA"
 
+GrowingNCA = type(load_module(MODULE))
 
-def test_a_growing_nca_is_imported_and_quantized(run: Run, tmp_path: Path) -> None:
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Weights of an automaton that grows, into anything."""
+    torch.manual_seed(5)
+    weights = GrowingNCA().state_dict()
+    weights["update.weight"] *= 2
+    torch.save(weights, tmp_path / "growing.pt")
+    return tmp_path / "growing.pt"
+
+
+def test_a_growing_nca_is_imported_and_quantized(
+    run: Run, checkpoint: Path, tmp_path: Path
+) -> None:
     floats, integers = tmp_path / "float.safetensors", tmp_path / "int.safetensors"
-    status, out, _ = run("import", MODULE, "--start", "cell", "--out", floats)
+    words = ("--weights", checkpoint, "--start", "cell", "--out", floats)
+    status, out, _ = run("import", MODULE, *words)
     assert status == 0 and "6 channels" in out
     rule = FloatRule.load(floats)
     assert rule.training["source"] == "growing.py"
@@ -33,11 +49,6 @@ def test_a_growing_nca_is_imported_and_quantized(run: Run, tmp_path: Path) -> No
 
 
 def test_a_checkpoint_fills_the_module(run: Run, tmp_path: Path) -> None:
-    import sys
-
-    sys.path.insert(0, str(Path(MODULE.split(":")[0]).parent))
-    from growing import GrowingNCA
-
     torch.manual_seed(5)
     module = GrowingNCA(channels=4, hidden=3)
     torch.save(module.state_dict(), tmp_path / "my.pt")
