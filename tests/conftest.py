@@ -8,6 +8,7 @@ import math
 import os
 import re
 import resource
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ import torch
 from scotopia.graph import native as graph_native
 from scotopia.graph.qformat import Rounding
 from scotopia.graph.step import StepGraph
+from scotopia.hdl.serial_protocol import EVENT, FRAME, STATUS
 from scotopia.model import native
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.rule import Rule
@@ -390,3 +392,48 @@ CASES
 @pytest.fixture(scope="session")
 def c_program() -> type[CProgram]:
     return CProgram
+
+
+class FakeBoard:
+    """A board that is the golden model, wrong in as many codes of each frame as it is told."""
+
+    def __init__(
+        self, rule: IntegerRule, height: int, width: int, wrong: int = 0, frames: int = 0
+    ) -> None:
+        self.rule, self.wrong, self.frames = rule, wrong, frames
+        self.state = rule.initial_state(height, width)
+        self.sample = np.zeros((height, width), np.int64)
+        self.valid = np.zeros((height, width), bool)
+        self.answer = b""
+
+    def write(self, data: bytes) -> int:
+        rest = list(data)
+        while rest:
+            command = rest.pop(0)
+            if command == EVENT:
+                x, y, low, high = (rest.pop(0) for _ in range(4))
+                self.sample[y, x] = int.from_bytes((low, high), "little", signed=True)
+                self.valid[y, x] = True
+            elif command == FRAME:
+                for _ in range(self.rule.config.steps_per_frame):
+                    self.state = self.rule.step(
+                        self.state, self.rule.given(self.sample, self.valid)
+                    )
+                codes = self.state[0].copy()
+                codes.flat[: self.wrong] ^= 1
+                self.answer += codes.astype("<i2").tobytes()
+                self.valid[:] = False
+                self.frames += 1
+            elif command == STATUS:
+                self.answer += struct.pack("<HHBB", self.frames, 0, 0, 0)
+        return len(data)
+
+    def read(self, count: int) -> bytes:
+        answer, self.answer = self.answer[:count], self.answer[count:]
+        return answer
+
+
+@pytest.fixture(scope="session")
+def fake_board() -> type[FakeBoard]:
+    """What stands for a serial port with a board behind it."""
+    return FakeBoard

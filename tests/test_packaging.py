@@ -61,15 +61,11 @@ def test_package_data_patterns_name_files() -> None:
 
 def test_every_data_file_is_packaged() -> None:
     # What is missing here works in an editable install and is missing from the wheel.
-    setuptools = PROJECT["tool"]["setuptools"]
-    packaged = {
-        path
-        for package, patterns in setuptools["package-data"].items()
-        for pattern in patterns
-        for path in (ROOT / setuptools["package-dir"][package]).glob(pattern)
-    }
+    data = PROJECT["tool"]["setuptools"]["package-data"]
     for stage in STAGES:
-        for path in (ROOT / stage).rglob("*"):
+        folder = ROOT / stage
+        packaged = {path for pattern in data[f"scotopia.{stage}"] for path in folder.glob(pattern)}
+        for path in folder.rglob("*"):
             if path.is_file() and path.suffix not in (".py", ".pyc"):
                 assert path in packaged, path.relative_to(ROOT)
 

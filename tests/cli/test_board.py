@@ -1,4 +1,3 @@
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ import pytest
 
 from scotopia.cli import board as boards
 from scotopia.graph.errors import InputError
-from scotopia.hdl.serial_protocol import EVENT, FRAME, STATUS
 from scotopia.model.sampling import sample_mask
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
@@ -16,41 +14,6 @@ from scotopia.quantize.integer_rule import IntegerRule
 Make = Callable[..., Any]  # a fixture of conftest.py
 
 HEIGHT, WIDTH = 5, 6
-
-
-class FakeBoard:
-    """A board that is the golden model, wrong in as many codes of each frame as it is told."""
-
-    def __init__(self, rule: IntegerRule, wrong: int = 0, frames: int = 0) -> None:
-        self.rule, self.wrong, self.frames = rule, wrong, frames
-        self.state = rule.initial_state(HEIGHT, WIDTH)
-        self.sample = np.zeros((HEIGHT, WIDTH), np.int64)
-        self.valid = np.zeros((HEIGHT, WIDTH), bool)
-        self.answer = b""
-
-    def write(self, data: bytes) -> int:
-        rest = list(data)
-        while rest:
-            command = rest.pop(0)
-            if command == EVENT:
-                x, y, low, high = (rest.pop(0) for _ in range(4))
-                self.sample[y, x] = int.from_bytes((low, high), "little", signed=True)
-                self.valid[y, x] = True
-            elif command == FRAME:
-                for _ in range(self.rule.config.steps_per_frame):
-                    self.state = self.rule.step(self.state, rule.given(self.sample, self.valid))
-                codes = self.state[0].copy()
-                codes.flat[: self.wrong] ^= 1
-                self.answer += codes.astype("<i2").tobytes()
-                self.valid[:] = False
-                self.frames += 1
-            elif command == STATUS:
-                self.answer += struct.pack("<HHBB", self.frames, 0, 0, 0)
-        return len(data)
-
-    def read(self, count: int) -> bytes:
-        answer, self.answer = self.answer[:count], self.answer[count:]
-        return answer
 
 
 @pytest.fixture
@@ -69,8 +32,10 @@ def shown(frames: Any) -> Any:
     return sample_mask(frames.shape, 0.3, 5)
 
 
-def test_board_sees_what_the_golden_model_sees(rule: IntegerRule, frames: Any, shown: Any) -> None:
-    board = FakeBoard(rule)
+def test_board_sees_what_the_golden_model_sees(
+    fake_board: Make, rule: IntegerRule, frames: Any, shown: Any
+) -> None:
+    board = fake_board(rule, HEIGHT, WIDTH)
     played = list(boards.play(rule, frames, shown, board, compare=True))
     assert [frame.wrong for frame in played] == [0] * 4
     state = rule.initial_state(HEIGHT, WIDTH)
@@ -82,13 +47,19 @@ def test_board_sees_what_the_golden_model_sees(rule: IntegerRule, frames: Any, s
         assert seen.psnr == pytest.approx(-10 * np.log10(error), abs=1e-4)
 
 
-def test_wrong_codes_are_counted(rule: IntegerRule, frames: Any, shown: Any) -> None:
-    played = boards.play(rule, frames, shown, FakeBoard(rule, wrong=3), compare=True)
+def test_wrong_codes_are_counted(
+    fake_board: Make, rule: IntegerRule, frames: Any, shown: Any
+) -> None:
+    played = boards.play(
+        rule, frames, shown, fake_board(rule, HEIGHT, WIDTH, wrong=3), compare=True
+    )
     assert [frame.wrong for frame in played] == [3] * 4
 
 
-def test_board_that_has_run_is_not_compared(rule: IntegerRule, frames: Any, shown: Any) -> None:
-    board = FakeBoard(rule, frames=7)
+def test_board_that_has_run_is_not_compared(
+    fake_board: Make, rule: IntegerRule, frames: Any, shown: Any
+) -> None:
+    board = fake_board(rule, HEIGHT, WIDTH, frames=7)
     with pytest.raises(InputError) as caught:
         next(boards.play(rule, frames, shown, board, compare=True))
     assert str(caught.value) == (
@@ -98,9 +69,9 @@ def test_board_that_has_run_is_not_compared(rule: IntegerRule, frames: Any, show
     assert next(boards.play(rule, frames, shown, board, compare=False)).wrong is None
 
 
-def test_board_that_does_not_answer_is_named(rule: IntegerRule) -> None:
-    board = FakeBoard(rule)
-    board.write = lambda data: len(data)  # type: ignore[method-assign]
+def test_board_that_does_not_answer_is_named(fake_board: Make, rule: IntegerRule) -> None:
+    board = fake_board(rule, HEIGHT, WIDTH)
+    board.write = lambda data: len(data)
     with pytest.raises(InputError) as caught:
         boards.status(board)
     assert str(caught.value) == (
@@ -155,9 +126,13 @@ def test_picture_is_two_rows_a_line() -> None:
     assert lower.count("▀") == 2
 
 
-def test_frames_are_named_as_they_come(rule: IntegerRule, frames: Any, shown: Any) -> None:
+def test_frames_are_named_as_they_come(
+    fake_board: Make, rule: IntegerRule, frames: Any, shown: Any
+) -> None:
     said: list[str] = []
-    played = boards.play(rule, frames, shown, FakeBoard(rule, 2), compare=True)
+    played = boards.play(
+        rule, frames, shown, fake_board(rule, HEIGHT, WIDTH, wrong=2), compare=True
+    )
     done = boards.show(played, said.append, live=False)
     assert said[1] == f"frame 1: {done[1].psnr:.2f} dB, 2 codes wrong"
     assert len(said) == len(done) == 4
