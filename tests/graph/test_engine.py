@@ -105,15 +105,16 @@ def test_extremes_of_groups_are_exact() -> None:
         np.testing.assert_array_equal(engine.advance({}, 1), golden.step(graph, state, {}))
 
 
-def test_rows_of_zeros_are_left_out_and_nothing_else(moment: Any) -> None:
+@pytest.mark.parametrize("width", [2 * TILE, TILE + 15, TILE + 1])
+def test_rows_of_zeros_are_left_out_and_nothing_else(width: int) -> None:
     build = Builder()
     x = build.channels({"x": QFormat(6, 0)})
     total = build.linear(x, np.arange(1.0, 10)[None, None], [0.0], "wrap")
     graph = build.graph({"x": total.fit(QFormat(6, 0))})
-    for place in range(3 * TILE):  # a single cell that is not zero
-        state = np.zeros((1, 3, 3 * TILE), np.int64)
+    engine = Engine(graph, 3, width)
+    for place in range(width):  # a single cell that is not zero
+        state = np.zeros((1, 3, width), np.int64)
         state[0, 1, place] = 1
-        engine = Engine(graph, 3, 3 * TILE)
         engine.state = state
         np.testing.assert_array_equal(engine.advance({}, 1), golden.step(graph, state, {}))
 
