@@ -8,6 +8,7 @@ from scotopia.model.files import rule_kind
 from scotopia.model.onnx_export import export_onnx
 from scotopia.model.rule import Rule
 from scotopia.quantize.c_export import export_c
+from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.qonnx_export import export_qonnx
 
@@ -50,7 +51,7 @@ def export(rule: str, format: str, out: Path, height: int, width: int, name: str
     writers: dict[str, Callable[[], None]] = {
         "onnx": lambda: export_onnx(Rule.load(path), out),
         "qonnx": lambda: export_qonnx(LayeredRule.load(path), out, height, width),
-        "c": lambda: export_c(LayeredRule.load(path), out, name),
+        "c": lambda: export_c(IntegerRule.load(path), out, name),
     }
     writers[format]()
     return f"{out}: one step of {rule} as {format}, {out.stat().st_size} bytes"

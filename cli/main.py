@@ -87,7 +87,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         check_outputs(function, given)
         function(**given)
 
-    app.command(cls=SubCommand)(checked)
+    name = function.__name__.rstrip("_")  # import is a word of Python's
+    app.command(name, cls=SubCommand)(checked)
     return function
 
 
@@ -614,15 +615,34 @@ def quantize(
     --max-loss single channels, neurons and gates lose bits one by one, those
     first that save most, until that many dB are lost on the clips.
     """
+    from scotopia.model.files import rule_kind
+    from scotopia.model.float_rule import KIND
     from scotopia.quantize.formats import Precision
 
     from .quantize import Job, run_quantization
-    from .rules import parse_rounding
+    from .quantize_graph import quantize_graph
+    from .rules import parse_rounding, rule_path
 
+    precision = Precision(weight_bits, state_bits, hidden_bits, gate_bits, update_bits)
+    if rule_kind(rule_path(rule)) == KIND:
+        for option, given in (("max-loss", max_loss), ("dither", dither), ("cost", cost != "bits")):
+            if given:
+                raise InputError(
+                    f"--{option} is for rules that `scotopia train` makes: leave it out for {rule}"
+                )
+        made, found = quantize_graph(
+            rule, precision, parse_rounding(rounding), scales, calibrate or (), size, density
+        )
+        made.save(out)
+        console.print(
+            f"{out}: {found['weight_bits']} weight bits, {made.state_bits} state bits a cell"
+        )
+        write_json(json_file, found)
+        return
     integer, result = run_quantization(
         Job(
             rule,
-            Precision(weight_bits, state_bits, hidden_bits, gate_bits, update_bits),
+            precision,
             parse_rounding(rounding),
             method,
             density,
@@ -643,6 +663,82 @@ def quantize(
         f"{out}: {result['weight_bits']} weight bits, {integer.state_bits} state bits a cell"
     )
     write_json(json_file, result)
+
+
+@command
+def import_(
+    module: Annotated[
+        str, typer.Argument(metavar="FILE.py:CLASS", help="A class of yours; its file is run.")
+    ],
+    out: Annotated[Path, Writes(), typer.Option("--out", "-o", help="Float rule file to write.")],
+    weights: Annotated[
+        Path | None, Reads(), typer.Option(help="Checkpoint: a state dict; nothing in it is run.")
+    ] = None,
+    args: Annotated[
+        str, typer.Option(help="Arguments of the class, such as 'channels=16, size=64'.")
+    ] = "",
+    method: Annotated[str, typer.Option(help="Method that does a step.")] = "forward",
+    channels: Annotated[
+        int | None, typer.Option(help="Channels of the state; by default module.channels.")
+    ] = None,
+    layout: Annotated[str, typer.Option(help="Axes of the state: BCHW or BHWC.")] = "BCHW",
+    event: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Argument of the step that arrives from outside and is kept, or VALUE:FLAG with "
+            "the one that is 1 while a frame has it; may be repeated."
+        ),
+    ] = None,
+    random: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Argument that is drawn in each step, or NAME=CHANCE for a 1 by chance, else 0."
+        ),
+    ] = None,
+    constant: Annotated[
+        list[str] | None, typer.Option(help="Argument that stays the same: NAME=VALUE.")
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            help="Initial state: zeros; cell, one in the middle with its first three channels 0 "
+            "and all others 1; or a .npy file of values (C, h, w) for the middle."
+        ),
+    ] = "zeros",
+    steps_per_frame: Annotated[int, typer.Option(min=1, max=64, help="Steps a frame.")] = 1,
+    lines: Annotated[
+        int, typer.Option(min=2, max=64, help="Bent lines that a smooth function becomes.")
+    ] = 8,
+) -> None:
+    """Turn an automaton of your own, a PyTorch module, into a float rule.
+
+    Its step is a method that takes the state and returns the next one. It is
+    taken apart by torch.export and compared with the module; what a cell
+    cannot compute from its nearest neighbours is refused, with its line.
+    """
+    from .importing import Job, import_module
+
+    console.print(
+        import_module(
+            Job(
+                module,
+                weights,
+                args,
+                method,
+                channels,
+                layout,
+                tuple(event or ()),
+                tuple(random or ()),
+                tuple(constant or ()),
+                start,
+                steps_per_frame,
+                lines,
+                command_line(),
+            ),
+            out,
+        ),
+        soft_wrap=True,
+    )
 
 
 @command

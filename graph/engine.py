@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import golden, native
-from .c_engine import EngineSource, engine_source
+from .c.vectors import EngineSource, engine_source
 from .errors import InputError
 from .qformat import IntArray
 from .step import StepGraph

@@ -1,10 +1,12 @@
 """The step graph: operations in their order, and which words are the next state."""
 
+import dataclasses
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -161,39 +163,7 @@ class StepGraph:
         """
         found: list[int] = []
         for operation in self.operations:
-            found.extend(self._fractions_of(operation, found))
-        return found
-
-    def _fractions_of(self, operation: Operation, known: Sequence[int]) -> Sequence[int]:
-        match operation:
-            case Channel(formats=formats) | Input(formats=formats) | Fit(formats=formats):
-                return [_known(format).frac_bits for format in formats]
-            case Random(bits=bits):
-                return bits
-            case Constant(values=values):
-                return [fraction(value) for value in values]
-            case Linear():
-                return list(map(int, self._fractions_of_sums(operation, known)))
-            case Window(a=words):
-                return [known[word] for word in words]
-            case Less():
-                return [0] * operation.count
-            case Multiply(a=first, b=second):
-                return [known[a] + known[b] for a, b in zip(first, second, strict=True)]
-            case Add() | Subtract() | Minimum() | Maximum() | Select():
-                first, second = operation.arguments[-2:]
-                return [max(known[a], known[b]) for a, b in zip(first, second, strict=True)]
-        raise NotImplementedError(type(operation).__name__)
-
-    def _fractions_of_sums(self, linear: Linear, known: Sequence[int]) -> IntArray:
-        """Return the fraction bits of each of its sums, (O,)."""
-        lowest = -(1 << 30)
-        of_inputs = np.array([known[word] for word in linear.a], np.int64)
-        products = fractions(linear.weight) + of_inputs[:, None]
-        products[linear.weight == 0] = lowest
-        biases = np.where(linear.bias == 0, lowest, fractions(linear.bias))
-        finest = np.maximum(products.max((1, 2), initial=lowest), biases)
-        found: IntArray = np.where(finest == lowest, 0, finest)
+            found.extend(fractions_of(operation, found))
         return found
 
     def codes_of(self, index: int) -> tuple[IntArray, IntArray]:
@@ -221,6 +191,33 @@ class StepGraph:
                 )
         return weight.astype(np.int64), bias.astype(np.int64)
 
+    def pruned(self) -> "StepGraph":
+        """Return the graph without what nothing reads; channels, inputs and random words stay."""
+        needed = [False] * self.count
+        for word in self.outputs:
+            needed[word] = True
+        kept: list[tuple[Operation, list[int]]] = []
+        for index in reversed(range(len(self.operations))):
+            operation, words = self.operations[index], self.words(index)
+            given = isinstance(operation, Channel | Input | Random)
+            lanes = [i for i, word in enumerate(words) if given or needed[word]]
+            for arguments in operation.arguments:
+                shared = isinstance(operation, Linear)
+                for i in range(len(arguments)) if shared and lanes else lanes:
+                    needed[arguments[i]] = True
+            if lanes:
+                kept.append((operation, [words[i] for i in lanes]))
+        new: dict[int, int] = {}
+        operations = []
+        for operation, taken in reversed(kept):
+            first = self.words(self.origin(taken[0])[0])[0]
+            operations.append(_taken(operation, [word - first for word in taken], new))
+            for word in taken:
+                new[word] = len(new)
+        outputs = tuple(new[word] for word in self.outputs)
+        names = {new[word]: name for word, name in self.names.items() if word in new}
+        return StepGraph(tuple(operations), outputs, names)
+
     @cached_property
     def readers(self) -> list[list[int]]:
         """Indices of the operations that read each word, by word."""
@@ -229,6 +226,56 @@ class StepGraph:
             for word in {word for words in operation.arguments for word in words}:
                 found[word].append(index)
         return found
+
+
+def fractions_of(operation: Operation, known: Sequence[int]) -> Sequence[int]:
+    """Return the fraction bits of an operation's words, by those of the words before them."""
+    match operation:
+        case Channel(formats=formats) | Input(formats=formats) | Fit(formats=formats):
+            return [_known(format).frac_bits for format in formats]
+        case Random(bits=bits):
+            return bits
+        case Constant(values=values):
+            return [fraction(value) for value in values]
+        case Linear():
+            return list(map(int, _fractions_of_sums(operation, known)))
+        case Window(a=words):
+            return [known[word] for word in words]
+        case Less():
+            return [0] * operation.count
+        case Multiply(a=first, b=second):
+            return [known[a] + known[b] for a, b in zip(first, second, strict=True)]
+        case Add() | Subtract() | Minimum() | Maximum() | Select():
+            first, second = operation.arguments[-2:]
+            return [max(known[a], known[b]) for a, b in zip(first, second, strict=True)]
+    raise NotImplementedError(type(operation).__name__)
+
+
+def _fractions_of_sums(linear: Linear, known: Sequence[int]) -> IntArray:
+    """Return the fraction bits of each of its sums, (O,)."""
+    lowest = -(1 << 30)
+    of_inputs = np.array([known[word] for word in linear.a], np.int64)
+    products = fractions(linear.weight) + of_inputs[:, None]
+    products[linear.weight == 0] = lowest
+    biases = np.where(linear.bias == 0, lowest, fractions(linear.bias))
+    finest = np.maximum(products.max((1, 2), initial=lowest), biases)
+    found: IntArray = np.where(finest == lowest, 0, finest)
+    return found
+
+
+def _taken(operation: Operation, lanes: list[int], new: Mapping[int, int]) -> Operation:
+    """Return an operation that computes some of its words alone, of words with new numbers."""
+    changes: dict[str, Any] = {}
+    for name in (one.name for one in dataclasses.fields(operation)):
+        value = getattr(operation, name)
+        if name in ("condition", "a", "b"):
+            words = value if isinstance(operation, Linear) else [value[i] for i in lanes]
+            changes[name] = tuple(new[word] for word in words)
+        elif isinstance(value, tuple):
+            changes[name] = tuple(value[i] for i in lanes)
+        elif isinstance(value, np.ndarray):
+            changes[name] = value[lanes]
+    return dataclasses.replace(operation, **changes)
 
 
 def _known(format: QFormat | None) -> QFormat:

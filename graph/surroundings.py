@@ -66,7 +66,7 @@ class Initial:
         chance = np.random.default_rng(self.seed).uniform(-1, 1, (len(self.fill), height, width))
         found: NDArray[np.float64] = self.fill[:, None, None] + self.spread[:, None, None] * chance
         _, rows, columns = self.patch.shape
-        top, left = (height - rows) // 2, (width - columns) // 2
+        top, left = height // 2 - rows // 2, width // 2 - columns // 2
         cut_top, cut_left = max(-top, 0), max(-left, 0)
         inside = self.patch[:, cut_top : cut_top + height, cut_left : cut_left + width]
         top, left = max(top, 0), max(left, 0)

@@ -26,6 +26,9 @@ from scotopia.graph.errors import InputError
 #: Version of both kinds of rule file; a reader refuses any other.
 VERSION = 2
 
+#: What a rule file can hold.
+KINDS = ("float rule", "float graph", "integer rule")
+
 #: Deepest nesting in a description; what Scotopia writes has a few levels.
 MAX_DEPTH = 50
 
@@ -166,7 +169,7 @@ def locked(path: Path) -> Iterator[None]:
 def write_rule_file(
     path: Path, kind: str, description: dict[str, Any], tensors: dict[str, NDArray[Any]]
 ) -> None:
-    """Write a rule file of the given kind ("float rule" or "integer rule")."""
+    """Write a rule file of one of `KINDS`."""
     metadata = {
         "scotopia": kind,
         "version": str(VERSION),
@@ -319,7 +322,7 @@ def rule_kind(path: Path) -> str:
             f"rule {path} cannot be read ({_one_line(error)}): "
             "it is truncated or no rule file; write it again"
         ) from error
-    if metadata.get("scotopia") not in ("float rule", "integer rule"):
+    if metadata.get("scotopia") not in KINDS:
         raise InputError(
             f"{path} is a safetensors file but no Scotopia rule: "
             "give one written by `scotopia train` or `scotopia quantize`"

@@ -7,7 +7,7 @@ Of a graph with formats it computes the values of the golden model's codes, exac
 it is the fake-quantized rule as well as the float rule.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,7 @@ class Interpreter:
         inputs: Mapping[str, Tensor] | None = None,
         noise: Tensor | None = None,
         weights: Weights | None = None,
+        watch: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """Do one step.
 
@@ -95,6 +96,8 @@ class Interpreter:
             Random words, (B, `random`, H, W) in [0, 1); see `draw`. None, if there are none.
         weights
             In place of the graph's own.
+        watch
+            Is told what each operation computed, by its index: (B, L, H, W).
 
         Returns
         -------
@@ -129,6 +132,8 @@ class Interpreter:
                     own = (weights or {}).get(index)
                     result = self._compute(index, operation, found, state, own)
             found.append(result)
+            if watch:
+                watch(index, result)
         return self._gather(self.graph.outputs, found)
 
     def _gather(self, words: Words, found: Sequence[Tensor]) -> Tensor:

@@ -3,13 +3,15 @@
 That is how pixels become codes, and how codes of the prediction become pixels.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from scotopia.graph import c
+from scotopia.graph.c import header
+from scotopia.graph.c.statements import identifier
 from scotopia.graph.qformat import QFormat
 from scotopia.model.files import write_atomically
 
-from .layered_rule import FIRE_BITS, LayeredRule, fire_threshold
+from .integer_rule import IntegerRule
 
 _CODE = """
 /* Code of a pixel. */
@@ -19,30 +21,20 @@ static inline int32_t @_sample(uint8_t pixel)
 }
 
 /* Pixel of a prediction's code. */
-static inline uint8_t @_pixel(int32_t code)
+static inline uint8_t @_pixel(CODE code)
 {
-    const int32_t pixel = PIXEL;
+    const CODE pixel = PIXEL;
     return (uint8_t)(pixel < 0 ? 0 : pixel > 255 ? 255 : pixel);
 }
 """
 
-_USE = (
-    "for each frame {",
-    "    where a pixel (0 to 255) arrived: sample[cell] = @_sample(pixel), valid[cell] = 1;",
-    "    elsewhere: valid[cell] = 0;",
-    "    STEPS_PER_FRAME times {",
-    "        STEP",
-    "    }",
-    "    the prediction of each pixel: @_pixel(state[cell]);",
-    "}",
-)
 
-
-def export_c(rule: LayeredRule, path: Path, name: str = "scotopia") -> None:
+def export_c(rule: IntegerRule, path: Path, name: str = "scotopia") -> None:
     """Write a rule as a C header, whole or not at all.
 
-    Beside what `graph.c.c_header` says, it holds `NAME_sample(pixel)` and `NAME_pixel(code)`: an
-    8-bit pixel to a sample's code, and a prediction's code to the nearest 8-bit pixel.
+    Beside what `graph.c.header` says, that of a rule that sees video holds `NAME_sample(pixel)` and
+    `NAME_pixel(code)`: an 8-bit pixel to the code of an event, and a prediction's code to the
+    nearest 8-bit pixel.
 
     Parameters
     ----------
@@ -59,61 +51,49 @@ def export_c(rule: LayeredRule, path: Path, name: str = "scotopia") -> None:
     write_atomically(path, c_header(rule, name))
 
 
-def c_header(rule: LayeredRule, name: str = "scotopia") -> str:
+def c_header(rule: IntegerRule, name: str = "scotopia") -> str:
     """Return the text that `export_c` writes."""
-    channels = rule.config.channels
-    prediction, sample, trace = (rule.config.channel_names[i] for i in (0, channels, channels + 1))
-    code = _CODE.replace("SAMPLE", _sample_code(rule.sample_format))
-    extra = c.Extra(
-        about=_about(rule),
-        meanings={
-            prediction: "prediction: pixel = (value + 1) * 128",
-            sample: "the last sample",
-            trace: "full when it arrived, one code less with each step",
-        },
-        use=[line.replace("STEPS", f"{name.upper()}_STEPS") for line in _USE],
+    video = bool(rule.events) and rule.event_format.signed and rule.event_format.int_bits == 1
+    extra = header.Extra(
+        meanings={rule.channel_names[0]: "prediction: pixel = (value + 1) * 128"} if video else {},
+        use=tuple(_use(rule, video)),
         defines={
-            "STEPS_PER_FRAME": str(rule.config.steps_per_frame),
+            "STEPS_PER_FRAME": str(rule.steps_per_frame),
             "STATE_BITS": f"{rule.state_bits} /* of a cell, no code wider than its range */",
         },
-        code=code.replace("PIXEL", _pixel_code(rule.state_formats[0])),
+        code=_pixels(rule.event_format, rule.channel_formats[0]) if video else "",
     )
-    return c.c_header(rule.graph, name, rule.noise_seed, extra)
+    return header.c_header(rule.graph, name, rule.noise_seed, rule.initial, extra)
 
 
-def _sample_code(format: QFormat) -> str:
-    """C expression of `LayeredRule.sample_codes`."""
-    up = format.frac_bits - 7
+def _use(rule: IntegerRule, video: bool) -> Iterator[str]:
+    """Lines that show how a frame is shown to the rule."""
+    yield "for each frame {"
+    for event in rule.events:
+        what, number = ("a pixel (0 to 255)", "@_sample(pixel)") if video else ("a code", "code")
+        line = f"    where {what} arrived: {identifier(event.value)}[cell] = {number}"
+        if event.flag is None:
+            yield f"{line};"
+        else:
+            yield f"{line}, {identifier(event.flag)}[cell] = 1;"
+            yield f"    elsewhere: {identifier(event.flag)}[cell] = 0;"
+    yield from ("    @@_STEPS_PER_FRAME times {", "        STEP", "    }")
+    if video:
+        yield "    the prediction of each pixel: @_pixel(state[cell]);"
+    yield "}"
+
+
+def _pixels(sample: QFormat, prediction: QFormat) -> str:
+    """C functions of `IntegerRule.sample_codes`, and of its `pixels` times 255, to the nearest."""
+    up, frac = sample.frac_bits - 7, prediction.frac_bits
+    code = f"(pixel - 128) * {1 << up}" if up > 0 else "pixel - 128"
     if up < 0:
-        return f"@_floor(pixel - 128, {-up})"
-    return "pixel - 128" if up == 0 else f"(pixel - 128) * {1 << up}"
-
-
-def _pixel_code(format: QFormat) -> str:
-    """C expression of `LayeredRule.pixels` times 255, rounded to nearest."""
-    frac = format.frac_bits
-    if frac > 28:
-        return f"(int32_t)@_floor64({(1 << frac) + (1 << (frac - 8))} + (int64_t)code, {frac - 7})"
+        code = f"@_floor({code}, {-up})"
+    wide = prediction.bits + max(7 - frac, 0) > 29
     if frac > 7:
-        return f"@_floor(code + {(1 << frac) + (1 << (frac - 8))}, {frac - 7})"
-    return "code + 128" if frac == 7 else f"(code + {1 << frac}) * {1 << (7 - frac)}"
-
-
-def _about(rule: LayeredRule) -> str:
-    config = rule.config
-    parts = [
-        f"{config.kind}, {config.channels} learned channels, {config.hidden} hidden neurons",
-        f"{config.parameters:,} parameters",
-        f"inputs {', '.join(config.inputs) or 'none'}",
-        f"border {config.border}",
-        f"rounding {rule.rounding}",
-        f"overflow {rule.overflow}",
-    ]
-    if config.fire_rate < 1:
-        parts.append(f"fire rate {fire_threshold(config)}/{1 << FIRE_BITS}")
-    if rule.dither:
-        parts.append(f"dither {rule.dither}")
-    return (
-        "It sees a video of which few pixels arrive; every cell keeps a running prediction of its "
-        f"pixel. The rule: {'; '.join(parts)}."
-    )
+        half = (1 << frac) + (1 << (frac - 8))
+        pixel = f"@_floor{'64' * wide}(code + {half}, {frac - 7})"
+    else:
+        pixel = f"code * {1 << (7 - frac)} + 128" if frac < 7 else "code + 128"
+    text = _CODE.replace("CODE", "int64_t" if wide else "int32_t")
+    return text.replace("SAMPLE", code).replace("PIXEL", pixel)

@@ -61,11 +61,15 @@ def test_package_data_patterns_name_files() -> None:
 
 def test_every_data_file_is_packaged() -> None:
     # What is missing here works in an editable install and is missing from the wheel.
-    data = PROJECT["tool"]["setuptools"]["package-data"]
+    setuptools = PROJECT["tool"]["setuptools"]
+    packaged = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / setuptools["package-dir"][package]).glob(pattern)
+    }
     for stage in STAGES:
-        folder = ROOT / stage
-        packaged = {path for pattern in data[f"scotopia.{stage}"] for path in folder.glob(pattern)}
-        for path in folder.rglob("*"):
+        for path in (ROOT / stage).rglob("*"):
             if path.is_file() and path.suffix not in (".py", ".pyc"):
                 assert path in packaged, path.relative_to(ROOT)
 

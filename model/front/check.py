@@ -20,7 +20,7 @@ from .pointwise import SMOOTH_ARGUMENTS, lines_for
 from .refusal import place_of_error
 
 #: Grids on which both are compared: the one that was traced, and two others.
-GRIDS = ((GRID[ROWS], GRID[COLUMNS]), (6, 9), (11, 8))
+GRIDS = ((GRID[ROWS], GRID[COLUMNS]), (7, 11), (13, 11))
 
 #: Largest difference that the order of sums may make, of what the largest number is.
 TOLERANCE = 2e-4
@@ -36,21 +36,31 @@ class Draws:
     ----------
     fields
         Where the random words stand in what it draws, in order.
+    kept
+        Which words, counted from the first, the graph draws, too.
     compared
-        Which words, counted from the first, are only compared with numbers.
+        Which words it only compares with numbers.
     """
 
     fields: Sequence[Field]
+    kept: Sequence[int]
     compared: set[int]
 
-    def centred(self, graph: StepGraph, noise: Tensor) -> Tensor:
-        """Return random words as numbers that lie between those of so few bits.
+    def of_module(
+        self, graph: StepGraph, noise: Tensor, generator: torch.Generator
+    ) -> list[Tensor]:
+        """Return what the module draws, each (B, L, H, W), for the random words of a graph.
 
-        So it does not matter whether a module says < or <=.
+        Numbers that are only compared lie between those of so few bits: so it does not matter
+        whether a module says < or <=.
         """
+        counts = [field.words.size for field in self.fields]
+        drawn = torch.rand(len(noise), sum(counts), *noise.shape[2:], generator=generator)
         bits = [b for _, one in graph.of_kind(Random) if isinstance(one, Random) for b in one.bits]
-        halves = [2.0 ** -(b + 1) if i in self.compared else 0.0 for i, b in enumerate(bits)]
-        return noise + noise.new_tensor(halves)[:, None, None]
+        for lane, (word, count) in enumerate(zip(self.kept, bits, strict=True)):
+            centre = 2.0 ** -(count + 1) if word in self.compared else 0.0
+            drawn[:, word] = noise[:, lane] + centre
+        return [*torch.split(drawn.to(noise), counts, 1)] if counts else []
 
 
 class _AsInGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -80,6 +90,11 @@ class _AsInGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ]
         return whole.permute(*missing, *order).reshape(sizes)
 
+    def is_of_cells(self, tensor: Tensor) -> bool:
+        """Whether a tensor is one of the grid, rather than of parameters, whose sizes differ."""
+        cells = self.grid[ROWS] * self.grid[COLUMNS]
+        return tensor.is_floating_point() and tensor.numel() > 0 and tensor.numel() % cells == 0
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -95,7 +110,7 @@ class _AsInGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return (drawn * high).to(options.get("dtype") or torch.int64)
             return drawn.to(options.get("dtype") or torch.float32)
         plain = "log_sigmoid" if name == "log_sigmoid_forward" else name.removesuffix("_")
-        if plain in SMOOTH and args[0].is_floating_point():
+        if plain in SMOOTH and self.is_of_cells(args[0]):
             given = dict(zip(SMOOTH_ARGUMENTS.get(plain, ()), args[1:], strict=False))
             result = lines_for(plain, self.lines, given | options)(args[0])
             if name.endswith("_"):
@@ -182,14 +197,14 @@ def _both(
     inputs = {name: numbers(planes, scale) for name, planes in call.inputs.items()}
     run = Interpreter(graph)
     noise = run.draw(state, generator)
-    counts = [one.count for _, one in graph.of_kind(Random)]
-    parts = [*torch.split(noise, counts, 1)]
-    for i, place in enumerate(draws.fields):
-        if BATCH not in place.axes:
-            parts[i] = parts[i][:1].expand_as(parts[i])
-    noise = torch.cat(parts, 1) if parts else noise
-    centred = draws.centred(graph, noise)
-    parts = [*torch.split(centred, counts, 1)] if parts else []
+    word = 0
+    for field in draws.fields:  # what is drawn once for a batch
+        for _ in range(field.words.size):
+            if BATCH not in field.axes and word in draws.kept:
+                lane = draws.kept.index(word)
+                noise[:, lane] = noise[:1, lane]
+            word += 1
+    parts = draws.of_module(graph, noise, generator)
     words = {
         word: inputs[name][:, i]
         for name in call.inputs

@@ -1,5 +1,6 @@
 """A step as PyTorch takes it apart, and what it computes of its parameters alone."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -112,7 +113,8 @@ def export(
         torch.zeros([size(dim) for dim in call.dims(count)], dtype=dtype) for count in counts
     ]
     try:
-        with _naming_all_lines():
+        with _naming_all_lines(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's own insides
             exported = torch.export.export(step, tuple(examples))
             exported = exported.run_decompositions({})
     except Exception as error:

@@ -24,6 +24,11 @@ WHOLE_GRID = (
     "give each cell what its 3x3 neighbours hold, in more steps if need be: a cell sees no more"
 )
 
+_ALIKE = (
+    "all cells do the same and none knows its place: use 3x3 kernels, or give what differs from "
+    "cell to cell as an argument, which becomes an input"
+)
+
 
 @dataclass(frozen=True)
 class Atom:
@@ -122,7 +127,7 @@ class Field:
         """
         atoms = self.dims[dim]
         if grid := [atom.axis for atom in atoms if atom.axis]:
-            raise Refusal(f"works along the {grid[0]}, not on channels alone", WHOLE_GRID)
+            raise Refusal(f"works along the {grid[0]}, not on channels alone", _ALIKE)
         first = self.axis_of(dim)
         shape = self.words.shape
         words = self.words.reshape(*shape[:first], size(atoms), *shape[first + len(atoms) :])

@@ -34,10 +34,11 @@ from .writer import RANDOM_BITS, Const, Writer
 MOST_RANDOM_BITS = 16
 
 
-def simplify(writer: Writer, outputs: Words) -> tuple[StepGraph, Writer, set[int]]:
+def simplify(writer: Writer, outputs: Words) -> tuple[StepGraph, Writer, list[int], set[int]]:
     """Return the graph, a writer that knows formulas and places of its operations, and more.
 
-    The last are the random words that are only compared with numbers, counted from the first.
+    The last two are random words, counted from the first that the module draws: those that the
+    graph draws, and those that it only compares with numbers.
     """
     work = _Work(writer, outputs)
     work.drop_what_changes_nothing()
@@ -45,7 +46,12 @@ def simplify(writer: Writer, outputs: Words) -> tuple[StepGraph, Writer, set[int
         work.select_directly(index)
         work.fold(index)
     compared = work.choose_bits()
-    return *work.without_the_unread(), compared
+    needed, drawn = work.needed(), []
+    for word, (index, _) in enumerate(work.origin):
+        if isinstance(work.operations[index], Random):
+            drawn.append(word in needed)
+    kept = [i for i, read in enumerate(drawn) if read]
+    return *work.without_the_unread(), kept, compared
 
 
 class _Work:
@@ -113,7 +119,8 @@ class _Work:
             return None
         a, b = operation.a[lane], operation.b[lane]
         if isinstance(operation, Select):
-            return a if a == b else None
+            bit = self.plain(operation.condition[lane])
+            return b if bit == 0 else a if bit is not None or a == b else None
         one, other = self.plain(a), self.plain(b)
         if isinstance(operation, Multiply):
             for word, value, factor in ((a, one, b), (b, other, a)):
@@ -211,6 +218,7 @@ class _Work:
         )
         if weight.formula or bias.formula:
             self.formulas[index] = weight, bias
+        self.writer.written[index] = self.writer.written[at]
         first = self.origin.index((at, 0))
         mine = self.origin.index((index, 0))
         for lane, of in enumerate(lanes):
@@ -276,7 +284,7 @@ class _Work:
         for index in order:
             operation = self.operations[index]
             words = range(first[index], first[index] + operation.count)
-            always = isinstance(operation, Channel | Input | Random)
+            always = isinstance(operation, Channel | Input)
             lanes = [i for i, word in enumerate(words) if always or word in needed]
             if not lanes:
                 continue
@@ -332,8 +340,10 @@ def _needed(limits: list[float]) -> int:
 
 def _some(operation: Operation, lanes: list[int], places: dict[int, int]) -> Operation:
     """Return an operation for some of its words, which reads words by their new numbers."""
-    if isinstance(operation, Channel | Input | Random):
+    if isinstance(operation, Channel | Input):
         return operation
+    if isinstance(operation, Random):
+        return Random(tuple(operation.bits[lane] for lane in lanes))
     if isinstance(operation, Constant):
         return Constant(tuple(operation.values[lane] for lane in lanes))
     if isinstance(operation, Linear):

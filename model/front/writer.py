@@ -298,11 +298,14 @@ class Writer:
         (_, shift, sign), *rest = found  # type: ignore[misc]
         if any(one[1:] != (shift, sign) for one in rest if one):
             return None
+        edge = float(limit) - shift if sign > 0 else shift - float(limit)  # random < edge, or not
+        if not 0 < edge < 1:
+            always = self.number(float((edge >= 1) is (sign > 0)))
+            return replace(a, words=np.full(a.words.shape, always), dtype=torch.bool)
         words = np.array([one[0] for one in found if one]).reshape(a.words.shape)
         drawn = replace(a, words=words)
-        if sign > 0:
-            return self.pairwise(Less, drawn, float(limit) - shift)
-        return self.opposite(self.pairwise(Less, drawn, shift - float(limit)))
+        less = self.pairwise(Less, drawn, edge)
+        return less if sign > 0 else self.opposite(less)
 
     def opposite(self, bit: Field) -> Field:
         """Return 1 - a bit."""

@@ -43,11 +43,15 @@ Make = Callable[..., Any]
 APP: Any = typer.main.get_command(cli.app)
 COMMANDS: dict[str, Any] = APP.commands
 
+#: A module of a user's.
+MODULE = f"{Path(__file__).parents[1] / 'model' / 'growing.py'}:GrowingNCA"
+
 #: What each command cannot do without.
 NEEDED: dict[str, tuple[str, ...]] = {
     "demo": ("--out", "o"),
     "train": ("--out", "o", "--synthetic", "0", "CLIP", "--validate", "CLIP"),
     "evaluate": ("CLIP",),
+    "import": (MODULE, "--out", "o"),
     "quantize": ("retina", "--out", "o", "--calibrate", "CLIP"),
     "sweep": ("retina", "--out", "o", "--clip", "CLIP", "--calibrate", "CLIP"),
     "export": ("retina-int", "--out", "o"),
@@ -66,6 +70,7 @@ HEAVY = {
     "train": ("scotopia.cli.train._train",),
     "evaluate": ("scotopia.cli.evaluate._try_method",),
     "quantize": ("scotopia.quantize.post_training.run", "scotopia.cli.quantize.reconstruct"),
+    "import": ("scotopia.cli.importing.trace",),
     "sweep": ("scotopia.cli.sweep.connect",),
     "export": (
         "scotopia.model.onnx_export.write_model",
@@ -175,6 +180,17 @@ BEYOND: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FLAGS, ()),
 }
 OWN: dict[tuple[str, str], tuple[str, ...]] = {
+    ("import", "module"): ("not/a/path", "not/a/path.py:Class", f"{MODULE}X"),
+    ("import", "weights"): ("not/a/path",),
+    ("import", "args"): ("1", "x", "x=y"),
+    ("import", "method"): (),
+    ("import", "channels"): ("0", "x"),
+    ("import", "layout"): (),  # which `trace` refuses
+    ("import", "event"): (),
+    ("import", "random"): ("x=0", "x=1.5", "x=y"),
+    ("import", "constant"): ("x", "x=y"),
+    ("import", "start"): ("x", "not/a/path.npy"),
+    ("import", "lines"): ("1", "65"),
     ("demo", "frames"): ("0", "119"),
     ("play", "frames"): ("0", "119"),
     ("verify", "frames"): ("-1", "119"),
@@ -296,6 +312,17 @@ ENDS: dict[str, tuple[str | tuple[str, ...], ...]] = {
 }
 EXTENT = ("--height", "2", "--width", "2", "--density", "1")
 OWN_ENDS: dict[tuple[str, str], tuple[str | tuple[str, ...], ...]] = {
+    ("import", "module"): (MODULE,),
+    ("import", "weights"): (),
+    ("import", "args"): (("import", *NEEDED["import"], "--args", "channels=5, hidden=3"),),
+    ("import", "method"): ("forward",),
+    ("import", "channels"): at_ends(1, 32),
+    ("import", "layout"): ("BCHW", "BHWC"),
+    ("import", "event"): ("x", "x:y"),
+    ("import", "random"): ("x", "x=0.001", "x=1"),
+    ("import", "constant"): ("x=0",),
+    ("import", "start"): ("zeros", "cell"),
+    ("import", "lines"): at_ends(2, 64),
     # A clip has 128 x 128 pixels, and of one pixel little arrives.
     **dict.fromkeys(
         [(command, side) for command in ("demo", "play") for side in ("height", "width")],

@@ -7,7 +7,7 @@ import pytest
 
 from scotopia.graph import golden, native
 from scotopia.graph.build import Builder
-from scotopia.graph.c_engine import TILE, engine_source
+from scotopia.graph.c.vectors import TILE, engine_source
 from scotopia.graph.engine import Engine
 from scotopia.graph.operations import AROUND, HERE, OPERATIONS
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding

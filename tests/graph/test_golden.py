@@ -151,3 +151,15 @@ def test_noise_of_another_number_of_planes_is_refused(moment: Any) -> None:
     now = moment(graph, 0)
     with pytest.raises(ValueError, match=f"the rule takes {graph.random_bits}"):
         golden.step(graph, now.state, now.inputs, now.noise[1:])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pruned_graph_computes_the_same(seed: int, moment: Any) -> None:
+    graph = any_graph(seed)
+    pruned, now = graph.pruned(), moment(graph, seed)
+    assert pruned.count < graph.count
+    for word in range(pruned.count):
+        given = isinstance(pruned.made_by(word)[0], Channel | Input | Random)
+        assert given or pruned.readers[word] or word in pruned.outputs
+    after = golden.step(graph, now.state, now.inputs, now.noise)
+    assert (golden.step(pruned, now.state, now.inputs, now.noise) == after).all()

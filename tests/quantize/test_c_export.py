@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from scotopia.cli.rules import rule_path
+from scotopia.graph.build import Builder
 from scotopia.graph.errors import InputError
 from scotopia.graph.lfsr import RowRegisters
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
+from scotopia.graph.surroundings import Event, Initial
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.quantize.c_export import c_header, export_c
+from scotopia.quantize.integer_rule import GraphRule
 from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule
 
 Make = Callable[..., Any]  # a fixture of conftest.py
@@ -278,10 +281,40 @@ def test_header_tells_what_codes_mean(small_config: Make, random_rule: Make) -> 
         " *   0        x0      -128 to 127  code / 128  prediction: pixel = (value + 1) * 128\n"
         " *   1        x1      -128 to 127  code / 128\n"
         " *   2        x2      -128 to 127  code / 128\n"
-        " *   3        sample  -128 to 127  code / 128  the last sample\n"
-        " *   4        trace   0 to 7       code / 8    "
-        "full when it arrived, one code less with each step\n"
+        " *   3        sample  -128 to 127  code / 128\n"
+        " *   4        trace   0 to 7       code / 8\n"
     ) in text
+
+
+def graph_rule(**surroundings: Any) -> GraphRule:
+    """A rule that is no layered one, with the inputs of its events."""
+    build, unit = Builder(), QFormat(1, 7)
+    x = build.channels({"light": unit})
+    for event in surroundings.get("events", ()):
+        x = x + build.inputs({event.value: unit})
+        if event.flag:
+            x = build.where(build.inputs({event.flag: QFormat(1, 0, signed=False)}), x, 0.0)
+    return GraphRule(build.graph({"light": x.fit(unit)}), **surroundings)
+
+
+def test_a_rule_without_events_sees_no_pixels() -> None:
+    text = c_header(graph_rule(initial=Initial.cell(np.array([0.5]))), "eye")
+    assert " *   eye_start(state, height, width);\n *   for each frame {\n" in text
+    assert (
+        " *       EYE_STEPS_PER_FRAME times {\n *           eye_step(state, NULL, NULL,\n" in text
+    )
+    assert "pixel" not in text and "valid" not in text
+
+
+def test_events_have_the_names_of_their_rule() -> None:
+    text = c_header(graph_rule(events=(Event("int"), Event("touch", "is touched"))), "eye")
+    assert (
+        " *       where a pixel (0 to 255) arrived: int_2[cell] = eye_sample(pixel);\n"
+        " *       where a pixel (0 to 255) arrived: touch[cell] = eye_sample(pixel), "
+        "is_touched[cell] = 1;\n"
+        " *       elsewhere: is_touched[cell] = 0;\n"
+    ) in text
+    assert "int32_t *int_2, const int32_t *touch, const uint8_t *is_touched," in text
 
 
 def test_same_rule_gives_the_same_file(rule: LayeredRule, tmp_path: Path) -> None:

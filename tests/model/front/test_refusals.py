@@ -122,7 +122,7 @@ def test_a_branch_on_the_state() -> None:
         (lambda x: (x, x), "Step.forward returns 2 tensors: say which is the state, by output"),
         (
             lambda x: x / x.shape[2],
-            "for 6x9 cells: its step may not depend on the grid's size",
+            "for 7x11 cells: its step may not depend on the grid's size",
         ),
         (lambda x: x * float("nan"), "returns nan for a state of random numbers up to 0.2: mend"),
         (

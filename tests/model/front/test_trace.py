@@ -283,6 +283,26 @@ def test_weights_are_differentiable_and_follow_the_module() -> None:
         assert mine.abs().max() > 0
 
 
+def test_functions_of_parameters_are_computed_as_they_are() -> None:
+    class Diffusing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rate = nn.Parameter(torch.tensor([-1.0, 0.5, 0.0, 2.0]))
+            self.coupling = nn.Parameter(MATRIX.clone())
+
+        def forward(self, x: Tensor) -> Tensor:
+            rate = F.softplus(self.rate).view(1, -1, 1, 1)
+            symmetric = (self.coupling + self.coupling.T) / 2
+            x = x - rate * torch.einsum("oi,bihw->bohw", torch.tanh(symmetric), x)
+            return torch.tanh(x)
+
+    module = Diffusing()
+    traced = trace(module, 4, lines=16)
+    assert list(traced.approximations) == ["tanh_1: tanh"]
+    sum(one.sum() for numbers in traced.weights().values() for one in numbers).backward()
+    assert module.rate.grad is not None and (module.coupling.grad != 0).any()
+
+
 def test_batch_norm_and_factors_go_into_the_weights() -> None:
     module = nn.Sequential(layer(4, 4, 3, padding=1), seeded(nn.BatchNorm2d(4))).eval()
     traced = trace(Step(lambda x: x + module(x) * 0.125 - 1), 4)
@@ -304,6 +324,8 @@ def test_batch_norm_and_factors_go_into_the_weights() -> None:
         (lambda x: torch.randint(0, 2, x[:, :1].shape), 1, 0.5),
         (lambda x: torch.rand(x.shape[0], 1, x.shape[2], x.shape[3]) * 2 - 1, 8, None),
         (lambda x: torch.rand(x.shape[2:]) < 0.5, 1, 0.5),
+        (lambda x: (torch.rand(x.shape) > 0) * (torch.rand(x.shape) < 0.25), 2, 0.25),
+        (lambda x: (torch.rand(x.shape) < 0.25) * (1 - torch.rand(x.shape) <= 1), 2, 0.25),
     ],
 )
 def test_random_numbers(fires: Callable[[Tensor], Tensor], bits: int, share: float | None) -> None:

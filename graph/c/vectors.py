@@ -1,4 +1,4 @@
-"""The engine's source: the statements of `c`, in loops for the vector units of a processor.
+"""The engine's source: the statements of a step in loops for the vector units of a processor.
 
 A row of cells is worked on in **tiles**: a loop over a tile's cells has no branch, and no sum over
 other words, so that compilers vectorise it; in between come the sums, of which as many are in the
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .c import StepCode, functions, is_given, reads, render, suffix
-from .operations import AROUND, Linear, Window
-from .qformat import IntArray
-from .step import StepGraph
+from ..operations import AROUND, Linear, Window
+from ..qformat import IntArray
+from ..step import StepGraph
+from .stages import is_given, reads
+from .statements import StepCode, functions, render, suffix
 
 #: Cells of a row that are worked on together; cells left and right of a picture's row.
 TILE, MARGIN = 64, 16
@@ -30,7 +31,7 @@ _EXACT = {"float": 24, "double": 53}
 
 @dataclass(frozen=True)
 class EngineSource:
-    """C that exports `step`, which is `c.c_header`'s but for its scratch, and `scratch_bytes`.
+    """C that exports `step`, which is `header.c_header`'s but for its scratch, and `scratch_bytes`.
 
     Attributes
     ----------
@@ -57,7 +58,7 @@ def engine_source(graph: StepGraph) -> EngineSource:
     body = code.stages()
     borders = [f"step_beyond_{border}(" for _, border, _ in code.planes if border]
     text = render(
-        "engine.c.jinja",
+        "vectors.c.jinja",
         tile=TILE,
         margin=MARGIN,
         code=code,

@@ -7,11 +7,12 @@ import pytest
 
 from scotopia.graph import golden
 from scotopia.graph.build import Builder
-from scotopia.graph.c import Extra, c_header
+from scotopia.graph.c.header import Extra, c_header
 from scotopia.graph.errors import InputError
 from scotopia.graph.operations import AROUND, HERE, OPERATIONS
 from scotopia.graph.qformat import Overflow, QFormat, Rounding
 from scotopia.graph.step import StepGraph
+from scotopia.graph.surroundings import Initial
 from scotopia.sim.random_graphs import any_graph
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -131,6 +132,36 @@ def test_what_is_far_below_a_unit_rounds_away(c_program: Any, tmp_path: Any, mom
         assert_c_is_golden(program, number, [moment(graph, 0)])
 
 
+@needs_compiler
+@pytest.mark.parametrize("size", [(5, 6), (4, 1), (1, 2), (2, 9)])
+def test_first_state_is_written(size: tuple[int, int], c_program: Any, tmp_path: Any) -> None:
+    rng = np.random.default_rng(0)
+    build = Builder()
+    x = build.channels({"x": UNIT, "y": QFormat(4, 0), "z": QFormat(1, 0)})
+    graph = build.graph({"x": x[0], "y": x[1], "z": x[2]})
+    initials = [
+        Initial(np.array([0.3, 0, 0]), np.zeros((3, 0, 0)), np.zeros(3)),
+        Initial(np.array([0, -3.2, 0]), rng.uniform(-1, 1, (3, 3, 4)), np.zeros(3)),
+        Initial.cell(np.array([0.5, 1, 0])),
+    ]
+    headers = [(graph, c_header(graph, f"rule_{i}", 1, one)) for i, one in enumerate(initials)]
+    program = c_program(headers, tmp_path)
+    for i in range(len(initials)):
+        program.add(
+            1000 + i,
+            f"{{ int32_t *state = (int32_t *)malloc(12 * cells);"
+            f"rule_{i}_start(state, height, width); fwrite(state, 12, cells, stdout);"
+            "free(state); }",
+        )
+    program.compiled()
+    for i, initial in enumerate(initials):
+        expected = [
+            f.quantize(v) for f, v in zip(graph.channel_formats, initial.state(*size), strict=True)
+        ]
+        found = np.frombuffer(program.run(1000 + i, b"", 0, *size, 0), np.int32)
+        np.testing.assert_array_equal(found.reshape(3, *size), expected)
+
+
 # The text
 
 
@@ -155,12 +186,12 @@ def test_a_step_reads_like_its_graph() -> None:
 
 
 def test_what_a_rule_adds_is_there() -> None:
-    extra = Extra("Made by hand.", {"x": "light"}, ["twice {", "    STEP", "}"], {"KINDS": "7"})
-    text = c_header(small_graph(), "eye", 5, extra)
+    extra = Extra({"x": "light"}, ["@@_KINDS times {", "    STEP", "}"], {"KINDS": "7"}, "/* @ */")
+    text = c_header(small_graph(), "eye", 5, extra=extra)
     for part in (
-        " * Made by hand.\n",
+        "/* eye */\n",
         "code / 128  light\n",
-        " *   twice {\n *       eye_noise(rows, noise, height, width);\n",
+        " *   EYE_KINDS times {\n *       eye_noise(rows, noise, height, width);\n",
         "#define EYE_KINDS 7\n",
         "#define EYE_SEED UINT32_C(5)",
     ):
