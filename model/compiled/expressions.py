@@ -306,13 +306,32 @@ def literal(value: float) -> str:
 def _fitted(argument: str, node: Node) -> str:
     format, rounding, overflow = node.data
     assert isinstance(format, QFormat) and isinstance(overflow, Overflow)
-    scale, unit = literal(2.0**format.frac_bits), literal(2.0**-format.frac_bits)
-    code = f"to_{rounding}({argument} * {scale})"
-    low, high = ends(format, overflow)
+    numbers = {name: literal(value) for name, value in _grid(format, overflow).items()}
+    return _fit_text(rounding, overflow).format(argument, **numbers)
+
+
+def fitted_lanes(
+    formats: Sequence[QFormat], rounding: Rounding, overflow: Overflow
+) -> tuple[dict[str, list[float]], str]:
+    """Return tables of numbers, and how with those of place `n` a number `v` is fitted."""
+    grids = [_grid(format, overflow) for format in formats]
+    tables = {name: [grid[name] for grid in grids] for name in grids[0]}
+    return tables, _fit_text(rounding, overflow).format("v", **{n: f"{n}[n]" for n in tables})
+
+
+def _fit_text(rounding: object, overflow: Overflow) -> str:
+    code = f"to_{rounding}({{0}} * {{scale}})"
     if overflow is Overflow.WRAP:
-        span = 2.0**format.bits
-        return f"wrapped({code}, {literal(low)}, {literal(span)}, {literal(1 / span)}) * {unit}"
-    return f"into({code}, {literal(low)}, {literal(high)}) * {unit}"
+        return f"wrapped({code}, {{low}}, {{span}}, {{per_span}}) * {{unit}}"
+    return f"into({code}, {{low}}, {{high}}) * {{unit}}"
+
+
+def _grid(format: QFormat, overflow: Overflow) -> dict[str, float]:
+    low, high = ends(format, overflow)
+    grid = {"scale": 2.0**format.frac_bits, "unit": 2.0**-format.frac_bits, "low": low}
+    if overflow is Overflow.WRAP:
+        return grid | {"span": 2.0**format.bits, "per_span": 2.0**-format.bits}
+    return grid | {"high": high}
 
 
 def ends(format: QFormat, overflow: Overflow) -> tuple[int, int]:

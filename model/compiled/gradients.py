@@ -107,8 +107,8 @@ class Gradients(Values):
                 total = make.add(total, make.load(self.gradient(word)))
             if total is None:
                 continue
-            if plan.layer_of(word) is not None or plan.around(word):
-                if plan.layer_of(word) is None:
+            if plan.is_sum(word) or plan.around(word):
+                if not plan.is_sum(word):
                     found += self._numbers_around(word, total, numbers)
                 target = self.gradient(word)
                 self.written.add(target)
@@ -149,7 +149,7 @@ class Gradients(Values):
         numbers: dict[int, Node],
     ) -> None:
         """Give what a word is computed of its share of the word's gradient."""
-        make = self.make
+        make, plan = self.make, self.plan
         index, lane = self.graph.origin(word)
         operation = self.graph.operations[index]
         read = [words[lane] for words in operation.arguments if len(words) > lane]
@@ -164,6 +164,10 @@ class Gradients(Values):
             case Multiply(a=a, b=b):
                 pass_on(a[lane], make.multiply(total, self.term(b[lane], at)))
                 pass_on(b[lane], make.multiply(total, self.term(a[lane], at)))
+            case Minimum(b=b) | Maximum(b=b) if read[0] in plan.finish:
+                pair = self.term(word, at), self.term(b[lane], at)
+                order = pair if isinstance(operation, Minimum) else pair[::-1]
+                pass_on(read[0], make.where(make.make("lt", *order), total, nothing))
             case Minimum() | Maximum():  # where both are the same, it is b's
                 one, other = (self.term(each, at) for each in read)
                 order = (one, other) if isinstance(operation, Minimum) else (other, one)
@@ -357,7 +361,11 @@ class Gradients(Values):
                 costs(other) for other in self.needed(word) if not plan.crosses(other)
             )
 
-        plan.saved += [word for word in sorted(first) if plan.crosses(word) and costs(word)]
+        plan.saved += [
+            word
+            for word in sorted(first)
+            if plan.crosses(word) and costs(word) and word not in plan.saved
+        ]
 
     def parts(self) -> Backward:
         """Write the backward pass of all stages, and find out what it needs."""

@@ -178,10 +178,37 @@ struct Tap {
     int number;
 };
 
-// out[n] = bias[n] + sum over k of weight[k's number][n] * tap k, for N outputs and R vectors.
-template <int N, int R, bool ADD, typename T, typename In, typename Out>
+// What becomes of the sums of output n before they are written.
+struct Keep {
+    template <typename V>
+    V operator()(int, V sums) const {
+        return sums;
+    }
+};
+template <typename Finish>
+struct Lanewise {
+    template <typename V>
+    V operator()(int n, V sums) const {
+        Real lanes[Lanes<Real>::COUNT];
+        std::memcpy(lanes, &sums, sizeof lanes);
+        for (Real& lane : lanes) lane = Finish::one(n, lane);
+        std::memcpy(&sums, lanes, sizeof lanes);
+        return sums;
+    }
+};
+template <typename Finish>
+struct Bounded {
+    template <typename V>
+    V operator()(int n, V sums) const {
+        return Finish::one(sums, V{} + Finish::bounds[n]);
+    }
+};
+
+// out[n] = finish(n, bias[n] + sum over k of weight[k's number][n] * tap k), for N outputs, of which
+// the first is number `first`, and R vectors.
+template <int N, int R, bool ADD, typename T, typename In, typename Out, typename Finish>
 inline void combine(int count, const Tap<In>* taps, const T* weight, const T* bias, Out* const* out,
-                    int x) {
+                    int x, int first, Finish finish) {
     typedef typename Lanes<T>::Vector V;
     constexpr int EACH_ONE = Lanes<T>::COUNT;
     V sum[N][R];
@@ -207,7 +234,7 @@ inline void combine(int count, const Tap<In>* taps, const T* weight, const T* bi
         for (int r = 0; r < R; r++) {
             Out* to = out[n] + x + r * EACH_ONE;
             if constexpr (ADD) sum[n][r] += load<T>(to);
-            store(to, sum[n][r]);
+            store(to, finish(first + n, sum[n][r]));
         }
 }
 
@@ -243,8 +270,9 @@ struct Layer {
         return weight[size_t(inputs) * first + input * size + output - first];
     }
     // out: rows of `padded` cells
-    template <bool ADD, typename In, typename Out>
-    void apply(int count, const Tap<In>* taps, Out* const* out, int padded) const {
+    template <bool ADD, typename In, typename Out, typename Finish = Keep>
+    void apply(int count, const Tap<In>* taps, Out* const* out, int padded,
+               Finish finish = {}) const {
         constexpr int EACH_ONE = Lanes<T>::COUNT;
         Blocks<OUTPUTS>::each([&](auto size, int first) {
             constexpr int N = size;
@@ -252,12 +280,12 @@ struct Layer {
             const T* b = &bias[first];
             int x = 0;
             for (; x + ALONG * EACH_ONE <= padded; x += ALONG * EACH_ONE)
-                combine<N, ALONG, ADD>(count, taps, w, b, out + first, x);
+                combine<N, ALONG, ADD>(count, taps, w, b, out + first, x, first, finish);
             if (x + 2 * EACH_ONE <= padded) {
-                combine<N, 2, ADD>(count, taps, w, b, out + first, x);
+                combine<N, 2, ADD>(count, taps, w, b, out + first, x, first, finish);
                 x += 2 * EACH_ONE;
             }
-            if (x < padded) combine<N, 1, ADD>(count, taps, w, b, out + first, x);
+            if (x < padded) combine<N, 1, ADD>(count, taps, w, b, out + first, x, first, finish);
         });
     }
 };

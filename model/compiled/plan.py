@@ -19,9 +19,12 @@ from scotopia.graph.operations import (
     Border,
     Channel,
     Constant,
+    Fit,
     Input,
     Less,
     Linear,
+    Maximum,
+    Minimum,
     Random,
     Select,
     Window,
@@ -67,6 +70,10 @@ class Plan:
                     self.numbers += operation.weight.size + operation.bias.size
                 else:
                     self.numbers += operation.count
+        #: Words that a layer brings its sums to before it writes them, by the words of the sums.
+        self.finish: dict[int, int] = {}
+        for layer in self.layers:
+            self._find_finish(layer)
         self.position: dict[int, Position] = {}
         self._place()
         self._sink()
@@ -74,6 +81,29 @@ class Plan:
 
     def _linears(self) -> list[tuple[int, Linear]]:
         return [(i, one) for i, one in self.graph.of_kind(Linear) if isinstance(one, Linear)]
+
+    def _find_finish(self, layer: int) -> None:
+        """Let a layer do itself what is done to all of its sums and to nothing else."""
+        found: dict[int, int] = {}
+        kinds: set[object] = set()
+        for word in self.outputs(layer):
+            readers = self.readers[word]
+            if len(readers) != 1 or word in self.borders or word in self.graph.outputs:
+                return
+            operation, lane = self.graph.made_by(readers[0])
+            kinds.add((type(operation), getattr(operation, "rounding", None)))
+            kinds.add(getattr(operation, "overflow", None))
+            if isinstance(operation, Maximum | Minimum):
+                # Only of the first of two words is it known by the result whether it was taken.
+                known = self.graph.origin(operation.b[lane])[0]
+                fixed = self.kind(operation.b[lane]) is Constant and known not in self.trained
+                if operation.a[lane] != word or not fixed:
+                    return
+            elif not isinstance(operation, Fit):
+                return
+            found[word] = readers[0]
+        if len(kinds) == 2:  # all the same
+            self.finish.update(found)
 
     # ---- what reads what ----
 
@@ -142,12 +172,25 @@ class Plan:
 
     def layer_of(self, word: int) -> int | None:
         """Return the layer that computes a word, None if it is computed in a loop."""
-        index, _ = self.graph.origin(word)
+        index, _ = self.graph.origin(self._sums.get(word, word))
         return index if index in self.layers else None
 
+    def is_sum(self, word: int) -> bool:
+        """Whether a word is what a layer sums up, before it is finished."""
+        return self.graph.origin(word)[0] in self.layers
+
+    @cached_property
+    def _sums(self) -> dict[int, int]:
+        """Words that layers sum up, by what they are brought to."""
+        return {word: total for total, word in self.finish.items()}
+
     def outputs(self, layer: int) -> list[int]:
-        """Live words that a layer computes."""
+        """Live words that a layer sums up."""
         return [word for word in self.graph.words(layer) if word in self.live]
+
+    def written(self, layer: int) -> list[int]:
+        """Words that a layer writes: its sums, or what they are brought to."""
+        return [self.finish.get(word, word) for word in self.outputs(layer)]
 
     def kind(self, word: int) -> type:
         """Return the kind of operation that computes a word."""
@@ -164,7 +207,7 @@ class Plan:
             around = self.around(word)
             if around:
                 stage = 1 + max(self._stage(read) for read in around)
-            of_layer = self.layer_of(word) is not None
+            of_layer = self.is_sum(word)
             for read in self.here(word):
                 if self.kind(read) in (Channel, Input, Random):
                     continue
@@ -174,7 +217,7 @@ class Plan:
                 stage, level = max((stage, level), at)
             self.position[word] = stage, level
         for layer in self.layers:  # all at once
-            words = self.outputs(layer)
+            words = {*self.outputs(layer), *self.written(layer)}
             latest = max((self.position[word] for word in words), default=(0, 0))
             self.position.update(dict.fromkeys(words, latest))
 
@@ -197,7 +240,7 @@ class Plan:
                     level = early[1] if stage == early[0] else 0
                 self.position[word] = stage, level
             stage, level = self.position[word]
-            layer = self.layer_of(word) is not None
+            layer = self.is_sum(word)
             before = (stage, level - 1) if level > 0 else (stage - 1, _END)
             for read in self.here(word):
                 limit[read] = min(limit.get(read, (_END, 0)), before if layer else (stage, level))
@@ -230,19 +273,21 @@ class Plan:
         return word in self.borders or any(
             self.position[reader][0] > stage
             for reader in self.readers[word]
-            if kind is not Constant or self.layer_of(reader) is not None
+            if kind is not Constant or self.is_sum(reader)
         )
 
     def stored(self, word: int) -> bool:
         """Whether a word has a plane of its own, beside those of state, inputs and noise."""
         if self.kind(word) in (Channel, Input, Random):
             return self.crosses(word)
+        if word in self.finish:
+            return False
         if self.layer_of(word) is not None or self.crosses(word):
             return True
         if self.kind(word) is Constant:
-            return any(self.layer_of(reader) is not None for reader in self.readers[word])
+            return any(self.is_sum(reader) for reader in self.readers[word])
         return any(
-            self.layer_of(reader) is not None or self.position[reader] != self.position[word]
+            self.is_sum(reader) or self.position[reader] != self.position[word]
             for reader in self.readers[word]
         )
 

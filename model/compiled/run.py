@@ -8,10 +8,10 @@ depend on the number of threads.
 
 import ctypes
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,10 +22,11 @@ from torch import Tensor
 
 from scotopia.graph.errors import InputError
 from scotopia.graph.intervals import derive
-from scotopia.graph.operations import Constant, Fit, Linear, Random
+from scotopia.graph.operations import Channel, Constant, Fit, Input, Linear, Random
 from scotopia.graph.step import StepGraph
 
 from .. import native
+from .plan import Plan
 from .source import Source, source
 
 #: Numbers of operations, by their index in the graph, as `interpret` has them: of a `Linear`, its
@@ -140,27 +141,49 @@ class _Code:
     kept: torch.dtype
 
 
-_sources: WeakKeyDictionary[StepGraph, dict[object, Source]] = WeakKeyDictionary()
+class _Made:
+    """What is known of a graph and of what is trained of it, whatever the weights."""
+
+    def __init__(
+        self,
+        graph: StepGraph,
+        trained: Iterable[int],
+        patterns: Mapping[int, NDArray[np.bool_]],
+    ) -> None:
+        self._make = partial(source, graph, tuple(trained), patterns)
+        self.exact = any(True for _ in graph.of_kind(Fit))
+        plan = Plan(graph, frozenset(trained), patterns)
+        given = (Channel, Input, Random)
+        self.kept = [w for w in plan.live if plan.stored(w) or plan.kind(w) in given]
+        self._sources: dict[tuple[bool, bool], Source] = {}
+
+    def source(self, wide: tuple[bool, bool]) -> Source:
+        """Return the code, written once."""
+        if wide not in self._sources:
+            self._sources[wide] = self._make(wide=wide[0], wide_store=wide[1])
+        return self._sources[wide]
+
+
+_made: WeakKeyDictionary[StepGraph, dict[object, _Made]] = WeakKeyDictionary()
 
 
 def _code(graph: StepGraph, given: Weights, patterns: Mapping[int, NDArray[np.bool_]]) -> _Code:
-    wide = _width(graph, given)
-    kept = {index: pattern.tobytes() for index, pattern in patterns.items()}
-    key = tuple(given), tuple(sorted(kept.items())), wide
-    made = _sources.setdefault(graph, {})
-    if key not in made:
-        made[key] = source(graph, given, patterns, wide=wide[0], wide_store=wide[1])
-    library = native.compiled(made[key].text)
+    key = tuple(given), tuple((i, patterns[i].tobytes()) for i in sorted(patterns))
+    known = _made.setdefault(graph, {})
+    if key not in known:
+        known[key] = _Made(graph, given, patterns)
+    made = known[key]
+    wide = _width(graph, given, made.kept) if made.exact else (False, False)
+    code = made.source(wide)
+    library = native.compiled(code.text)
     if library is None:
         raise RuntimeError("the step could not be compiled: use model.interpret")
     types = [torch.float64 if double else torch.float32 for double in wide]
-    return _Code(made[key], library, *types)
+    return _Code(code, library, *types)
 
 
-def _width(graph: StepGraph, given: Weights) -> tuple[bool, bool]:
+def _width(graph: StepGraph, given: Weights, kept: Iterable[int]) -> tuple[bool, bool]:
     """Whether what is computed, and what is kept, has to be double precision to be exact."""
-    if not any(True for _ in graph.of_kind(Fit)):
-        return False, False
     operations = list(graph.operations)
     for index, parts in given.items():
         numbers = [part.detach().double().numpy() for part in parts]
@@ -170,18 +193,15 @@ def _width(graph: StepGraph, given: Weights) -> tuple[bool, bool]:
         else:
             assert isinstance(operation, Constant)
             operations[index] = replace(operation, values=tuple(numbers[0].tolist()))
-    exact = StepGraph(tuple(operations), graph.outputs)
-    ranges = derive(exact)
-    widest = max(one.bits for one in ranges.words)
-    through = max(
-        one.bits for one in (*ranges.words, *ranges.sums.values(), *ranges.rounded.values())
-    )
-    if through > DOUBLE_BITS:
+    ranges = derive(StepGraph(tuple(operations), graph.outputs))
+    every = *ranges.words, *ranges.sums.values(), *ranges.rounded.values()
+    widest = max(one.bits for one in every)
+    if widest > DOUBLE_BITS:
         raise InputError(
-            f"a word of the step may need {through} bits, doubles hold {DOUBLE_BITS}: "
+            f"a word of the step may need {widest} bits, doubles hold {DOUBLE_BITS}: "
             "quantize the rule with fewer"
         )
-    return through > FLOAT_BITS, widest > FLOAT_BITS
+    return widest > FLOAT_BITS, any(ranges.words[word].bits > FLOAT_BITS for word in kept)
 
 
 @dataclass

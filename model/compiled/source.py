@@ -181,6 +181,7 @@ class _Writer(Gradients):
                 ]
         quiet = len(self.silences.of)
         return [
+            *self.finishes(),
             "struct Video {",
             "int height, width, padded;",
             "long stride;",

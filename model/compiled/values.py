@@ -25,7 +25,16 @@ from scotopia.graph.operations import (
     Window,
 )
 
-from .expressions import Assignment, Expressions, Node, Plane, loads, loops
+from .expressions import (
+    Assignment,
+    Expressions,
+    Node,
+    Plane,
+    fitted_lanes,
+    literal,
+    loads,
+    loops,
+)
 from .plan import Plan, Position
 
 
@@ -211,8 +220,8 @@ class Values:
         for level in range(self.plan.levels[stage]):
             at = stage, level
             for layer in sorted(self.plan.layers):
-                outputs = self.plan.outputs(layer)
-                if not words.isdisjoint(outputs) and self.plan.position[outputs[0]] == at:
+                written = self.plan.written(layer)
+                if not words.isdisjoint(written) and self.plan.position[written[0]] == at:
                     lines += self.layer(layer)
             assigned = self.assignments(at, words, state=state)
             lines += loops(assigned)
@@ -292,12 +301,42 @@ class Values:
             rows.append(f"{{{plane.array}.at({plane.number}, 0), {plane.array}.row, {silent}}}")
         return [f"const Source<Store> {name}[] = {{{', '.join(rows)}}};"]
 
+    def finishes(self) -> list[str]:
+        """Write what layers do to their sums."""
+        lines = []
+        for layer in sorted(self.plan.layers):
+            words = self.plan.written(layer)
+            if words == self.plan.outputs(layer):
+                continue
+            operation, _ = self.graph.made_by(words[0])
+            if isinstance(operation, Fit):
+                formats = [self.graph.formats[word] for word in words]
+                tables, text = fitted_lanes(formats, operation.rounding, operation.overflow)
+                base, body = (
+                    f"Lanewise<Finish{layer}>",
+                    f"static Real one(int n, Real v) {{ return {text}; }}",
+                )
+            else:
+                assert isinstance(operation, Maximum | Minimum)
+                second = [operation.b[self.graph.origin(word)[1]] for word in words]
+                tables = {"bounds": [self._constant(word) or 0.0 for word in second]}
+                order = ">" if isinstance(operation, Maximum) else "<"
+                base = f"Bounded<Finish{layer}>"
+                choice = f"v {order} bound ? v : bound"
+                body = f"template <typename V> static V one(V v, V bound) {{ return {choice}; }}"
+            lines.append(f"struct Finish{layer} : {base} {{")
+            for name, numbers in tables.items():
+                rows = ", ".join(map(literal, numbers))
+                lines.append(f"static constexpr Real {name}[] = {{{rows}}};")
+            lines += [body, "};"]
+        return lines
+
     def layer(self, layer: int) -> list[str]:
         """Write what computes a row of a layer."""
         linear = self.linear(layer)
         around = linear.weight.shape[2] == AROUND
         border = linear.border if around else None
-        planes = [self.plane(word) for word in self.plan.outputs(layer)]
+        planes = [self.plane(word) for word in self.plan.written(layer)]
         rows = ", ".join(p.at() for p in planes)
         lines = ["{", *self.sources("sources", linear.a, border)]
         lines.append(f"Store* const out[] = {{{rows}}};")
@@ -309,15 +348,17 @@ class Values:
             lines.append(f"Tap<Store> taps[{count}];")
             lines.append(f"for (int i = 0; i < {count}; i++) taps[i] = {{sources[i].at(y), i}};")
             lines.append(f"const int count = {count};")
-        lines.append(f"layer{layer}.apply<false>(count, taps, out, padded);")
+        finish = f"Finish{layer}()" if self.plan.outputs(layer)[0] in self.plan.finish else "Keep()"
+        lines.append(f"layer{layer}.apply<false>(count, taps, out, padded, {finish});")
         return [*lines, "}"]
 
     # ---- what is computed again ----
 
     def needed(self, word: int) -> list[int]:
         """Words with planes of their own that a stored word is computed of."""
-        if self.plan.layer_of(word) is not None:
-            return [w for w in [*self.plan.here(word), *self.plan.around(word)]]
+        layer = self.plan.layer_of(word)
+        if layer is not None:
+            return list(self.linear(layer).a)
         at = self.plan.position[word]
         value = Assignment(Plane("", 0), self.computed(word, at))
         return [self.word_at[p] for p in loads([value]) if p in self.word_at]

@@ -178,20 +178,27 @@ def test_more_random_graphs(seed: int) -> None:
     check(Chunk.draw(any_graph(seed), seed, width=1 + seed % 34))
 
 
-@pytest.mark.parametrize(("bits", "taps"), [(14, 12), (14, 30)])
-def test_what_floats_cannot_hold_is_computed_in_doubles(bits: int, taps: int) -> None:
+@pytest.mark.parametrize(
+    ("hidden_format", "kept"), [(QFormat(2, 10), torch.float32), (QFormat(12, 18), torch.float64)]
+)
+def test_what_floats_cannot_hold_is_computed_in_doubles(
+    hidden_format: QFormat, kept: torch.dtype
+) -> None:
     """Sums of 26 bits and more; then such that are kept, too."""
     build = Builder()
-    x = build.channels({name: QFormat(2, bits - 2) for name in "abcd"})
+    format = QFormat(2, 12)
+    x = build.channels(dict.fromkeys("abcd", format))
     rng = np.random.default_rng(0)
     weight = rng.integers(-100, 101, (8, 4, 9)) * 2.0**-6
     total = build.linear(x, weight, rng.integers(-9, 10, 8) * 2.0**-18, "wrap")
-    hidden = total.fit(QFormat(taps - 10, 10), Rounding.RND_CONV)
+    hidden = total.fit(hidden_format, Rounding.RND_CONV)
     back = build.linear(hidden, rng.integers(-9, 10, (4, 8, 1)) * 2.0**-5, np.zeros(4))
-    after = (x + back).fit(QFormat(2, bits - 2))
+    after = (x + back).fit(format)
     graph = build.graph({name: after[i] for i, name in enumerate("abcd")})
     chunk = Chunk.draw(graph, 1)
-    assert run._width(graph, chunk.weights)[0]
+    code = run._code(graph, chunk.weights, {})
+    assert code.real is torch.float64
+    assert code.kept is kept
     check(chunk)
 
 
