@@ -183,7 +183,10 @@ def loops(assignments: Sequence[Assignment], begin: str = "0", end: str = "padde
         members.setdefault(shape, component)
     lines: list[str] = []
     for shape, tables in classes.items():
-        lines += _loop(members[shape], tables, begin, end)
+        planes = [one for one in tables[0] if isinstance(one, Plane)]
+        # A strip's rows have nothing between them.
+        dense = any(plane.array in ("strip", "dstrip") for plane in planes)
+        lines += _loop(members[shape], tables, begin, "width" if dense else end)
     return lines
 
 

@@ -30,17 +30,17 @@ from scotopia.graph.qformat import Overflow
 
 from .expressions import Assignment, Node, Plane, ends, loads, loops
 from .plan import Position
-from .values import Values
+from .values import Piece, Values, over_strips, table
 
 #: Multiplications of a sum that cost more than to keep it and to read it again.
-WORTH_KEEPING = 48
+WORTH_KEEPING = 64
 
 
 @dataclass
 class Backward:
     """Text of the backward pass by stage, and what it reads of values."""
 
-    stages: list[tuple[int, list[str], list[str], list[str]]] = field(default_factory=list)
+    stages: list[tuple[int, list[Piece], list[str]]] = field(default_factory=list)
     reads: set[Plane] = field(default_factory=set)
     words: set[int] = field(default_factory=set)
 
@@ -56,6 +56,12 @@ class Gradients(Values):
         if plan.crosses(word) or plan.around(word):
             return Plane("dplane", self.dplanes(word))
         return Plane("dstrip", self.dstrips(word))
+
+    def gradient_of_sum(self, word: int) -> Plane:
+        """Where a layer, or a sum or window of neighbours, finds the gradient of what it gives."""
+        if self.plan.around(word):
+            return self.gradient(word)
+        return Plane("dstrip", self.dstrips(("sum", word)))
 
     def _give(self, word: int, value: Node) -> Assignment:
         """Add to the gradient of a word that is kept, or begin it."""
@@ -110,7 +116,7 @@ class Gradients(Values):
             if plan.is_sum(word) or plan.around(word):
                 if not plan.is_sum(word):
                     found += self._numbers_around(word, total, numbers)
-                target = self.gradient(word)
+                target = self.gradient_of_sum(word)
                 self.written.add(target)
                 found.append(Assignment(target, total))
             else:
@@ -218,66 +224,94 @@ class Gradients(Values):
                 product = make.multiply(total, self.term(linear.a[i], at))
                 numbers[number] = make.add(numbers.get(number), product)
 
-    def backward_layer(self, layer: int) -> tuple[list[str], list[str]]:
-        """Write what a layer passes back, and the gradient of its weights.
-
-        Of one of the cell alone, for row `y`, and for the strip from `top`; of a 3x3 layer, both
-        for all rows.
-        """
-        plan = self.plan
+    def backward_around(self, layer: int) -> list[str]:
+        """Write what a 3x3 layer passes back, and the gradient of its weights, for all rows."""
         linear = self.linear(layer)
-        outputs = [word for word in plan.outputs(layer) if word in plan.wanted]
+        outputs = self.differentiated(layer)
         if not outputs:
-            return [], []
-        around = linear.weight.shape[2] == AROUND
-        border = linear.border if around else None
-        planes = [self.gradient(word) for word in outputs]
-        rows = ", ".join(f"{{{p.array}.at({p.number}, 0), {p.array}.row, nullptr}}" for p in planes)
-        d = f"const Source<float> d[] = {{{rows}}};"
-        read = self.read_back(layer)
-        targets = [self.gradient(word) for word in read]
-        adds = any(target in self.written for target in targets)
-        back: list[str] = []
-        if read:
-            back = ["{", d]
-            if adds:  # those that are new begin with zeros
-                for target in targets:
-                    if target not in self.written:
-                        row = target.at()
-                        clear = f"std::memset({row}, 0, 4 * padded);"
-                        back.append(
-                            f"for (int y = 0; y < height; y++) {clear}" if around else clear
-                        )
-            self.written.update(targets)
-            add = "true" if adds else "false"
-            if around:
-                views = ", ".join(target.array for target in targets)
-                numbers = ", ".join(str(target.number) for target in targets)
-                back += [
-                    f"const View<float> views[] = {{{views}}};",
-                    f"const int numbers[] = {{{numbers}}};",
-                    f"transpose<{len(read)}, {add}>(back{layer}, {len(outputs)}, d, views, "
-                    f"numbers, {linear.border.upper()}, height, width, padded);",
-                ]
-            else:
-                to = ", ".join(t.at() for t in targets)
-                back += [
-                    f"float* const out[] = {{{to}}};",
-                    f"Tap<float> taps[{len(outputs)}];",
-                    f"for (int o = 0; o < {len(outputs)}; o++) taps[o] = {{d[o].at(y), o}};",
-                    f"back{layer}.apply<{add}>({len(outputs)}, taps, out, padded);",
-                ]
-            back.append("}")
-        weights: list[str] = []
-        if layer in plan.trained:
-            taps = linear.weight.shape[2]
-            weights = [
-                *("{", d, *self.sources("sources", linear.a, border)),
-                f"differentiate<{len(outputs)}, {taps}>(d, sources, {len(linear.a)}, top, rows, "
+            return []
+        planes = [self.gradient_of_sum(word) for word in outputs]
+        rows = ", ".join(f"{{{p.at('0')}, {p.array}.row, nullptr}}" for p in planes)
+        lines = ["{", f"const Source<float> d[] = {{{rows}}};"]
+        if layer in self.plan.trained:
+            lines += [
+                *self.sources("sources", linear.a, linear.border),
+                "for (int top = 0; top < height; top += STRIP) {",
+                "const int rows = top + STRIP < height ? STRIP : height - top;",
+                f"differentiate<{len(outputs)}, 9>(d, sources, {len(linear.a)}, top, rows, padded, "
                 f"padded, scratch, sum{layer}.data());",
                 "}",
             ]
-        return back, weights
+        read = self.read_back(layer)
+        targets = [self.gradient(word) for word in read]
+        if read:
+            adds = any(target in self.written for target in targets)
+            for target in targets:  # those that are new begin with zeros
+                if adds and target not in self.written:
+                    lines.append("for (int y = 0; y < height; y++)")
+                    lines.append(f"std::memset({target.at()}, 0, 4 * padded);")
+            self.written.update(targets)
+            views = ", ".join(target.array for target in targets)
+            lines += [
+                f"const View<float> views[] = {{{views}}};",
+                f"const int numbers[] = {table(targets)};",
+                f"transpose<{len(read)}, {'true' if adds else 'false'}>(back{layer}, "
+                f"{len(outputs)}, d, views, numbers, {linear.border.upper()}, height, width, "
+                "padded);",
+            ]
+        return [*lines, "}"]
+
+    def backward_here(self, layer: int) -> list[Piece]:
+        """Write the same of a layer of the cell alone, for a strip."""
+        linear = self.linear(layer)
+        outputs = self.differentiated(layer)
+        if not outputs:
+            return []
+        count, read = len(linear.a), self.read_back(layer)
+        d = table(map(self.gradient_of_sum, outputs))
+        pieces = []
+        if read:
+            places, moved = [], []
+            for word in read:
+                place = target = self.gradient(word)
+                if target.array != "dstrip" or target in self.written:
+                    place = Plane("dstrip", self.dstrips(("back", layer, word)))
+                    moved.append(self._give(word, self.make.load(place)))
+                self.written.add(target)
+                places.append(place)
+            lines = [
+                *("{", f"static const int from[] = {d}, to[] = {table(places)};"),
+                f"Tap<float> taps[{len(outputs)}];",
+                f"float* out[{len(read)}];",
+                "for (Tap<float>& tap : taps) {",
+                "const int o = &tap - taps;",
+                "tap = {dstrip.at(from[o], top), o};",
+                "}",
+                f"for (int i = 0; i < {len(read)}; i++) out[i] = dstrip.at(to[i], top);",
+                f"back{layer}.apply<false>({len(outputs)}, taps, out, whole);",
+                "}",
+            ]
+            pieces += [Piece(False, lines), Piece(True, loops(moved))]
+        if layer in self.plan.trained:
+            sources = table(self.in_strip(word) for word in linear.a)
+            lines = [
+                *("{", f"static const int from[] = {d}, read[] = {sources};"),
+                f"Source<float> d[{len(outputs)}];",
+                f"Source<Store> sources[{count}];",
+                f"for (int o = 0; o < {len(outputs)}; o++)",
+                "d[o] = {dstrip.at(from[o], top), 0, nullptr};",
+                f"for (int i = 0; i < {count}; i++)",
+                "sources[i] = {strip.at(read[i], top), 0, nullptr};",
+                f"differentiate<{len(outputs)}, 1>(d, sources, {count}, 0, 1, whole, cells, "
+                f"scratch, sum{layer}.data());",
+                "}",
+            ]
+            pieces += [self.into_strip(linear.a), Piece(False, lines)]
+        return pieces
+
+    def differentiated(self, layer: int) -> list[int]:
+        """Sums of a layer that have a gradient."""
+        return [word for word in self.plan.outputs(layer) if word in self.plan.wanted]
 
     def read_back(self, layer: int) -> list[int]:
         """Words that a layer passes a gradient back to, each once."""
@@ -372,25 +406,20 @@ class Gradients(Values):
         plan = self.plan
         parts = Backward()
         for stage in reversed(range(plan.stages)):
-            rows: list[str] = []
-            strip: list[str] = []
+            strip: list[Piece] = []
             after: list[str] = []
             for level in reversed(range(plan.levels[stage])):
                 assigned = self.backward_loop((stage, level))
                 parts.reads.update(loads(assigned))
-                rows += loops(assigned)
+                strip.append(Piece(True, loops(assigned)))
                 for layer in self.layers_at(stage, level, HERE):
-                    back, weights = self.backward_layer(layer)
-                    rows += back
-                    strip += weights
-                    parts.words.update(self.read_by(layer) if weights else [])
+                    strip += self.backward_here(layer)
+                    parts.words.update(self.read_by(layer))
             for layer in self.layers_at(stage, 0, AROUND):
-                back, weights = self.backward_layer(layer)
-                after += [_OVER_STRIPS, *weights, "}"] if weights else []
-                after += back
-                parts.words.update(self.read_by(layer) if weights else [])
+                after += self.backward_around(layer)
+                parts.words.update(self.read_by(layer))
             after += self.gather(stage)
-            parts.stages.append((stage, rows, strip, after))
+            parts.stages.append((stage, strip, after))
         return parts
 
     def layers_at(self, stage: int, level: int, taps: int) -> list[int]:
@@ -404,8 +433,9 @@ class Gradients(Values):
         return found
 
     def read_by(self, layer: int) -> Words:
-        """Words that a layer reads."""
-        return self.linear(layer).a
+        """Words whose values the gradient of a layer's weights needs."""
+        needed = layer in self.plan.trained and self.differentiated(layer)
+        return self.linear(layer).a if needed else ()
 
     def backward(self, parts: Backward, first: set[int], strips: set[int]) -> list[str]:
         """Write the backward pass, with what it computes again before it and in its strips."""
@@ -415,23 +445,10 @@ class Gradients(Values):
             for word in plan.saved:
                 if plan.position[word][0] == stage:
                     lines += self.surround(word)
-            again = self.values(stage, first, state=False, seen=True)
-            if again:
-                lines += ["{", "const auto strip = this->strip.still();", *again, "}"]
-        for stage, rows, strip, after in parts.stages:
-            if rows or strip:
-                mine = {word for word in strips if plan.position[word][0] == stage}
-                lines += [
-                    _OVER_STRIPS,
-                    "const auto strip = this->strip.below(top);",
-                    "const auto dstrip = this->dstrip.below(top);",
-                    "for (int y = top; y < top + rows; y++) {",
-                    *self.row(stage, mine, state=False),
-                    *rows,
-                    "}",
-                    *strip,
-                    "}",
-                ]
+            lines += self.values(stage, first, state=False, seen=True)
+        for stage, strip, after in parts.stages:
+            mine = {word for word in strips if plan.position[word][0] == stage}
+            lines += over_strips([*self.strip(stage, mine, state=False), *strip])
             lines += after
         for channel in plan.varying_channels.values():
             if Plane("dprevious", channel) not in self.written:
@@ -440,9 +457,3 @@ class Gradients(Values):
                     f"std::memset(dprevious.at({channel}, y), 0, 4 * padded);",
                 ]
         return lines
-
-
-_OVER_STRIPS = (
-    "for (int top = 0; top < height; top += STRIP) {\n"
-    "const int rows = top + STRIP < height ? STRIP : height - top;"
-)

@@ -68,7 +68,6 @@ struct View {
     long plane, row;
     T* at(int number, int y) const { return base + number * plane + y * row; }
     View below(int y) const { return {base - y * row, plane, row}; }  // whose row y is row 0 of this
-    View still() const { return {base, plane, 0}; }  // whose rows are all the same
 };
 
 // Planes with a margin of `beyond` rows, all zero at first.
@@ -83,6 +82,18 @@ struct Planes {
         T* first = reinterpret_cast<T*>(numbers.data()) + PAD + beyond * count * stride;
         return {first, stride, moving ? count * stride : 0};
     }
+};
+
+// A strip of rows of each plane, one row right behind the other, so that no width leaves a part of a
+// vector unused but at the end. What lies there is anything.
+template <typename T>
+struct Strips {
+    long width, area;
+    std::vector<Sum> numbers;
+    Strips(int count, int width)
+        : width(width), area((STRIP * width + PAD - 1) / PAD * PAD + PAD),
+          numbers(count * area * sizeof(T) / sizeof(Sum) + 1) {}
+    View<T> view() { return {reinterpret_cast<T*>(numbers.data()), area, width}; }
 };
 
 // ---- formats: from a number in last bits to a code ----
@@ -274,19 +285,19 @@ struct Layer {
     void apply(int count, const Tap<In>* taps, Out* const* out, int padded,
                Finish finish = {}) const {
         constexpr int EACH_ONE = Lanes<T>::COUNT;
-        Blocks<OUTPUTS>::each([&](auto size, int first) {
-            constexpr int N = size;
-            const T* w = &weight[size_t(inputs) * first];
-            const T* b = &bias[first];
-            int x = 0;
-            for (; x + ALONG * EACH_ONE <= padded; x += ALONG * EACH_ONE)
-                combine<N, ALONG, ADD>(count, taps, w, b, out + first, x, first, finish);
-            if (x + 2 * EACH_ONE <= padded) {
-                combine<N, 2, ADD>(count, taps, w, b, out + first, x, first, finish);
-                x += 2 * EACH_ONE;
-            }
-            if (x < padded) combine<N, 1, ADD>(count, taps, w, b, out + first, x, first, finish);
-        });
+        int x = 0;
+        const auto along = [&](auto vectors) {
+            constexpr int R = vectors;
+            Blocks<OUTPUTS>::each([&](auto size, int first) {
+                constexpr int N = size;
+                combine<N, R, ADD>(count, taps, &weight[size_t(inputs) * first], &bias[first],
+                                   out + first, x, first, finish);
+            });
+            x += R * EACH_ONE;
+        };
+        while (x + ALONG * EACH_ONE <= padded) along(std::integral_constant<int, ALONG>());
+        if (x + 2 * EACH_ONE <= padded) along(std::integral_constant<int, 2>());
+        if (x < padded) along(std::integral_constant<int, 1>());
     }
 };
 
@@ -349,12 +360,11 @@ void correlate(const Vector* packed, const Source<T>* b, const int* shift, int t
 }
 
 // Add the gradient of a layer's weights (OUTPUTS, count, TAPS), then biases, over some rows.
-// d: of its outputs
+// d: of its outputs, `cells` of a row
 template <int OUTPUTS, int TAPS, typename T>
 void differentiate(const Source<float>* d, const Source<T>* sources, int count, int top, int rows,
-                   int padded, std::vector<Sum>& scratch, Sum* sum) {
-    const int vectors = padded / LANES;
-    scratch.resize(size_t(STRIP) * vectors * MOST);
+                   int padded, int cells, std::vector<Sum>& scratch, Sum* sum) {
+    scratch.resize(size_t(rows) * (padded / LANES) * MOST);
     Sum* bias = sum + long(OUTPUTS) * count * TAPS;
     Blocks<OUTPUTS>::each([&](auto size, int first) {
         constexpr int N = size;
@@ -364,6 +374,7 @@ void differentiate(const Source<float>* d, const Source<T>* sources, int count, 
             for (int x = 0; x < padded; x += LANES)
                 for (int n = 0; n < N; n++, to++) {
                     *to = load<float>(d[first + n].at(y) + x);
+                    for (int lane = cells - x; lane < LANES; lane++) (*to)[lane] = 0;
                     bias[first + n].lanes += *to;
                 }
         const long to_output = long(count) * TAPS;

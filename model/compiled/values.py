@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,6 +49,35 @@ class Numbering:
     def __call__(self, key: object) -> int:
         """Return the number of what a plane holds."""
         return self.of.setdefault(key, len(self.of))
+
+
+class Piece(NamedTuple):
+    """Text that is done for each row `y` of a strip, or once for all of it."""
+
+    each: bool
+    lines: list[str]
+
+
+def over_strips(pieces: Iterable[Piece]) -> list[str]:
+    """Write what does pieces, in their order, strip after strip."""
+    inner: list[str] = []
+    for each, group in groupby((p for p in pieces if p.lines), lambda piece: piece.each):
+        lines = [line for piece in group for line in piece.lines]
+        loop = "for (int y = top; y < top + rows; y++) {"
+        inner += [loop, *lines, "}"] if each else lines
+    return [_OVER_STRIPS, *inner, "}"] if inner else []
+
+
+_OVER_STRIPS = """for (int top = 0; top < height; top += STRIP) {
+const int rows = top + STRIP < height ? STRIP : height - top;
+[[maybe_unused]] const int cells = rows * width, whole = (cells + PAD - 1) / PAD * PAD;
+[[maybe_unused]] const auto strip = this->strip.below(top);
+[[maybe_unused]] const auto dstrip = this->dstrip.below(top);"""
+
+
+def table(planes: Iterable[Plane]) -> str:
+    """Write the numbers of planes."""
+    return "{" + ", ".join(str(plane.number) for plane in planes) + "}"
 
 
 class Values:
@@ -204,30 +235,27 @@ class Values:
 
     def values(self, stage: int, words: set[int], *, state: bool, seen: bool) -> list[str]:
         """Write the pass over the rows that computes words of a stage."""
-        inner = self.row(stage, words, state=state)
-        lines = []
-        if inner:
-            lines += ["for (int y = 0; y < height; y++) {", *inner, "}"]
+        lines = over_strips(self.strip(stage, words, state=state))
         if seen:
             for word in sorted(words):
                 if self.plan.position[word][0] == stage:
                     lines += self.surround(word)
         return lines
 
-    def row(self, stage: int, words: set[int], *, state: bool) -> list[str]:
-        """Write what computes one row of words of a stage."""
-        lines: list[str] = []
+    def strip(self, stage: int, words: set[int], *, state: bool) -> list[Piece]:
+        """Write what computes a strip of words of a stage."""
+        pieces: list[Piece] = []
         for level in range(self.plan.levels[stage]):
             at = stage, level
             for layer in sorted(self.plan.layers):
                 written = self.plan.written(layer)
                 if not words.isdisjoint(written) and self.plan.position[written[0]] == at:
-                    lines += self.layer(layer)
+                    pieces += self.layer(layer)
             assigned = self.assignments(at, words, state=state)
-            lines += loops(assigned)
             ends = [one.target.number for one in assigned if one.target.array == "next"]
-            lines += [f"trim(next.at({c}, y), width, padded);" for c in ends]
-        return lines
+            trims = [f"trim(next.at({c}, y), width, padded);" for c in ends]
+            pieces.append(Piece(True, [*loops(assigned), *trims]))
+        return pieces
 
     def surround(self, word: int) -> list[str]:
         """Write what lets neighbours see a word that has been computed for all rows."""
@@ -331,26 +359,55 @@ class Values:
             lines += [body, "};"]
         return lines
 
-    def layer(self, layer: int) -> list[str]:
-        """Write what computes a row of a layer."""
+    def layer(self, layer: int) -> list[Piece]:
+        """Write what computes a layer: one of the cell alone all along a strip at once."""
         linear = self.linear(layer)
-        around = linear.weight.shape[2] == AROUND
-        border = linear.border if around else None
-        planes = [self.plane(word) for word in self.plan.written(layer)]
-        rows = ", ".join(p.at() for p in planes)
-        lines = ["{", *self.sources("sources", linear.a, border)]
-        lines.append(f"Store* const out[] = {{{rows}}};")
-        count = len(linear.a)
-        if around:
-            lines.append(f"Tap<Store> taps[{9 * count}];")
-            lines.append(f"const int count = taps_around(sources, {count}, y, taps);")
-        else:
-            lines.append(f"Tap<Store> taps[{count}];")
-            lines.append(f"for (int i = 0; i < {count}; i++) taps[i] = {{sources[i].at(y), i}};")
-            lines.append(f"const int count = {count};")
-        finish = f"Finish{layer}()" if self.plan.outputs(layer)[0] in self.plan.finish else "Keep()"
-        lines.append(f"layer{layer}.apply<false>(count, taps, out, padded, {finish});")
-        return [*lines, "}"]
+        count, written = len(linear.a), self.plan.written(layer)
+        finish = f"Finish{layer}()" if self.plan.outputs(layer) != written else "Keep()"
+        if linear.weight.shape[2] == AROUND:
+            rows = ", ".join(self.plane(word).at() for word in written)
+            lines = [
+                *("{", *self.sources("sources", linear.a, linear.border)),
+                f"Store* const out[] = {{{rows}}};",
+                f"Tap<Store> taps[{9 * count}];",
+                f"const int count = taps_around(sources, {count}, y, taps);",
+                f"layer{layer}.apply<false>(count, taps, out, padded, {finish});",
+                "}",
+            ]
+            return [Piece(True, lines)]
+        read, to = table([self.in_strip(w) for w in linear.a]), table(map(self.in_strip, written))
+        lines = [
+            *("{", f"static const int read[] = {read}, to[] = {to};"),
+            f"Tap<Store> taps[{count}];",
+            f"Store* out[{len(written)}];",
+            "for (Tap<Store>& tap : taps) {",
+            "const int i = &tap - taps;",
+            "tap = {strip.at(read[i], top), i};",
+            "}",
+            f"for (int o = 0; o < {len(written)}; o++) out[o] = strip.at(to[o], top);",
+            f"layer{layer}.apply<false>({count}, taps, out, whole, {finish});",
+            "}",
+        ]
+        back = [
+            Assignment(self.plane(word), self.make.load(self.in_strip(word)))
+            for word in written
+            if self.plane(word) != self.in_strip(word)
+        ]
+        return [self.into_strip(linear.a), Piece(False, lines), Piece(True, loops(back))]
+
+    def in_strip(self, word: int) -> Plane:
+        """Where a layer of the cell alone finds a word, or leaves it."""
+        plane = self.plane(word)
+        return plane if plane.array == "strip" else Plane("strip", self.strips(("copy", word)))
+
+    def into_strip(self, words: Iterable[int]) -> Piece:
+        """Write what copies words to where such a layer finds them."""
+        copied = [
+            Assignment(self.in_strip(word), self.make.load(self.plane(word)))
+            for word in dict.fromkeys(words)
+            if self.plane(word) != self.in_strip(word)
+        ]
+        return Piece(True, loops(copied))
 
     # ---- what is computed again ----
 
