@@ -40,6 +40,10 @@ FLOAT_BITS, DOUBLE_BITS = 24, 53
 PAD = 16
 
 
+class NotCompiled(RuntimeError):
+    """There is no compiler, or it failed, of which it warned."""
+
+
 def unroll(
     graph: StepGraph,
     weights: Weights,
@@ -84,8 +88,8 @@ def unroll(
     ------
     InputError
         If an integer of the graph may need more bits than a double holds.
-    RuntimeError
-        If there is no compiler, or it fails; see `native.available`.
+    NotCompiled
+        If there is no compiler, or it fails.
     """
     given = {index: weights[index] for index in sorted(weights)}
     code = _code(graph, given, patterns or {})
@@ -175,9 +179,9 @@ def _code(graph: StepGraph, given: Weights, patterns: Mapping[int, NDArray[np.bo
     made = known[key]
     wide = _width(graph, given, made.kept) if made.exact else (False, False)
     code = made.source(wide)
-    library = native.compiled(code.text)
+    library = native.compiled(code.text) if native.available() else None
     if library is None:
-        raise RuntimeError("the step could not be compiled: use model.interpret")
+        raise NotCompiled("g++ made no compiled step: run the graph by model.interpret")
     types = [torch.float64 if double else torch.float32 for double in wide]
     return _Code(code, library, *types)
 

@@ -8,17 +8,19 @@ from scotopia.model.presets import find_preset
 INPUTS = find_preset("retina").config.inputs
 
 
-def test_both_loops_compute_the_same():
+def test_all_loops_of_a_rule_compute_the_same():
     config = RuleConfig(channels=3, hidden=5, trace_bits=3, inputs=INPUTS)
-    work = training_speed.Work.draw(config, TrainOptions(batch=2, crop=9, chunk=4))
-    work.check()
+    training_speed.retina(config, TrainOptions(batch=2, crop=9, chunk=4)).check()
+
+
+def test_both_loops_of_a_growing_automaton_compute_the_same():
+    training_speed.growing(batch=2, side=9, steps=4).check()
 
 
 def test_every_round_is_timed_but_the_first():
-    work = training_speed.Work.draw(
-        RuleConfig(channels=2, hidden=2, inputs=INPUTS),
-        TrainOptions(batch=1, crop=4, chunk=1),
+    work = training_speed.retina(
+        RuleConfig(channels=2, hidden=2, inputs=INPUTS), TrainOptions(batch=1, crop=4, chunk=1)
     )
     seconds = training_speed.measure(work, 2)
     assert {len(found) for found in seconds.values()} == {2}
-    assert len(seconds) == 5  # two tasks by two loops, and the matrix product
+    assert len(seconds) == 7  # two tasks by three loops, and the matrix product

@@ -152,11 +152,11 @@ def test_compiler_that_fails_is_told_and_done_without(
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     rule = Rule(small_config(hidden=5, trace_bits=6, inputs=()))
-    native._compile.cache_clear()
+    native._compiled.cache_clear()
     shown = rule.initial_state(1, 4, 4), torch.ones(1, 2, 1, 4, 4), torch.ones(1, 2, 1, 4, 4)
     with pytest.warns(RuntimeWarning) as caught:
         found = unroll(rule, *shown)[0]
-    native._compile.cache_clear()
+    native._compiled.cache_clear()
     assert [str(warning.message) for warning in caught] == [
         "g++ made no compiled steps (cc1plus: out of memory allocating 65536 bytes): the same is "
         "computed without, many times slower"

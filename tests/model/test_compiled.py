@@ -20,8 +20,7 @@ from scotopia.model.compiled import run
 from scotopia.model.config import INPUTS
 from scotopia.model.interpret import Interpreter
 from scotopia.model.rule import Rule
-from scotopia.model.scotopic.float_graph import float_graph
-from scotopia.model.unroll import draw_fired, unroll_plainly
+from scotopia.model.unroll import draw_fired, unroll_compiled, unroll_plainly
 from scotopia.sim.random_graphs import any_graph
 
 Make = Callable[..., Any]  # a fixture of conftest.py
@@ -211,25 +210,6 @@ def test_what_doubles_cannot_hold_is_refused() -> None:
         compiled.unroll(graph, {}, torch.zeros(1, 1, 2, 2), frames=1)
 
 
-def weights_of(rule: Rule, graph: StepGraph) -> dict[int, tuple[Tensor, ...]]:
-    weight, bias, update_weight, update_bias = rule.layers()
-    (perceive, _), (update, _) = graph.of_kind(Linear)
-    return {
-        perceive: (weight.flatten(2), bias),
-        update: (update_weight.flatten(2), update_bias),
-    }
-
-
-def shown_to(rule: Rule, samples: Tensor, valids: Tensor) -> dict[str, Tensor]:
-    pixels = rule.config.pixels
-    numbers = [""] if pixels == 1 else [str(i) for i in range(pixels)]
-    return {
-        f"{name}{number}": planes[:, :, i]
-        for name, planes in (("sample", samples), ("valid", valids))
-        for i, number in enumerate(numbers)
-    }
-
-
 def clip_of(rule: Rule, videos: int = 2, height: int = 9, width: int = 37) -> Any:
     """A state in mid-flight, samples, and where they are valid."""
     generator = torch.Generator().manual_seed(0)
@@ -241,19 +221,6 @@ def clip_of(rule: Rule, videos: int = 2, height: int = 9, width: int = 37) -> An
     state = random(videos, len(config.channel_names), height, width)
     samples = 2 * random(videos, 3, config.pixels, height, width) - 1
     return state, samples, (random(*samples.shape) < 0.3).float()
-
-
-def unrolled(rule: Rule, state: Tensor, samples: Tensor, valids: Tensor, fired: Any) -> Any:
-    graph = float_graph(rule.config)
-    return compiled.unroll(
-        graph,
-        weights_of(rule, graph),
-        state,
-        shown_to(rule, samples, valids),
-        steps_per_frame=rule.config.steps_per_frame,
-        noise=None if fired is None else 1 - fired,  # below the rate where it is 0
-        channels=list(range(rule.config.pixels)),
-    )
 
 
 @pytest.mark.parametrize(
@@ -277,11 +244,11 @@ def test_the_float_rule_is_what_its_module_computes(
     clip = clip_of(rule)
     fired = draw_fired(rule, clip[1], torch.Generator().manual_seed(1))
     expected, expected_state = unroll_plainly(rule, *clip, fired)
-    found, found_state = unrolled(rule, *clip, fired)
+    found, found_state = unroll_compiled(rule, *clip, fired)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found_state, expected_state, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
-        alone, alone_state = unrolled(rule, *clip, fired)
+        alone, alone_state = unroll_compiled(rule, *clip, fired)
     assert torch.equal(alone, found) and torch.equal(alone_state, found_state)
     parameters = list(rule.parameters())
     same(gradients(found, parameters), gradients(expected, parameters))
@@ -293,7 +260,7 @@ def test_every_width_is_right(width: int, small_config: Make) -> None:
     rule = Rule(small_config())
     clip = clip_of(rule, videos=1, height=3, width=width)
     parameters = list(rule.parameters())
-    found = gradients(unrolled(rule, *clip, None)[0], parameters)
+    found = gradients(unroll_compiled(rule, *clip)[0], parameters)
     same(found, gradients(unroll_plainly(rule, *clip)[0], parameters))
 
 
@@ -303,7 +270,7 @@ def test_threads_do_not_change_the_gradient(small_config: Make) -> None:
     clip, parameters, found = clip_of(rule, videos=5), list(rule.parameters()), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        found.append(gradients(unrolled(rule, *clip, None)[0], parameters))
+        found.append(gradients(unroll_compiled(rule, *clip)[0], parameters))
     torch.set_num_threads(1)
     assert all(map(torch.equal, *found))
 
@@ -313,9 +280,9 @@ def test_a_chunk_begun_while_another_waits_does_not_disturb_it(small_config: Mak
     rule = Rule(small_config())
     first, second = clip_of(rule), clip_of(rule)
     parameters = list(rule.parameters())
-    unrolled(rule, *second, None)[0].sum().backward()  # leaves its arrays for the next
-    waiting = unrolled(rule, *first, None)[0]
-    unrolled(rule, *second, None)[0].sum().backward()
+    unroll_compiled(rule, *second)[0].sum().backward()  # leaves its arrays for the next
+    waiting = unroll_compiled(rule, *first)[0]
+    unroll_compiled(rule, *second)[0].sum().backward()
     expected = unroll_plainly(rule, *first)[0]
     same(gradients(waiting, parameters), gradients(expected, parameters))
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scotopia.model import fused, native
+from scotopia.model import compiled, fused, native
 from scotopia.model.config import INPUTS
 from scotopia.model.rule import Rule
 from scotopia.model.unroll import draw_fired, unroll, unroll_plainly
@@ -113,7 +113,7 @@ def test_the_compiler_is_used_where_it_is(
 ) -> None:
     called = []
     monkeypatch.setattr(native, "available", lambda: there)
-    monkeypatch.setattr(fused, "unroll", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr(compiled, "unroll", lambda *given, **named: called.append(given))
     rule = Rule(small_config())
     unroll(rule, *chunk(rule))
     assert bool(called) is there
