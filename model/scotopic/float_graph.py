@@ -18,6 +18,11 @@ class _Builder(Builder):
     def not_negative(self, a: Value) -> Value:
         return a.maximum(0)
 
+    def clip(self, a: Value, low: float, high: float) -> Value:
+        """Bring words into an interval, at whose ends they keep their gradient."""
+        # Of two equal words the gradient is that of the second.
+        return self.constant(high).minimum(self.constant(low).maximum(a))
+
 
 @cache
 def float_graph(config: RuleConfig) -> StepGraph:
@@ -41,8 +46,7 @@ def float_graph(config: RuleConfig) -> StepGraph:
     def keep(name: str, value: Value) -> Value:
         if name not in limits:
             return value
-        low, high = limits[name]
-        return value.maximum(low).minimum(high)
+        return build.clip(value, *limits[name])
 
     seen = look(
         build,
@@ -69,11 +73,11 @@ def float_graph(config: RuleConfig) -> StepGraph:
         hidden, np.ones((config.updates, config.hidden, 1)), np.ones(config.updates)
     )
     if config.kind == "residual":
-        updated = (x + update).maximum(-1).minimum(1)
+        updated = build.clip(x + update, -1, 1)
     else:
         candidate, gate = update[:channels], update[channels:]
-        opened = (0.5 + 0.25 * gate).maximum(0).minimum(1)
-        updated = x + opened * (candidate.maximum(-1).minimum(1) - x)
+        opened = build.clip(0.5 + 0.25 * gate, 0, 1)
+        updated = x + opened * (build.clip(candidate, -1, 1) - x)
     if fires is not None:
         updated = build.where(fires, updated, x)
     after = [*updated, *seen.last, *seen.trace]

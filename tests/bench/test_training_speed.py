@@ -1,8 +1,16 @@
+import shutil
+
+import pytest
 import training_speed
 
 from scotopia.model.config import RuleConfig
 from scotopia.model.options import TrainOptions
 from scotopia.model.presets import find_preset
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed"),
+    pytest.mark.usefixtures("compiler"),
+]
 
 #: The plain loop is of the preset's rule, and sees what that does.
 INPUTS = find_preset("retina").config.inputs

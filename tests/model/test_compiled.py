@@ -25,7 +25,10 @@ from scotopia.sim.random_graphs import any_graph
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed"),
+    pytest.mark.usefixtures("compiler"),
+]
 
 STEPS, FRAMES, VIDEOS = 2, 2, 2
 SEEDS = range(3, 11)
@@ -343,3 +346,14 @@ def test_a_growing_automaton_is_what_pytorch_computes(learned: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     trained = [*parts, filters] if learned else parts
     same(gradients(found, trained), gradients(expected, trained))
+
+
+def test_numbers_at_the_ends_of_an_interval_keep_their_gradient(small_config: Make) -> None:
+    """In the first step from a state of zeros, trust is 0 without being clipped."""
+    torch.manual_seed(0)
+    rule = Rule(small_config(inputs=("trust",), steps_per_frame=2))
+    state = rule.initial_state(1, 5, 6)
+    shown = torch.zeros(2, 1, 2, 1, 5, 6).unbind()
+    parameters = list(rule.parameters())
+    found = gradients(unroll_compiled(rule, state, *shown)[0], parameters)
+    same(found, gradients(unroll_plainly(rule, state, *shown)[0], parameters))
