@@ -27,6 +27,11 @@ TOLERANCE = 2e-4
 
 BATCHES = 2
 
+_DRAWN = (
+    *("rand", "rand_like", "randint", "randint_like"),
+    *("bernoulli", "bernoulli_", "uniform", "uniform_"),
+)
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -100,11 +105,18 @@ class _AsInGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         options = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
-        if name in ("rand", "rand_like", "randint", "randint_like", "bernoulli", "bernoulli_"):
+        if name in _DRAWN:
             drawn = self.next(self.grid).to(torch.float32)
-            if name.startswith("bernoulli"):
-                share = args[1] if len(args) > 1 else args[0]
-                return (drawn < share).to(args[0].dtype)
+            if name.startswith(("bernoulli", "uniform")):
+                ends = [*args[1:], *(options[key] for key in ("from", "to") if key in options)]
+                if name.startswith("uniform"):
+                    low = ends[0] if ends else 0.0
+                    high = ends[1] if len(ends) > 1 else 1.0
+                    result = drawn * (high - low) + low
+                else:
+                    usual = 0.5 if name.endswith("_") else args[0]
+                    result = (drawn < (ends[0] if ends else usual)).to(args[0].dtype)
+                return args[0].copy_(result) if name.endswith("_") else result
             if name.startswith("randint"):
                 high = [a for a in args if isinstance(a, int)][-1]
                 return (drawn * high).to(options.get("dtype") or torch.int64)

@@ -1,9 +1,11 @@
 """A step as PyTorch takes it apart, and what it computes of its parameters alone."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from traceback import StackSummary
 from typing import Any
 
@@ -113,8 +115,7 @@ def export(
         torch.zeros([size(dim) for dim in call.dims(count)], dtype=dtype) for count in counts
     ]
     try:
-        with _naming_all_lines(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's own insides
+        with _naming_all_lines(), _silent():
             exported = torch.export.export(step, tuple(examples))
             exported = exported.run_decompositions({})
     except Exception as error:
@@ -149,22 +150,36 @@ def _naming_all_lines() -> Iterator[None]:
             setattr(TracerBase, name, before)
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep from the user what PyTorch logs, warns of and prints about its own working."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _plain(name: str | None) -> str:
     return (name or "").removeprefix("module.")
 
 
 def _failed(error: Exception, where: str, examples: Sequence[Tensor]) -> InputError:
     """Say in one line why a step could not be taken apart."""
-    cause: BaseException = error
-    while cause.__cause__ is not None and not place_of_error(cause):
-        cause = cause.__cause__
-    line = place_of_error(cause) or place_of_error(error)
+    causes: list[BaseException] = [error]
+    while (further := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(further)
+    cause = next((one for one in causes if place_of_error(one)), error)
+    line = place_of_error(cause)
     text = str(cause).strip()
     kind = type(cause).__name__
     if "DataDependent" in kind or "data-dependent" in text or "data dependent" in text.lower():
         return InputError(
-            f"{line}{where} branches on what the cells hold: use torch.where, or a mask; all cells "
-            "do the same"
+            f"{line}{where} branches on what the cells hold, or takes a number out of them: use "
+            "torch.where, or a mask; all cells do the same"
         )
     first = next((part for part in text.splitlines() if part.strip()), kind)
     shapes = " and ".join("x".join(map(str, one.shape)) for one in examples)

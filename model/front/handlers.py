@@ -83,10 +83,14 @@ _refuse(
     "give it track_running_stats=True and train it: in eval mode it then is a part of the weights",
 )
 _refuse(
-    "adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d global_avg_pool "
-    "mean_pool cumsum cumprod sort topk median kthvalue logcumsumexp",
+    "adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d global_avg_pool mean_pool",
     "takes all cells together",
     WHOLE_GRID,
+)
+_refuse(
+    "cumsum cumprod sort topk median kthvalue logcumsumexp cummax cummin",
+    "orders or adds up one after the other",
+    "write out the sums, or the minima and maxima",
 )
 _refuse(
     "_fft_c2c _fft_r2c _fft_c2r fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftshift fft_rfftn "

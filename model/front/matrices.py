@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -137,6 +138,14 @@ def _extreme(kind: type[Minimum] | type[Maximum]) -> Any:
         return a if keepdim else a.squeeze(where)
 
     return handle
+
+
+@handles("prod")
+def _prod(writer: Writer, a: Field, dim: Any = None, keepdim: bool = False, **_: Any) -> Field:
+    (where,) = _dims(a, dim)
+    parts = [a.take(where, slice(i, i + 1)) for i in range(a.shape[where])]
+    found = reduce(writer.product, parts)
+    return found if keepdim else found.squeeze([where])
 
 
 handles("amax")(_extreme(Maximum))

@@ -12,7 +12,7 @@ import torch
 from scotopia.graph.operations import Add, Maximum, Minimum, Subtract
 
 from .fields import Field
-from .handlers import field, handles, number
+from .handlers import REFUSED, field, handles, number
 from .lines import SMOOTH, Lines, fitted
 from .refusal import Refusal
 from .writer import Const, Operand, Writer
@@ -236,7 +236,9 @@ def _not(writer: Writer, a: Operand) -> Field:
 
 
 @handles("where")
-def _where(writer: Writer, condition: Operand, a: Operand, b: Operand) -> Field:
+def _where(writer: Writer, condition: Operand, a: Any = None, b: Any = None) -> Field:
+    if a is None or b is None:
+        raise Refusal(*REFUSED["nonzero"])
     return writer.select(condition, a, b)
 
 
@@ -312,6 +314,7 @@ def _smooth(name: str, arguments: Sequence[str]) -> Any:
 #: Arguments of smooth functions, as PyTorch names them.
 SMOOTH_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "elu": ("alpha", "scale", "input_scale"),
+    "celu": ("alpha",),
     "softplus": ("beta", "threshold"),
     "gelu": ("approximate",),
 }
@@ -325,10 +328,20 @@ def lines_for(name: str, count: int, options: dict[str, Any]) -> Lines:
     Refusal
         If it is called in a way that is not known.
     """
-    known = {"gelu": {"approximate"}}.get(name, set())
-    usual = {"alpha": 1.0, "scale": 1.0, "input_scale": 1.0, "beta": 1.0, "threshold": 20.0}
-    kept = {key: value for key, value in options.items() if key in known or usual.get(key) != value}
-    if kept.keys() - known:
+    if name == "elu" and options.get("scale", 1) != 1:
+        name, options = "selu", {k: v for k, v in options.items() if k not in ("alpha", "scale")}
+    known = {"gelu": {"approximate"}, "elu": {"alpha"}, "celu": {"alpha"}, "softplus": {"beta"}}
+    allowed = known.get(name, set())
+    usual: dict[str, Any] = {
+        "alpha": 1.0,
+        "scale": 1.0,
+        "input_scale": 1.0,
+        "beta": 1.0,
+        "threshold": 20.0,
+    }
+    usual["approximate"] = "none"
+    kept = {key: value for key, value in options.items() if usual.get(key) != value}
+    if kept.keys() - allowed:
         raise Refusal(f"has arguments {kept}", "leave them as they are by default")
     return fitted(name, count, tuple(sorted(kept.items())))
 
@@ -348,6 +361,13 @@ def _log_sigmoid(writer: Writer, a: Field) -> list[Any]:
 @handles("rand_like")
 def _rand_like(writer: Writer, a: Field, **_: Any) -> Field:
     return writer.draw(a.dims)
+
+
+@handles("uniform")
+def _uniform(writer: Writer, a: Operand, low: float = 0.0, high: float = 1.0, **_: Any) -> Field:
+    shape = a.dims if isinstance(a, Field) else writer.cells(_tensor(a).value.shape)
+    scaled = _mul(writer, writer.draw(shape), float(high - low))
+    return _add(writer, scaled, float(low))
 
 
 @handles("bernoulli")

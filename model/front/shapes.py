@@ -217,6 +217,8 @@ def _to(writer: Writer, a: Field, *_: Any, **options: Any) -> Field:
         bit = writer.as_bit(a)
         assert isinstance(bit, Field)
         return replace(bit, dtype=torch.bool)
+    if dtype.is_floating_point and dtype.itemsize < a.dtype.itemsize == 4:
+        raise Refusal(f"rounds to {dtype}", "leave rounding to the quantizer")
     if not dtype.is_floating_point and not writer.is_bit(a):
         raise Refusal("cuts numbers to integers", "compare them, or let the quantizer round")
     return replace(a, dtype=dtype)

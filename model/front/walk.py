@@ -25,7 +25,7 @@ assert margins and matrices and pointwise and shapes and sums  # they fill the t
 _IGNORED = ("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range")
 
 #: What differs each time, although it depends on nothing.
-_DRAWS = ("bernoulli", "randn", "normal", "exponential", "multinomial", "randperm")
+_DRAWS = ("bernoulli", "uniform", "randn", "normal", "exponential", "multinomial", "randperm")
 
 _UNKNOWN = (
     "is no operation that a step graph has",
@@ -131,7 +131,7 @@ class Walk:
             if name not in HANDLERS:
                 raise Refusal(*REFUSED.get(name, _UNKNOWN))
             result = HANDLERS[name](self.writer, *arguments, **options)
-            if name in ("rand_like", "bernoulli"):
+            if name in ("rand_like", "bernoulli", "uniform"):
                 _check_drawn(self.writer.draws[-1])
             return result
         except Refusal as refusal:
@@ -165,6 +165,7 @@ class Walk:
         _check_drawn(drawn)
         if levels == 1:
             return drawn
+        self.writer.forget_random(drawn)
         return self.writer.product(drawn, float(levels))
 
     def _constant(self, node: fx.Node, target: Any, arguments: Any, options: dict[str, Any]) -> Any:

@@ -115,7 +115,7 @@ class Writer:
     approximations: dict[str, float] = field(default_factory=dict)
     draws: list[Field] = field(default_factory=list)
     label: str = ""
-    _sums: dict[int, tuple[int, float, int]] = field(default_factory=dict)
+    _sums: dict[int, tuple[int, float, float]] = field(default_factory=dict)
     _opposites: dict[int, int] = field(default_factory=dict)
     place: str = ""
     _constants: dict[float, int] = field(default_factory=dict)
@@ -234,13 +234,15 @@ class Writer:
             (p, q), (r, s) = self.span(one), self.span(other)
             for x, y, number in ((one, other, (r, s)), (other, one, (p, q))):
                 if x in self._sums and number[0] == number[1] and y not in self._sums:
-                    drawn, shift, sign = self._sums[x]
+                    drawn, shift, scale = self._sums[x]
                     if kind is Add:
-                        self._sums[word] = drawn, shift + number[0], sign
+                        self._sums[word] = drawn, shift + number[0], scale
                     elif kind is Subtract and x == one:
-                        self._sums[word] = drawn, shift - number[0], sign
+                        self._sums[word] = drawn, shift - number[0], scale
                     elif kind is Subtract:
-                        self._sums[word] = drawn, number[0] - shift, -sign
+                        self._sums[word] = drawn, number[0] - shift, -scale
+                    elif kind is Multiply and number[0]:
+                        self._sums[word] = drawn, shift * number[0], scale * number[0]
             if kind is Add:
                 self.ranges[word] = p + r, q + s
             elif kind is Subtract:
@@ -261,15 +263,17 @@ class Writer:
 
     def cells(self, shape: Sequence[int]) -> tuple[Dim, ...]:
         """Return the dimensions of a tensor that is given by its sizes alone."""
-        axes = {length: axis for axis, length in self.grid.items()}
-        return tuple((Atom(length, axes.get(length)),) if length != 1 else () for length in shape)
+        atoms = [Atom(length, axis) for axis, length in self.grid.items()]
+        # Of a row of all cells, too: (H * W,).
+        known = {size(atoms[i:j]): tuple(atoms[i:j]) for j in (1, 2, 3) for i in range(j)}
+        return tuple(known.get(length, (Atom(length),)) if length != 1 else () for length in shape)
 
     def draw(self, dims: Sequence[Dim], bits: int | None = None) -> Field:
         """Draw a random number in each place of a tensor."""
         sizes = [1 if atom.axis else atom.size for dim in dims for atom in dim]
         words = self.append(Random((bits or RANDOM_BITS,) * int(np.prod(sizes))))
         self.ranges |= dict.fromkeys(words.tolist(), (0.0, 1.0))
-        self._sums |= {word: (word, 0.0, 1) for word in words.tolist()}
+        self._sums |= {word: (word, 0.0, 1.0) for word in words.tolist()}
         drawn = Field(words.reshape(sizes), tuple(dims))
         self.draws.append(drawn)
         return drawn
@@ -290,22 +294,24 @@ class Writer:
     def _less_random(self, a: Field, limit: float) -> Field | None:
         """Compare random numbers, or their sums with a number, with a limit; None if they are not.
 
-        They are random + shift, or shift - random.
+        They are scale * random + shift.
         """
-        found = [self._sums.get(word) for word in a.listed]
-        if not found or None in found:
+        found = [self._sums[word] for word in a.listed if word in self._sums]
+        if len({(shift, scale) for _, shift, scale in found}) != 1 or len(found) != a.words.size:
             return None
-        (_, shift, sign), *rest = found  # type: ignore[misc]
-        if any(one[1:] != (shift, sign) for one in rest if one):
-            return None
-        edge = float(limit) - shift if sign > 0 else shift - float(limit)  # random < edge, or not
+        _, shift, scale = found[0]
+        edge = (float(limit) - shift) / scale  # random < edge, or not
         if not 0 < edge < 1:
-            always = self.number(float((edge >= 1) is (sign > 0)))
+            always = self.number(float((edge >= 1) is (scale > 0)))
             return replace(a, words=np.full(a.words.shape, always), dtype=torch.bool)
-        words = np.array([one[0] for one in found if one]).reshape(a.words.shape)
-        drawn = replace(a, words=words)
+        drawn = replace(a, words=np.array([one[0] for one in found]).reshape(a.words.shape))
         less = self.pairwise(Less, drawn, edge)
-        return less if sign > 0 else self.opposite(less)
+        return less if scale > 0 else self.opposite(less)
+
+    def forget_random(self, a: Field) -> None:
+        """Compare random numbers as they are: those of few values are often equal to a limit."""
+        for word in a.listed:
+            self._sums.pop(word, None)
 
     def opposite(self, bit: Field) -> Field:
         """Return 1 - a bit."""

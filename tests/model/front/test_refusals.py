@@ -82,9 +82,16 @@ LOCAL = [
     (lambda x: x + GRID_RANDOM, [], "add reads a constant tensor that differs from cell to cell"),
     (lambda x: x.flip(2), [], "flip works along the rows, not on channels alone"),
     (lambda x: torch.erfinv(x), [], "erfinv is a function that"),
+    (lambda x: x.half().float(), [], "rounds to torch.float16: leave rounding to the quantizer"),
+    (lambda x: x.cumsum(1), [], "cumsum orders or adds up one after the other: write out the sums"),
+    (lambda x: x[torch.where(x > 0)], [], "where asks what the state holds: use torch.where"),
     (lambda x: torch.special.bessel_j0(x), [], "is no operation that a step graph has"),
     (lambda x: F.pad(x, (2, 2, 2, 2))[:, :, 2:-2, 2:-2], [], "pad pads 2 and 2 cells"),
-    (lambda x: F.gelu(x) * F.softplus(x, beta=2), [], "softplus has arguments {'beta': 2"),
+    (
+        lambda x: F.gelu(x) * F.softplus(x, threshold=2),
+        [],
+        "softplus has arguments {'threshold': 2",
+    ),
 ]
 
 
@@ -104,8 +111,8 @@ def test_a_branch_on_the_state() -> None:
 
     line = refused(Step(step))
     assert line == (
-        f"{HERE}:{step.__code__.co_firstlineno + 1}: Step.forward branches on what the cells hold: "
-        "use torch.where, or a mask; all cells do the same"
+        f"{HERE}:{step.__code__.co_firstlineno + 1}: Step.forward branches on what the cells hold, "
+        "or takes a number out of them: use torch.where, or a mask; all cells do the same"
     )
 
 

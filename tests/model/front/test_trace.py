@@ -160,6 +160,7 @@ STEPS: dict[str, Callable[[], nn.Module]] = {
     "scaled": lambda: Step(lambda x: (3 - x / 4) * 0.1 - 2),
     "sign and floor": lambda: Step(lambda x: torch.sign(x) * torch.floor(x.clamp(-2, 2))),
     "round and ceil": lambda: Step(lambda x: x.clamp(-2, 2).round() - x.clamp(-1, 1).ceil()),
+    "product of channels": lambda: Step(lambda x: x + x.prod(1, keepdim=True)),
     "lerp": lambda: Step(lambda x: torch.lerp(x, x.flip(1), 0.25)),
     "roll": lambda: Step(lambda x: x.roll(1, 2) - x.roll((-1, 1), (2, 3)) + x.roll(1, 1)),
     "in place": lambda: Step(in_place),
@@ -208,7 +209,9 @@ def test_a_graph_computes_what_the_module_does(name: str) -> None:
         assert torch.allclose(weight.double(), torch.as_tensor(own, dtype=torch.float64), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["Tanh", "Sigmoid", "SiLU", "GELU", "Softplus", "ELU", "Mish"])
+@pytest.mark.parametrize(
+    "name", ["Tanh", "Sigmoid", "SiLU", "GELU", "Softplus", "ELU", "SELU", "Mish"]
+)
 def test_smooth_functions_are_lines_within_the_stated_error(name: str) -> None:
     function = getattr(nn, name)()
     state = torch.linspace(-20, 20, 4001).reshape(1, 1, 1, -1)
@@ -322,6 +325,11 @@ def test_batch_norm_and_factors_go_into_the_weights() -> None:
         (lambda x: torch.bernoulli(torch.full_like(x[:, :1], 0.5)), 1, 0.5),
         (lambda x: torch.bernoulli(x[:, :1].clamp(0.5, 0.5)), 8, 0.5),
         (lambda x: torch.randint(0, 2, x[:, :1].shape), 1, 0.5),
+        (lambda x: torch.randint(0, 4, x[:, :1].shape) > 2, 2, 0.25),
+        (lambda x: torch.randint(0, 4, x[:, :1].shape) == 2, 2, 0.25),
+        (lambda x: torch.empty_like(x).bernoulli_(0.25), 2, 0.25),
+        (lambda x: torch.empty_like(x).uniform_(-1, 1) < 0.5, 2, 0.75),
+        (lambda x: torch.rand(x.shape[2] * x.shape[3]).view(x.shape[2:]) < 0.5, 1, 0.5),
         (lambda x: torch.rand(x.shape[0], 1, x.shape[2], x.shape[3]) * 2 - 1, 8, None),
         (lambda x: torch.rand(x.shape[2:]) < 0.5, 1, 0.5),
         (lambda x: (torch.rand(x.shape) > 0) * (torch.rand(x.shape) < 0.25), 2, 0.25),
