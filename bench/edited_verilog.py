@@ -18,7 +18,7 @@ from scotopia.cli.rules import rule_path
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.sim.faults import Area, flip_weight_digit
+from scotopia.sim.faults import Area, flip_digit
 from scotopia.sim.port_faults import PORT_FAULTS, PortFault
 
 #: At the ports, by their names.
@@ -104,7 +104,7 @@ def main() -> None:
 def edited(program: Program, side: int, folder: Path) -> Iterator[tuple[str, Path]]:
     """Write Verilog as emitted, then with each edit; yield names and folders."""
     yield "", emitted(program, side, folder / "as emitted")
-    turned = flip_weight_digit(program)
+    turned = flip_digit(program)
     yield "a digit of a weight has the other sign", emitted(turned, side, folder / "digit")
     faults = {fault.name: fault for fault in PORT_FAULTS}
     edits = [faults[name] for name in AT_PORTS]

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from scotopia.graph.lfsr import row_seeds
 
 from .program import Program
-from .row import ControlLayout, PixelRow
+from .row import ControlLayout, PixelRow, beyond, chosen_border
 
 
 def place(
@@ -73,14 +73,14 @@ class PixelArray(wiring.Component):
         m = Module()
         program, height, width = self.program, self.height, self.width
         shown = [Signal(width, name=f"shown_{y}") for y in range(height)]
+        control = Signal(ControlLayout(program), reset_less=True)  # in step with the rows
+        if len(program.borders) > 1:
+            m.d.sync += control.eq(self.control)
 
         def row(y: int) -> Value:
-            match program.rule.border:
-                case "wrap":
-                    return shown[y % height]
-                case "replicate":
-                    return shown[min(max(y, 0), height - 1)]
-            return shown[y] if 0 <= y < height else Const(0, width)
+            if 0 <= y < height:
+                return shown[y]
+            return chosen_border(program, control, lambda border: beyond(border, shown, y))
 
         seeds = row_seeds(height, program.rule.noise_seed)
         for y in range(height):

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.layered_rule import LayeredRule
 
 #: Clocks from reading a bit until one that was made of it can be read.
 LATENCY = 3
@@ -90,6 +89,9 @@ class Instruction:
     addend, select, subtract, carry, flag, shift
         As the module says. The operand turns round once, however many bits there are: it waits
         before its last one, its sign, until the last bit.
+    border
+        What the cells at the border take from beyond it as the operand moves: an index into
+        `Program.borders`.
     end
         Nothing follows in this routine.
     """
@@ -106,6 +108,7 @@ class Instruction:
     carry: Carry = Carry.START
     flag: Flag = Flag.HOLD
     shift: Shift = Shift.HOLD
+    border: int = 0
     end: bool = False
 
     @property
@@ -140,21 +143,22 @@ class Program:
         How many a cell's memory has, a power of two.
     operand_bits
         Of the operand. A pixel that is read out has as many.
-    words
-        Where the state lies by the names of its channels, then `valid` and `arrival`, the sample
-        of this frame.
+    words, inputs
+        Where the channels of the state lie and what is given from outside, by name.
     instructions
         Of all routines.
     entries
         Where each routine starts. `clear`: the state from which all begins; `forget`: the end of a
-        frame; `read`: one instruction a channel, which makes it the operand; `move`: the operands
-        of all cells go one cell north; `sense`: a sample arrives; `step`: a step of the rule.
+        frame, no flag of an event is set any more; `read`: one instruction a channel, which makes
+        it the operand; `move`: the operands of all cells go one cell north; `sense`: the first of
+        the rule's events arrives; `step`: a step of the rule.
     """
 
     rule: IntegerRule
     planes: int
     operand_bits: int
     words: dict[str, Word] = field(default_factory=dict)
+    inputs: dict[str, Word] = field(default_factory=dict)
     instructions: list[Instruction] = field(default_factory=list)
     entries: dict[str, int] = field(default_factory=dict)
     comments: dict[int, str] = field(default_factory=dict)
@@ -170,7 +174,6 @@ class Program:
         """
         from .compiler import compile_rule
 
-        assert isinstance(rule, LayeredRule)
         return compile_rule(rule, planes)
 
     def routine(self, name: str, offset: int = 0) -> Iterator[Instruction]:
@@ -188,6 +191,11 @@ class Program:
         )
 
     @property
+    def borders(self) -> tuple[str, ...]:
+        """Borders that its cells need; one at least, for what is read out moves through it."""
+        return self.rule.graph.borders or ("zero",)
+
+    @property
     def lanes_take_noise(self) -> bool:
         """Whether the cells draw random bits."""
         return self.rule.noise_planes > 0
@@ -199,8 +207,9 @@ class Program:
             f"; {len(self.instructions)} instructions, {self.planes} planes, "
             f"operands of {self.operand_bits} bits"
         ]
-        for name, word in self.words.items():
-            kind = "signed" if word.signed else "unsigned"
+        given = [(name, word, ", given from outside") for name, word in self.inputs.items()]
+        for name, word, what in [*((name, word, "") for name, word in self.words.items()), *given]:
+            kind = ("signed" if word.signed else "unsigned") + what
             lines.append(f"; {_span(word.plane, word.bits):9} {name}, {kind}")
         for index, instruction in enumerate(self.instructions):
             if index in starts:

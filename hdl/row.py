@@ -5,10 +5,11 @@ belonging to the cell in column x. No bit of a vector meets another one, except 
 moves to a neighbour.
 """
 
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import or_, xor
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -37,7 +38,8 @@ class ControlLayout(data.StructLayout):
         `flag`: the flag becomes the result; with `sense`, whether the cell is selected; with
         `noise`, the west neighbour's.
         `shift`: the operand moves down; its top becomes what `enter` names, one bit for each
-        `program.Shift` from ROTATE on. `write`: plane that takes the result, if `store`.
+        `program.Shift` from ROTATE on. `border`: which of the program's borders it moves through,
+        if there are more than one. `write`: plane that takes the result, if `store`.
 
     `reseed` loads the row's register of random bits with its seed.
     """
@@ -60,11 +62,33 @@ class ControlLayout(data.StructLayout):
                 "noise": 1,
                 "shift": 1,
                 "enter": len(Shift) - 1,
+                **({"border": range(len(program.borders))} if len(program.borders) > 1 else {}),
                 "write": planes,
                 "store": 1,
                 "reseed": 1,
             }
         )
+
+
+def beyond(border: str, line: Sequence[Value] | Value, place: int) -> Value:
+    """Return what lies in a place of a line of cells, or of rows, beyond one of its ends."""
+    last = len(line) - 1
+    match border:
+        case "wrap":
+            return line[place % len(line)]
+        case "replicate":
+            return line[min(max(place, 0), last)]
+        case "reflect":  # a line of one has no other to show
+            return line[min(abs(place), last, abs(2 * last - place))]
+    return Const(0, len(line[0]))
+
+
+def chosen_border(program: Program, control: data.View, found: Callable[[str], Value]) -> Value:
+    """Return what is found beyond the border that an operand moves through."""
+    if len(program.borders) == 1:
+        return found(program.borders[0])
+    chosen: Value = Array(map(found, program.borders))[control.border]
+    return chosen
 
 
 class PixelRow(wiring.Component):
@@ -166,13 +190,9 @@ class PixelRow(wiring.Component):
         with m.If(control.flag):
             m.d.sync += flag.eq(becomes)
 
-        # Beyond the row's ends: zeros, the cell at this end, or that at the other end.
-        border, shown = program.rule.border, operand[0]
-        west_end, east_end = {
-            "zero": (Const(0, 1), Const(0, 1)),
-            "replicate": (shown[0], shown[-1]),
-            "wrap": (shown[-1], shown[0]),
-        }[border]
+        shown = operand[0]
+        west_end = chosen_border(program, control, lambda border: beyond(border, shown, -1))
+        east_end = chosen_border(program, control, lambda border: beyond(border, shown, width))
         entering = {
             Shift.ROTATE: shown,
             Shift.LOAD: result,

@@ -96,6 +96,7 @@ class InstructionLayout(data.StructLayout):
                 "carry": Carry,
                 "flag": Flag,
                 "shift": Shift,
+                **({"border": range(len(program.borders))} if len(program.borders) > 1 else {}),
                 "end": 1,
             }
         )
@@ -114,7 +115,7 @@ def shape_code(program: Program, height: int, width: int) -> int:
     rule, code = program.rule, 0x811C9DC5
     facts = (
         f"{height} {width} {program.planes} {program.operand_bits} {program_depth(program)} "
-        f"{rule.event_format.bits} {rule.border} {rule.steps_per_frame} "
+        f"{rule.event_format.bits} {' '.join(program.borders)} {rule.steps_per_frame} "
         f"{sorted(program.entries.items())} {program.lanes_take_noise} {rule.noise_seed}"
     )
     for byte in facts.encode():
@@ -283,6 +284,7 @@ class Sequencer(wiring.Component):
             "noise": (3, instruction.flag == Flag.NOISE),
             "shift": (3, active & (instruction.shift != Shift.HOLD) & turning),
             "enter": (3, Cat(*(instruction.shift == way for way in list(Shift)[1:]))),
+            **({"border": (3, instruction.border)} if len(program.borders) > 1 else {}),
             "write": (3, instruction.write + index),
             "store": (3, active & (index < instruction.write_bits)),
         }

@@ -4,10 +4,9 @@ It runs instructions with no notion of a clock, so that a wrong program and a wr
 told apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scotopia.graph.qformat import IntArray
 
@@ -60,20 +59,16 @@ class ArrayTwin:
         return codes.reshape(self.height, self.width)
 
     def step(
-        self,
-        state: IntArray,
-        sample: IntArray,
-        valid: NDArray[np.bool_],
-        noise: IntArray | None = None,
+        self, state: IntArray, inputs: Mapping[str, IntArray], noise: IntArray | None = None
     ) -> IntArray:
-        """Do one step on codes (C, H, W); has `IntegerRule.step`'s meaning."""
-        program, names = self.program, self.program.rule.channel_names
-        for name, codes in zip(names, state, strict=True):
-            self.write(program.words[name], codes)
-        self.write(program.words["arrival"], np.where(valid, sample, 0))
-        self.write(program.words["valid"], valid.astype(np.int64))
+        """Do one step on codes (C, H, W); has the meaning of `scotopia.graph.golden.step`."""
+        program = self.program
+        for word, codes in zip(program.words.values(), state, strict=True):
+            self.write(word, codes)
+        for name, word in program.inputs.items():
+            self.write(word, inputs[name])
         self.run("step", noise=() if noise is None else self.packed(noise))
-        return np.stack([self.read(program.words[name]) for name in names])
+        return np.stack([self.read(word) for word in program.words.values()])
 
     def run(
         self,
@@ -133,47 +128,44 @@ class ArrayTwin:
             elif op.flag is Flag.SENSE:
                 self.flag = sensed
             if op.shift is not Shift.HOLD and (i < last or i == op.count - 1):
-                self.operand.append(self._entering(op.shift, result))
+                self.operand.append(self._entering(op, result))
                 del self.operand[0]
 
     def _sampled(self, sample: int, bit: int) -> int:
         return self._all * (sample >> bit & 1)
 
-    def _entering(self, shift: Shift, result: int) -> int:
+    def _entering(self, op: Instruction, result: int) -> int:
+        """What enters the operand."""
         shown, width = self.operand[0], self.width
-        rows_apart = width * (self.height - 1)
-        moved = {
-            Shift.ROTATE: shown,
-            Shift.LOAD: result,
-            Shift.NORTH: shown << width & self._all,
-            Shift.SOUTH: shown >> width,
-            Shift.WEST: (shown & ~self._east) << 1,
-            Shift.EAST: (shown & ~self._west) >> 1,
-        }[shift]
-        if shift in (Shift.ROTATE, Shift.LOAD):
-            return moved
-        match self.program.rule.border:
+        if op.shift is Shift.ROTATE:
+            return shown
+        if op.shift is Shift.LOAD:
+            return result
+        # From where, which cells lie at that border, and how far is the opposite one.
+        inner, edge, across = {
+            Shift.NORTH: (width, self._north, width * (self.height - 1)),
+            Shift.SOUTH: (-width, self._south, -width * (self.height - 1)),
+            Shift.WEST: (1, self._west, width - 1),
+            Shift.EAST: (-1, self._east, -(width - 1)),
+        }[op.shift]
+        opposite = _moved(edge, across)
+        moved = _moved(shown & ~opposite & self._all, inner)
+        match self.program.borders[op.border]:
             case "replicate":
-                edge = {
-                    Shift.NORTH: self._north,
-                    Shift.SOUTH: self._south,
-                    Shift.WEST: self._west,
-                    Shift.EAST: self._east,
-                }[shift]
-                return moved | shown & edge
+                beyond = shown & edge
             case "wrap":
-                return (
-                    moved
-                    | {
-                        Shift.NORTH: shown >> rows_apart,
-                        Shift.SOUTH: (shown & self._north) << rows_apart,
-                        Shift.WEST: (shown & self._east) >> (width - 1),
-                        Shift.EAST: (shown & self._west) << (width - 1),
-                    }[shift]
-                )
-        return moved
+                beyond = _moved(shown & opposite, -across)
+            case "reflect":  # an array of one row has no other one to show
+                beyond = _moved(shown, -inner) & edge if across else shown & edge
+            case _:
+                return moved
+        return moved | beyond
 
     def _bits(self, plane: int) -> IntArray:
         count = self.height * self.width
         packed = np.frombuffer(plane.to_bytes((count + 7) // 8, "little"), np.uint8)
         return np.unpackbits(packed, count=count, bitorder="little").astype(np.int64)
+
+
+def _moved(plane: int, places: int) -> int:
+    return plane << places if places > 0 else plane >> -places

@@ -294,8 +294,8 @@ class _Step:
 
     Attributes
     ----------
-    words
-        Bit vectors of `BITS` of the words before the step.
+    words, inputs
+        Bit vectors of `BITS` of the channels and inputs before the step.
     result
         Of the learned channel after it.
     free
@@ -304,6 +304,7 @@ class _Step:
 
     rule: LayeredRule
     words: dict[str, Any]
+    inputs: dict[str, Any]
     result: Any
     free: int
 
@@ -336,6 +337,7 @@ class _Step:
         return cls(
             rule,
             {name: number(before, word) for name, word in program.words.items()},
+            {name: number(before, word) for name, word in program.inputs.items()},
             number(after, program.words["x0"]),
             program.planes + len(machine.registers),
         )
@@ -365,9 +367,9 @@ class _Step:
             shift = int(layer.weight_frac[neuron]) + finest - format.frac_bits
             return brought(total + int(layer.bias[neuron]), shift, format)
 
-        state, trusted = rule.state_formats[0], self.words["valid"] == 1
+        state, trusted = rule.state_formats[0], self.inputs["valid"] == 1
         x = self.words["x0"]
-        last = z3.If(trusted, self.words["arrival"], self.words["sample"])
+        last = z3.If(trusted, self.inputs["sample"], self.words["sample"])
         surprise = z3.If(trusted, last - x, z3.BitVecVal(0, self.BITS))
         format = rule.input_formats[0]
         innovation = brought(surprise, state.frac_bits - format.frac_bits, format)
@@ -392,7 +394,8 @@ class _Step:
         if model is not None:
             state = ", ".join(
                 f"{name} {model.eval(word, True).as_signed_long()}"
-                for name, word in self.words.items()
+                for known in (self.words, self.inputs)
+                for name, word in known.items()
             )
             got, due = (model.eval(w, True).as_signed_long() for w in (self.result, result))
             raise Refuted(f"{state}: x0 becomes {got}, by definition {due}")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scotopia.graph.qformat import IntArray
-from scotopia.hdl.program import Flag, Instruction, Program
+from scotopia.hdl.program import Flag, Instruction, Program, Word
 from scotopia.hdl.twin import ArrayTwin
 
 from .anywhere import Moment, channel_ranges, compare_steps
@@ -139,17 +139,16 @@ class _Question:
             found = [z3.is_true(model.eval(self.graph.formula(bit), True)) for bit in plane]
             return np.array(found, np.int64).reshape(SIDE, SIDE)
 
-        def codes(name: str) -> IntArray:
-            word = program.words[name]
+        def codes(word: Word) -> IntArray:
             found = np.zeros((SIDE, SIDE), np.int64)
             for bit, plane in enumerate(self.start.memory[word.plane :][: word.bits]):
                 found += truth(plane) << bit
             return found - (found >> word.bits - 1 << word.bits) * word.signed
 
         moment = Moment(
-            np.stack([codes(name) for name in rule.channel_names]),
-            codes("arrival"),
-            codes("valid") > 0,
+            np.stack([codes(word) for word in program.words.values()]),
+            codes(program.inputs["sample"]),
+            codes(program.inputs["valid"]) > 0,
             np.stack([truth(plane) for plane in self.start.noise]) if self.start.noise else None,
         )
         return compare_steps(rule, self.wrong.program, [moment]).mismatches > 0
@@ -237,10 +236,10 @@ class _Start:
 
 
 def word_planes(program: Program) -> list[int]:
-    """Value of the planes that hold the state."""
+    """Value of the planes that hold the state, and what is given from outside."""
     return [
         plane
-        for word in program.words.values()
+        for word in (*program.words.values(), *program.inputs.values())
         for plane in range(word.plane, word.plane + word.bits)
     ]
 

@@ -137,23 +137,25 @@ def sure_faults(program: Program, folder: Path) -> list[Fault]:
             f"{folder} has no row inside the borders: plant faults in an array of 3 rows or more"
         )
     return [
-        Fault(Area.RULE, "sign of one weight digit turned", program=flip_weight_digit(program)),
+        Fault(Area.RULE, "sign of one digit turned", program=flip_digit(program)),
         Fault(Area.ROUNDING, "rounding of one update dropped", program=drop_rounding(program)),
         exchanged[0],
     ]
 
 
-def flip_weight_digit(program: Program) -> Program:
-    """Turn the sign of the highest digit among the weights of the prediction's update."""
-    name = program.rule.channel_names[0]
-    start = next(index for index, comment in program.comments.items() if comment == name)
+def flip_digit(program: Program) -> Program:
+    """Turn the sign of the highest digit that is added to the prediction, or last before it."""
+    name = next(iter(program.words))
+    starts = [i for i, text in program.comments.items() if name in text.split(", ")]
+    start = starts[0] if starts else program.entries["step"]
     end = min((index for index in program.comments if index > start), default=None)
-    digits = [
-        (instruction.count, index)
-        for index, instruction in enumerate(program.instructions[:end])
-        if index >= start and instruction.addend is Addend.WORD and not instruction.select
+    adds = [
+        (op.count, index)
+        for index, op in enumerate(program.instructions[:end])
+        if index >= program.entries["step"] and op.addend is Addend.WORD and not op.select
     ]
-    _, highest = min(digits)  # the fewest bits are left above it
+    # The fewest bits are left above it.
+    _, highest = min((one for one in adds if one[1] >= start), default=adds[-1])
     op = program.instructions[highest]
     return _with(program, highest, replace(op, subtract=not op.subtract))
 

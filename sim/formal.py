@@ -263,11 +263,11 @@ def _prove_isolation(timeout: float) -> Proof:
             elif journey.op in (Op.FRAME, Op.FORGET):
                 near = [bit for bits in owned.values() for bit in bits]
             elif journey.place == (x, y):
-                words = machine.program.words
+                given = machine.program.inputs
                 due = list(before)
-                arrival, valid = words["arrival"], words["valid"]
-                code = journey.offer["samples__payload"][-arrival.bits :]
-                due[arrival.plane : arrival.plane + arrival.bits] = code
+                sample, valid = given["sample"], given["valid"]
+                code = journey.offer["samples__payload"][-sample.bits :]
+                due[sample.plane : sample.plane + sample.bits] = code
                 due[valid.plane] = TRUE
                 if after != due:
                     raise Refuted(f"{journey.name} is not what its cell takes")

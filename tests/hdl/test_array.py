@@ -285,7 +285,7 @@ def test_program_is_not_written_while_it_runs(tiny_rule: Make, random_stimulus: 
 
 def test_shapes_that_differ_have_other_codes(tiny_rule: Make) -> None:
     program = Program.compile(tiny_rule())
-    others = [Program.compile(tiny_rule(border="wrap")), Program.compile(tiny_rule("residual"))]
+    others = [Program.compile(tiny_rule(border="wrap")), Program.compile(tiny_rule(), 256)]
     codes = {shape_code(each, 2, 2) for each in (program, *others)}
     assert len(codes | {shape_code(program, 2, 3)}) == 4
 

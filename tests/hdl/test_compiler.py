@@ -51,8 +51,9 @@ def assert_program_is_the_rule(
         sample = extreme_state(rule, int(rng.integers(99)), *shape)[rule.config.channels]
         valid = rng.random(shape) < 0.5
         noise = rng.integers(0, 2, (rule.noise_planes, *shape)) if rule.noise_planes else None
-        expected = rule.step(state, rule.given(sample, valid), noise)
-        np.testing.assert_array_equal(twin.step(state, sample, valid, noise), expected)
+        inputs = rule.given(sample, valid)
+        expected = rule.step(state, inputs, noise)
+        np.testing.assert_array_equal(twin.step(state, inputs, noise), expected)
         state = expected
 
 
@@ -305,8 +306,7 @@ def test_operands_turn_round_whole(program: Program) -> None:
 
 def test_cells_show_nothing_that_is_half_done(program: Program) -> None:
     # A cell sees its neighbours' old channels: none is written before the last operand has moved.
-    words = [program.words[name] for name in program.rule.config.channel_names]
-    learned = words[: program.rule.config.channels]
+    learned = [word for name, word in program.words.items() if name.startswith("x")]
     planes = {word.plane + bit for word in learned for bit in range(word.bits)}
     steps = list(program.routine("step"))
     moves = [i for i, op in enumerate(steps) if op.shift >= Shift.NORTH]
@@ -321,20 +321,19 @@ def test_routines_end_where_the_next_one_starts(program: Program) -> None:
     for start in starts[1:]:
         assert program.instructions[start - 1].end
     assert program.instructions[-1].end
-    channels = len(program.rule.config.channel_names)
+    channels = len(program.words)
     ends = [instruction.end for instruction in program.instructions]
     assert sum(ends) == len(program.entries) + channels - 1  # `read` has one a channel
 
 
 def test_words_of_the_state_overlap_nothing(program: Program) -> None:
-    planes = [word.plane + bit for word in program.words.values() for bit in range(word.bits)]
+    words = (*program.words.values(), *program.inputs.values())
+    planes = [word.plane + bit for word in words for bit in range(word.bits)]
     assert len(planes) == len(set(planes))
-    for channel, name in enumerate(program.rule.config.channel_names):
-        format = program.rule.channel_formats[channel]
-        assert (program.words[name].bits, program.words[name].signed) == (
-            format.bits,
-            format.signed,
-        )
+    graph = program.rule.graph
+    known = (*graph.channels.values(), *graph.inputs.values())
+    formats = [graph.formats[word] for word in known]
+    assert [(word.bits, word.signed) for word in words] == [(f.bits, f.signed) for f in formats]
 
 
 @pytest.mark.parametrize(
@@ -365,8 +364,9 @@ def test_wrong_instructions_are_run_as_they_are(
         dataclasses.replace(op, **by) if wrong(op) else op for op in program.instructions
     ]
     state, valid = extreme_state(rule, 9, 8, 8), np.eye(8, dtype=bool)
-    found = ArrayTwin(program, 8, 8).step(state, state[3], valid)
-    assert (found != rule.step(state, rule.given(state[3], valid))).any()
+    inputs = rule.given(state[3], valid)
+    found = ArrayTwin(program, 8, 8).step(state, inputs)
+    assert (found != rule.step(state, inputs)).any()
 
 
 def test_listing_has_a_line_for_each_instruction_word_and_routine(program: Program) -> None:
@@ -375,10 +375,10 @@ def test_listing_has_a_line_for_each_instruction_word_and_routine(program: Progr
         f"; {len(program.instructions)} instructions, {program.planes} planes, "
         f"operands of {program.operand_bits} bits"
     )
-    assert [line.split()[2] for line in lines[1 : 1 + len(program.words)]] == [
-        f"{name}," for name in program.words
-    ]
-    rest = lines[1 + len(program.words) :]
+    names = [*program.words, *program.inputs]
+    found = [line.split()[2] for line in lines[1 : 1 + len(names)]]
+    assert found == [f"{name}," for name in names]
+    rest = lines[1 + len(names) :]
     assert [line[:-1] for line in rest if line.endswith(":")] == list(program.entries)
     numbered = [line for line in rest if not line.endswith(":")]
     assert len(numbered) == len(program.instructions)
@@ -394,7 +394,7 @@ def test_listing_reads_like_arithmetic(small_config: Make, random_rule: Make) ->
         "operand = operand of south",
         "operand = operand of north",
         "flag = 0 + ~0  x1",
-        "; trust",
+        "; input trust",
     ):
         assert line in text
     assert re.search(r"\[\d+\.\.\d+\] = \[\d+\.\.\d+\] - operand  x\d+", text)

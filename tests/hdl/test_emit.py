@@ -65,7 +65,7 @@ def test_array_has_a_row_for_each_line_and_each_row_its_memory(folder: Path) -> 
     )
     assert rows == [f"row_{y}" for y in range(3)]
     row = (folder / "pixel_row.v").read_text()
-    assert re.findall(r"^  reg \[4:0\] memory \[(\d+):0\];", row, re.MULTILINE) == ["127"]
+    assert re.findall(r"^  reg \[4:0\] memory \[(\d+):0\];", row, re.MULTILINE) == ["63"]
 
 
 def test_manifest_describes_the_device(program: Program, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_manifest_describes_the_device(program: Program, tmp_path: Path) -> None
         "steps_per_frame": 2,
         "cycles_per_step": program.cycles("step", 5),
         "word_bits": program.operand_bits,
-        "planes": 128,
+        "planes": 64,
         "instructions": len(program.instructions),
         "sample_bits": 5,
     }

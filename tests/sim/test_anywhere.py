@@ -9,7 +9,7 @@ from scotopia.hdl.program import Program
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.ranges import with_proof
 from scotopia.sim.anywhere import channel_ranges, compare_steps, moments
-from scotopia.sim.faults import flip_weight_digit
+from scotopia.sim.faults import flip_digit
 from scotopia.sim.specimen import specimen
 
 
@@ -22,7 +22,7 @@ def test_twin_steps_as_the_golden_model_from_any_state() -> None:
 
 def test_wrong_program_is_told_apart() -> None:
     rule = specimen()
-    assert compare_steps(rule, flip_weight_digit(Program.compile(rule)), moments(rule)).first
+    assert compare_steps(rule, flip_digit(Program.compile(rule)), moments(rule)).first
 
 
 def test_states_lie_in_the_proven_ranges_and_reach_their_ends() -> None:

@@ -12,7 +12,7 @@ from scotopia.hdl.program import Addend, Carry, Instruction, Program
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.ranges import with_proof
 from scotopia.sim.equivalence import CELLS, _Plane, equivalent, missing
-from scotopia.sim.faults import flip_weight_digit
+from scotopia.sim.faults import flip_digit
 from scotopia.sim.proof import new_solver
 from scotopia.sim.symbolic import FALSE, TRUE, Graph
 
@@ -44,7 +44,7 @@ def test_program_is_equivalent_to_itself(program: Program) -> None:
 
 
 def test_weight_of_the_other_sign_is_told_apart(program: Program) -> None:
-    other = flip_weight_digit(program)
+    other = flip_digit(program)
     assert equivalent(program, other) is False
 
 

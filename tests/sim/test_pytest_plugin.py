@@ -7,7 +7,7 @@ from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim import verify as verification
-from scotopia.sim.faults import flip_weight_digit
+from scotopia.sim.faults import flip_digit
 from scotopia.sim.pytest_plugin import verify_rule
 from scotopia.sim.verify import Extent, Stage
 
@@ -34,7 +34,7 @@ def test_fixture_is_there_in_other_projects_and_fails_what_differs(
 ) -> None:
     rule = random_rule(5, small_config(channels=2, hidden=2, inputs=("valid",)))
     rule.save(Path("rule.safetensors"))
-    emit(flip_weight_digit(Program.compile(rule)), 3, 3, Path("verilog"))
+    emit(flip_digit(Program.compile(rule)), 3, 3, Path("verilog"))
     pytester.makepyfile(TEST)
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
     result.assert_outcomes(failed=1)

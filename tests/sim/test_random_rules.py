@@ -8,7 +8,7 @@ from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import shape_code
 from scotopia.sim import random_rules
 from scotopia.sim.check import Verdict
-from scotopia.sim.faults import flip_weight_digit
+from scotopia.sim.faults import flip_digit
 from scotopia.sim.random_rules import (
     MODES,
     Device,
@@ -69,7 +69,7 @@ def test_stage_that_is_wrong_is_named_with_its_rule() -> None:
     ((seed, rule),) = device.rules(1)
     program = Program.compile(rule)
     stimulus = stimulus_of(rule, seed, device.height, device.width)
-    wrong = run_program(flip_weight_digit(program), stimulus)
+    wrong = run_program(flip_digit(program), stimulus)
     finding = judge(device, seed, rule, stimulus, {"right": stimulus.expected, "wrong": wrong})
     assert finding.detail.startswith(f"rule {seed}: wrong, step ")
 

@@ -20,7 +20,7 @@ from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.ranges import RangeProof, prove
 from scotopia.sim import verify as verification
 from scotopia.sim.anywhere import COUNT, SIDE
-from scotopia.sim.faults import drop_rounding, flip_weight_digit
+from scotopia.sim.faults import drop_rounding, flip_digit
 from scotopia.sim.port_faults import PORT_FAULTS
 from scotopia.sim.stimulus import Stimulus
 from scotopia.sim.verify import Extent, Stage, run_program, verify
@@ -82,7 +82,7 @@ def test_every_stage_agrees_and_every_fault_is_found(
 def test_verilog_on_disk_is_what_is_checked(
     rule: IntegerRule, frames: NDArray[np.float32], tmp_path: Path
 ) -> None:
-    emit(flip_weight_digit(Program.compile(rule)), 3, 3, tmp_path)
+    emit(flip_digit(Program.compile(rule)), 3, 3, tmp_path)
     *before, verilog = verify(
         *(rule, frames, Extent(3, 3, 2)),
         **{"density": 0.5, "verilog": tmp_path, "waveforms": tmp_path, "ports": False},
@@ -153,7 +153,7 @@ def test_a_number_outside_its_proven_range_is_a_mismatch(
     assert all(stage.passed for stage in others)
 
 
-@pytest.mark.parametrize("fault", [flip_weight_digit, drop_rounding])
+@pytest.mark.parametrize("fault", [flip_digit, drop_rounding])
 def test_a_program_fault_changes_one_instruction(
     rule: IntegerRule, fault: Callable[[Program], Program]
 ) -> None:
@@ -209,6 +209,6 @@ def test_a_crop_larger_than_the_clip_is_refused_before_anything_is_built(
 
 
 def test_wrong_program_fails_from_states_that_no_clip_leads_to(rule: IntegerRule) -> None:
-    stage = verification._steps_from_anywhere(flip_weight_digit(Program.compile(rule)))
+    stage = verification._steps_from_anywhere(flip_digit(Program.compile(rule)))
     assert not stage.passed
     assert stage.detail.startswith("of state step 0, cell")

@@ -1,0 +1,167 @@
+"""From an integer rule's step graph to the array's program.
+
+`plan` takes the graph apart into jobs, each of which makes a word that is stored; `schedule` puts
+them in order; `step` does them, its sums in `sums` and all else in `choices`, and `cells` writes
+their instructions. Whatever does not fit the cells' memory is done in more passes.
+"""
+
+import numpy as np
+
+from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import QFormat
+from scotopia.quantize.integer_rule import IntegerRule
+
+from ..program import Addend, Flag, Instruction, Program, Shift, Word
+from .cells import Cells, OutOfPlanesError
+from .expression import signed_digits
+from .jobs import Plan
+from .plan import plan_step
+from .schedule import Layer, Schedule
+from .step import Step
+
+__all__ = ["compile_rule", "signed_digits"]
+
+#: Sizes of a cell's memory that are tried, in planes.
+PLANES = (64, 128, 256, 512, 1024, 2048)
+
+#: From this size on, rather compute what comes from neighbours in several passes than take a larger
+#: memory: a block RAM of 18 kbit has 512 words of 36 bits at most.
+DEEP = 512
+
+
+def compile_rule(rule: IntegerRule, planes: int | None = None) -> Program:
+    """Compile a rule, for a memory of so many planes or for the smallest that serves.
+
+    Raises
+    ------
+    InputError
+        If it does not fit, or if its cells are not alike at first.
+    """
+    if planes is not None and planes not in PLANES:
+        raise InputError(f"planes {planes} is not supported: choose one of {PLANES}")
+    if rule.initial.patch.any() or rule.initial.spread.any():
+        raise InputError(
+            "the cells of the rule's initial state differ, the array clears all alike: "
+            "give them the same state"
+        )
+    plan = plan_step(rule.graph)
+    schedule = Schedule(plan)
+    largest = planes or PLANES[-1]
+    for size in [planes] if planes else PLANES:
+        passes: dict[Layer, int] = {}
+        while True:
+            program = Program(rule, size, operand_bits(plan))
+            compiler = _Compiler(program, plan, schedule)
+            try:
+                compiler.compile(passes)
+                return program
+            except OutOfPlanesError:
+                layer = compiler.to_be_cut(passes, everything=size >= DEEP or planes is not None)
+            if layer is None:
+                break
+            passes[layer] = min(2 * passes.get(layer, 1), len(schedule.layers[layer]))
+    raise InputError(
+        f"the rule does not fit a memory of {largest} planes: choose more planes, or a rule of "
+        "fewer channels, neurons or bits"
+    )
+
+
+class _Compiler:
+    def __init__(self, program: Program, plan: Plan, schedule: Schedule) -> None:
+        self.program, self.plan, self.schedule = program, plan, schedule
+        self.cells = Cells(program)
+        self.begun: list[Layer] = []
+
+    def compile(self, passes: dict[Layer, int]) -> None:
+        """Compile all routines, those of fixed length first."""
+        graph, program = self.program.rule.graph, self.program
+        for words, known in ((program.words, graph.channels), (program.inputs, graph.inputs)):
+            for name, word in known.items():
+                words[name] = self._word(graph.formats[word])
+        self._clear()
+        self._forget()
+        self._read()
+        self._move()
+        self._sense()
+        self.cells.begin("step")
+        step = Step(self.cells, self.plan, self.schedule)
+        self.begun = step.begun
+        step.compute(passes)
+        if len(program.instructions) == program.entries["step"]:  # nothing ever changes
+            self.cells.emit(Instruction(1))
+        self.cells.end()
+
+    def to_be_cut(self, passes: dict[Layer, int], *, everything: bool) -> Layer | None:
+        """Return the layer that should be computed in more passes, or None if none can.
+
+        Of cells alone, a pass more costs next to nothing; where words come from neighbours, it
+        moves them again.
+        """
+        for layer in reversed(self.begun):
+            if passes.get(layer, 1) < len(self.schedule.layers[layer]) and (
+                everything or not self.schedule.moves(layer)
+            ):
+                return layer
+        return None
+
+    def _word(self, format: QFormat) -> Word:
+        return Word(self.cells.allocate(format.bits), format.bits, format.signed)
+
+    def _clear(self) -> None:
+        self.cells.begin("clear")
+        for start in range(0, self.program.planes, 32):
+            self.cells.emit(Instruction(32, write=start, write_bits=32))
+        rule = self.program.rule
+        channels = zip(
+            self.program.words.values(), rule.channel_formats, rule.initial.fill, strict=True
+        )
+        for word, format, value in channels:
+            code = int(format.quantize(np.array(value)))
+            if code:
+                self.cells.write(word.plane, code, word.bits)
+        self.cells.end()
+
+    def _forget(self) -> None:
+        self.cells.begin("forget")
+        flags = [event.flag for event in self.program.rule.events if event.flag]
+        for flag in flags:
+            self.cells.write(self.program.inputs[flag].plane, 0, 1)
+        if not flags:
+            self.cells.emit(Instruction(1))
+        self.cells.end()
+
+    def _read(self) -> None:
+        self.cells.begin("read")
+        for word in self.program.words.values():
+            self.cells.loaded = None
+            self.cells.load(word)
+            self.cells.end()
+
+    def _move(self) -> None:
+        self.cells.begin("move")
+        self.cells.move(Shift.SOUTH, self.program.borders[0])
+        self.cells.end()
+
+    def _sense(self) -> None:
+        self.cells.begin("sense")
+        self.cells.emit(Instruction(1, flag=Flag.SENSE))
+        self.cells.emit(Instruction(1, addend=Addend.FLAG, subtract=True))  # carry = flag
+        for event in self.program.rule.events[:1]:
+            for name, addend in ((event.value, Addend.SAMPLE), (event.flag, Addend.ONE)):
+                if name is not None:
+                    word = self.program.inputs[name]
+                    self.cells.select(word, word, addend)
+        self.cells.end()
+
+
+def operand_bits(plan: Plan) -> int:
+    """Bits of the operand: those of the widest word that comes from a neighbour or is read out.
+
+    Others, if they are wider, are added in parts.
+    """
+    moved = [plan.held[word] for word in plan.moved]
+    return max(
+        2,
+        *(word.bits + (not word.signed) for word in moved),
+        *(format.bits for format in plan.graph.channel_formats),
+    )
