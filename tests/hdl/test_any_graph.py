@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scotopia.cli.rules import rule_path
 from scotopia.graph import golden
 from scotopia.graph.build import Builder, Value
 from scotopia.graph.errors import InputError
@@ -16,8 +17,12 @@ from scotopia.graph.step import StepGraph
 from scotopia.graph.surroundings import Event, Initial
 from scotopia.hdl.program import Program, Shift
 from scotopia.hdl.twin import ArrayTwin
-from scotopia.quantize.integer_rule import GraphRule
+from scotopia.model.video import embedded_clip
+from scotopia.quantize.integer_rule import GraphRule, IntegerRule
 from scotopia.sim.random_graphs import any_graph
+from scotopia.sim.random_rules import any_rule
+from scotopia.sim.stimulus import Stimulus
+from scotopia.sim.verify import run_program
 
 Moment = Callable[..., Any]  # a fixture of conftest.py
 
@@ -223,3 +228,29 @@ def test_first_state_of_cells_that_differ_is_refused() -> None:
         "the cells of the rule's initial state differ, the array clears all alike: "
         "give them the same state"
     )
+
+
+# Rules of today.
+
+
+@pytest.mark.parametrize(("name", "clocks"), [("retina-int", 62_393), ("retina-shift", 31_830)])
+def test_shipped_rules_take_no_more_clocks(name: str, clocks: int) -> None:
+    program = Program.compile(IntegerRule.load(rule_path(name)))
+    assert program.cycles("step", 64) <= clocks
+    assert program.planes == 512
+
+
+@pytest.mark.parametrize("name", ["retina-int", "retina-shift"])
+def test_shipped_rules_see_the_clip(name: str) -> None:
+    rule = IntegerRule.load(rule_path(name))
+    frames = embedded_clip().frames[:3, 40:46, 40:47]
+    mask = np.random.default_rng(0).random(frames.shape) < 0.2
+    stimulus = Stimulus.of(rule, frames, mask)
+    found = run_program(Program.compile(rule), stimulus)
+    np.testing.assert_array_equal(found, stimulus.expected)
+
+
+def test_program_is_any_old_rule(moment: Moment) -> None:
+    for seed in range(0, 160, 4):
+        rule = any_rule(seed)
+        assert_step_is_golden(rule.graph, moment, Program.compile(rule), SIDES[:2])
