@@ -191,6 +191,13 @@ class StepGraph:
                 )
         return weight.astype(np.int64), bias.astype(np.int64)
 
+    def changed(self, operations: Mapping[int, Operation]) -> "StepGraph":
+        """Return the graph with other operations of as many words at some places."""
+        every = list(self.operations)
+        for index, operation in operations.items():
+            every[index] = operation
+        return StepGraph(tuple(every), self.outputs, self.names)
+
     def pruned(self) -> "StepGraph":
         """Return the graph without what nothing reads; channels, inputs and random words stay."""
         needed = [False] * self.count

@@ -155,6 +155,12 @@ class IntegerRule:
         """Ranges of all words, by the proof, or by the formats without one."""
         raise NotImplementedError
 
+    def with_graph(self, graph: StepGraph) -> "GraphRule":
+        """Return a rule of another step in the same surroundings."""
+        return GraphRule(
+            graph, self.steps_per_frame, self.events, self.initial, self.noise_seed, self.training
+        )
+
     def with_steps(self, steps_per_frame: int) -> "IntegerRule":
         """Return the same rule with another number of steps a frame."""
         raise NotImplementedError

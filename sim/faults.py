@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from scotopia.graph.errors import InputError
+from scotopia.graph.operations import Fit, Linear, fractions
 from scotopia.graph.qformat import Overflow, Rounding
+from scotopia.graph.step import StepGraph
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Addend, Carry, Flag, Instruction, Program, Shift
 from scotopia.hdl.sequencer import program_depth
-from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule
 
 
 class Area(StrEnum):
@@ -189,11 +190,13 @@ def rule_faults(program: Program) -> Iterator[Fault]:
     Only where the device can load the program: those that need other gates are left to
     `verilog_faults`.
     """
-    rule = program.rule
-    assert isinstance(rule, LayeredRule)
+    rule, graph = program.rule, program.rule.graph
 
-    def compiled(area: Area, name: str, other: LayeredRule) -> Iterator[Fault]:
-        found = Program.compile(replace(other, proof=None), program.planes)
+    def compiled(area: Area, name: str, other: StepGraph) -> Iterator[Fault]:
+        try:
+            found = Program.compile(rule.with_graph(other), program.planes)
+        except InputError:  # it takes more memory
+            return
         if (
             found.entries == program.entries
             and found.operand_bits == program.operand_bits
@@ -204,36 +207,50 @@ def rule_faults(program: Program) -> Iterator[Fault]:
             yield Fault(area, name, program=replace(found, rule=rule))
 
     rng = np.random.default_rng(0)
-    for part in ("perceive", "update"):
-        layer: IntegerLayer = getattr(rule, part)
-        places = rng.permutation(np.argwhere(layer.weight))[:12]
-        for index, place in enumerate(map(tuple, places)):
-            weight = layer.weight.copy()
-            old = int(weight[place])
-            weight[place] = -old if index % 2 else old + 1
-            where = ", ".join(map(str, place))
-            name = f"{part}: weight ({where}) is {weight[place]} and not {old}"
-            other = _with_layer(rule, part, replace(layer, weight=weight))
+    for index, linear in graph.of_kind(Linear):
+        assert isinstance(linear, Linear)
+        words = graph.words(index)
+        places = rng.permutation(np.argwhere(linear.weight))[:12]
+        for number, (output, source, tap) in enumerate(places.tolist()):
+            weight = linear.weight.copy()
+            old = float(weight[output, source, tap])
+            unit = 2.0 ** -int(fractions(weight[output]).max())
+            weight[output, source, tap] = new = -old if number % 2 else old + unit
+            name = (
+                f"{graph.name(words[output])}: weight of {graph.name(linear.a[source])} at tap "
+                f"{tap} is {new:g} and not {old:g}"
+            )
+            other = graph.changed({index: replace(linear, weight=weight)})
             yield from compiled(Area.RULE, name, other)
-        for neuron in rng.permutation(len(layer.bias))[:4].tolist():
-            bias = layer.bias.copy()
+        for output in rng.permutation(linear.count)[:4].tolist():
+            bias = linear.bias.copy()
             # The least that a sum can show, for its last bits are rounded away.
-            bias[neuron] += 1 << max(0, int(layer.weight_frac[neuron]) - 2)
-            name = f"{part}: bias {neuron} is {bias[neuron]} and not {layer.bias[neuron]}"
-            other = _with_layer(rule, part, replace(layer, bias=bias))
+            bias[output] += 2.0 ** -(_kept_fraction(graph, words[output]) + 2)
+            name = f"{graph.name(words[output])}: bias is {bias[output]:g}"
+            other = graph.changed({index: replace(linear, bias=bias)})
             yield from compiled(Area.RULE, name, other)
+    fits = {index: one for index, one in graph.of_kind(Fit) if isinstance(one, Fit)}
     for rounding in Rounding:
-        if rounding is not rule.rounding:
-            other = replace(rule, rounding=rounding)
-            yield from compiled(Area.ROUNDING, f"rounds by {rounding.name}", other)
+        if any(one.rounding is not rounding for one in fits.values()):
+            rounds = {index: replace(one, rounding=rounding) for index, one in fits.items()}
+            yield from compiled(
+                Area.ROUNDING, f"rounds by {rounding.name}", graph.changed(dict(rounds))
+            )
     for overflow in Overflow:
-        if overflow is not rule.overflow:
-            other = replace(rule, overflow=overflow)
-            yield from compiled(Area.SATURATION, f"overflows by {overflow.name}", other)
+        if any(one.overflow is not overflow for one in fits.values()):
+            ends = {index: replace(one, overflow=overflow) for index, one in fits.items()}
+            yield from compiled(
+                Area.SATURATION, f"overflows by {overflow.name}", graph.changed(dict(ends))
+            )
 
 
-def _with_layer(rule: LayeredRule, part: str, layer: IntegerLayer) -> LayeredRule:
-    return replace(rule, perceive=layer) if part == "perceive" else replace(rule, update=layer)
+def _kept_fraction(graph: StepGraph, word: int) -> int:
+    """Fraction bits that are left of a word where it is brought to a format."""
+    for reader in graph.readers[word]:
+        operation = graph.operations[reader]
+        if isinstance(operation, Fit):
+            return operation.formats[operation.a.index(word)].frac_bits
+    return graph.fractions[word] - 2
 
 
 # Faults of the schedule: one instruction is changed.

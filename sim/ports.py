@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scotopia.graph.errors import InputError
+from scotopia.graph.operations import Linear
 from scotopia.hdl.emit import read_manifest
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import Register, shape_code
-from scotopia.quantize.layered_rule import LayeredRule
 
 from .cocotb_stress import MANY, READ, WRITTEN
 from .device_model import Inputs, Outputs
@@ -82,16 +83,25 @@ class RuleDevice(Driven):
 
 def other_programs(program: Program) -> Iterator[Program]:
     """Yield a program of the same shape whose rule has one weight of the other sign, if any."""
-    original = program.rule
-    assert isinstance(original, LayeredRule)
-    layer = original.perceive
+    graph = program.rule.graph
     shape = shape_code(program, 1, 1)
+    places = [
+        (abs(one.weight[place]), index, place)
+        for index, one in graph.of_kind(Linear)
+        if isinstance(one, Linear)
+        for place in map(tuple, np.argwhere(one.weight).tolist())
+    ]
     # The largest weights first, for a small one might not show.
-    for place in np.argsort(-np.abs(layer.weight), axis=None, kind="stable")[:64]:
-        weight = layer.weight.copy()
-        weight.flat[place] *= -1
-        rule = replace(original, perceive=replace(layer, weight=weight), proof=None)
-        other = Program.compile(rule, program.planes)
+    for _, index, place in sorted(places, key=lambda entry: -entry[0])[:64]:
+        linear = graph.operations[index]
+        assert isinstance(linear, Linear)
+        weight = linear.weight.copy()
+        weight[place] *= -1
+        rule = program.rule.with_graph(graph.changed({index: replace(linear, weight=weight)}))
+        try:
+            other = Program.compile(rule, program.planes)
+        except InputError:  # it takes more memory
+            continue
         if shape_code(other, 1, 1) == shape and other.instructions != program.instructions:
             yield other
             return

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scotopia.graph.errors import InputError
+from scotopia.graph.operations import Linear
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import Op, shape_code
@@ -89,14 +90,20 @@ def test_other_program_is_of_the_same_shape_and_of_another_rule(rule: IntegerRul
     (other,) = other_programs(program)
     assert shape_code(other, 3, 4) == shape_code(program, 3, 4)
     assert other.instructions != program.instructions
-    differ = other.rule.perceive.weight != rule.perceive.weight
+    pairs = zip(rule.graph.operations, other.rule.graph.operations, strict=True)
+    weights = [(a.weight, b.weight) for a, b in pairs if a is not b]  # type: ignore[attr-defined]
+    ((before, after),) = weights
+    differ = after != before
     assert differ.sum() == 1
-    assert (other.rule.perceive.weight[differ] == -rule.perceive.weight[differ]).all()
+    assert (after[differ] == -before[differ]).all()
 
 
 def test_rule_without_weights_has_no_other_program(rule: IntegerRule) -> None:
-    nothing = replace(rule.perceive, weight=np.zeros_like(rule.perceive.weight))
-    program = Program.compile(replace(rule, perceive=nothing, proof=None))
+    nothing = {
+        index: replace(one, weight=np.zeros_like(one.weight))  # type: ignore[type-var]
+        for index, one in rule.graph.of_kind(Linear)
+    }
+    program = Program.compile(rule.with_graph(rule.graph.changed(nothing)))
     assert list(other_programs(program)) == []
     left_out = set(RuleDevice(Program.compile(rule), 3, 4).scenarios) - set(
         RuleDevice(program, 3, 4).scenarios
