@@ -1,8 +1,8 @@
 """From an integer rule's step graph to the array's program.
 
 `plan` takes the graph apart into jobs, each of which makes a word that is stored; `schedule` puts
-them in order; `step` does them, its sums in `sums` and all else in `choices`, and `cells` writes
-their instructions. Whatever does not fit the cells' memory is done in more passes.
+them in order; `step` does them, its sums in `sums` and `results` and all else in `choices`, and
+`cells` writes their instructions. Whatever does not fit the cells' memory is done in more passes.
 """
 
 import numpy as np

@@ -9,6 +9,10 @@ from scotopia.graph.step import StepGraph
 
 from .expression import Expression
 
+#: Roundings that add the same to every sum. The others look at it: at its sign, or whether it is
+#: odd.
+EARLY = (Rounding.TRN, Rounding.RND, Rounding.RND_MIN_INF)
+
 
 @dataclass(frozen=True)
 class Held:

@@ -31,6 +31,7 @@ from scotopia.graph.step import StepGraph
 
 from .expression import CENTRE, Expression, Term, signed_digits
 from .jobs import (
+    EARLY,
     AnyBit,
     Both,
     Choice,
@@ -45,10 +46,6 @@ from .jobs import (
     Source,
     Total,
 )
-
-#: Roundings that add the same to every sum. The others look at it: at its sign, or whether it is
-#: odd.
-EARLY = (Rounding.TRN, Rounding.RND, Rounding.RND_MIN_INF)
 
 #: What the roundings are of a sum that is never negative.
 _OF_POSITIVE = {
