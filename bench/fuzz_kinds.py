@@ -41,7 +41,6 @@ from scotopia.model.video import MAX_PIXELS, Clip, load_clip
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.qonnx_export import export_qonnx, import_qonnx
-from scotopia.quantize.ranges import with_proof
 
 
 class Fault(Exception):
@@ -118,7 +117,7 @@ def _float_rules() -> list[Rule]:
 
 def _integer_rules() -> list[LayeredRule]:
     gated, residual = (_quantized(rule) for rule in _float_rules()[:2])
-    return [gated, with_proof(dataclasses.replace(gated, dither=3)), with_proof(residual)]
+    return [gated, dataclasses.replace(gated, dither=3).with_proof(), residual.with_proof()]
 
 
 def _quantized(rule: Rule) -> LayeredRule:
@@ -250,7 +249,7 @@ def _onnx_models() -> list[bytes]:
 
 
 def _qonnx_models() -> list[bytes]:
-    rules = [_quantized(_float_rule(0)), with_proof(_quantized(_float_rule(1)))]
+    rules = [_quantized(_float_rule(0)), _quantized(_float_rule(1)).with_proof()]
     return [_saved(functools.partial(export_qonnx, rule), ".onnx") for rule in rules]
 
 

@@ -24,7 +24,6 @@ from scotopia.quantize.feedback import Moments, round_weights
 from scotopia.quantize.formats import Formats, Precision, WeightFormats, check_scales
 from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.post_training import Calibration, check_method
-from scotopia.quantize.ranges import with_proof
 from scotopia.quantize.search import Build, Cost, Found, Score, cost_of, search
 from scotopia.quantize.task import reconstruct
 
@@ -142,15 +141,13 @@ def run_quantization(job: Job, console: Console) -> tuple[LayeredRule, dict[str,
         formats = _search(job, source, build, formats, mean_psnr, console, result)
     before = source.training_record.get("quantized_by", ())
     source.training_record = source.training_record | {"quantized_by": [*before, job.command]}
-    integer = with_proof(build(formats) if build else formats.integer_rule(source))
-    proof = integer.proof
-    assert proof is not None
-    widest = proof.widest_accumulator
+    integer = (build(formats) if build else formats.integer_rule(source)).with_proof()
+    ranges = integer.ranges
+    bits, widest = ranges.accumulator_bits, ranges.widest_accumulator
     console.print(
-        f"proven for every input, for ever: no accumulator needs more than "
-        f"{proof.accumulator_bits} bits ({widest})"
+        f"proven for every input, for ever: no accumulator needs more than {bits} bits ({widest})"
     )
-    result |= {"accumulator_bits": proof.accumulator_bits, "widest_accumulator": widest}
+    result |= {"accumulator_bits": bits, "widest_accumulator": widest}
     return integer, result | {
         "weight_bits": formats.weight_bits,
         "state_bits_per_cell": integer.state_bits,

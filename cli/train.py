@@ -46,7 +46,6 @@ from scotopia.quantize.feedback import round_weights
 from scotopia.quantize.formats import Formats, Precision, check_scales
 from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.post_training import Calibration
-from scotopia.quantize.ranges import with_proof
 
 from .clips import read_clips
 from .outputs import CHECKPOINT
@@ -245,7 +244,7 @@ class Quantization:
         )
         # On the grid from the start: what is left to learn is what rounding the state costs.
         twin = FakeQuantRule(round_weights(calibration.rule, formats, calibration.moments), formats)
-        with_proof(twin.integer_rule())  # refused now, if it is
+        twin.integer_rule().with_proof()  # refused now, if it is
         return twin
 
 
@@ -604,7 +603,7 @@ class _Loop:
         if best is not None:
             rule.training_record["last_validation"] = {"psnr": done.psnr, "iteration": last}
         if isinstance(rule, FakeQuantRule):
-            with_proof(rule.integer_rule()).save(self.job.out)
+            rule.integer_rule().with_proof().save(self.job.out)
         else:
             rule.save(self.job.out)
         return rule

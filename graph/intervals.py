@@ -9,7 +9,8 @@ trust in how they were found.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -114,21 +115,77 @@ class Ranges:
 
     Attributes
     ----------
+    graph
+        The graph.
     channels
         The invariant: what each channel is inside of before and after every step, by name.
     words
         Of each word.
     sums
         Of each word that a `Linear` computes: every sum of some of its products and its bias, in
-        any order. For an accumulator that may never overflow, such as a C integer.
+        any order.
     rounded
         Of each word that a `Fit` computes: after rounding, before it is brought into range.
     """
 
+    graph: StepGraph = field(compare=False, repr=False)
     channels: dict[str, Interval]
-    words: list[Interval]
-    sums: dict[int, Interval]
-    rounded: dict[int, Interval]
+    words: list[Interval] = field(default_factory=list)
+    sums: dict[int, Interval] = field(default_factory=dict)
+    rounded: dict[int, Interval] = field(default_factory=dict)
+
+    def accumulator(self, word: int) -> Interval:
+        """Return all that is met on the way to a word, in any order, and to what it is rounded to.
+
+        For an accumulator that may never overflow, such as a C integer, to which half a unit may
+        be added before bits are dropped.
+        """
+        graph, added = self.graph, 0
+        for fitted in graph.fits(word):
+            shift = graph.fractions[word] - graph.fractions[fitted]
+            fit, _ = graph.made_by(fitted)
+            assert isinstance(fit, Fit)
+            if shift > 0:
+                added = max(added, _rounding_term(shift, fit.rounding))
+        held = self.sums.get(word, self.words[word])
+        return held | held + Interval(0, added)
+
+    @cached_property
+    def _widest(self) -> int:
+        return max(range(self.graph.count), key=lambda word: self.accumulator(word).bits)
+
+    @property
+    def widest_accumulator(self) -> str:
+        """Name of what the widest accumulator computes."""
+        return self.graph.title(self._widest)
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Width of it, sign included."""
+        return self.accumulator(self._widest).bits
+
+    @property
+    def clips(self) -> tuple[str, ...]:
+        """Names of the words that can saturate; an unsigned one that rests at 0 does not count."""
+        return tuple(
+            self.graph.name(word)
+            for word in self.rounded
+            if self.clips_above(word) or (self.clips_below(word) and self.words[word].lowest)
+        )
+
+    @property
+    def narrower(self) -> dict[str, int]:
+        """Bits that suffice for the words with a name and a format that need fewer, by name."""
+        graph, found = self.graph, {}
+        for word, name in graph.names.items():
+            format = graph.formats.get(word)
+            if format is None or word in graph.outputs:  # whose format is their channel's
+                continue
+            # An unsigned format lacks the sign bit; nothing has no bits.
+            bits = max(self.words[word].bits - (not format.signed), 1)
+            if bits < format.bits:
+                found[name] = bits
+        return found
 
     def clips_below(self, word: int) -> bool:
         """Whether a `Fit` can saturate at the lowest code of its format."""
@@ -159,7 +216,7 @@ def derive(
     """
     if channels is None:
         channels = _limits(graph)
-    return _Step(graph, dict(channels), far).ranges
+    return _Step(graph, {name: channels[name] for name in graph.channels}, far).ranges
 
 
 def prove(graph: StepGraph, initial: Mapping[str, Interval] | None = None) -> Ranges:
@@ -178,18 +235,22 @@ def prove(graph: StepGraph, initial: Mapping[str, Interval] | None = None) -> Ra
     """
     limits = _limits(graph)
     box = dict.fromkeys(limits, ZERO) | dict(initial or {})
-    ranges = derive(graph, box)
+    ranges = _derive_held(graph, box)
     steps = 0
     while growing := {n: to for n, to in _after(graph, ranges).items() if not box[n].holds(to)}:
         steps += 1
         if steps > PATIENCE:  # what comes closer by ever smaller steps is put there
-            growing |= {n: to for n, to in _after(graph, derive(graph, box, far=True)).items()}
+            far = _after(graph, derive(graph, box, far=True))
+            growing = {name: after | far[name] for name, after in growing.items()}
         for name, after in growing.items():
-            box[name] |= after | limits[name] if steps > 2 * PATIENCE else after
+            held, limit = box[name], after | limits[name] if steps > 2 * PATIENCE else after
+            box[name] = Interval(
+                limit.lowest if after.lowest < held.lowest else held.lowest,
+                limit.highest if after.highest > held.highest else held.highest,
+            )
         for name, held in box.items():
             _check_format(graph, name, limits[name], held)
-        ranges = derive(graph, box)
-    _check_overflow(graph, ranges)
+        ranges = _derive_held(graph, box)
     return ranges
 
 
@@ -217,10 +278,9 @@ def check(
     for name, held in channels.items():
         _check_format(graph, name, limits[name], held)
         _check_holds(f"range of channel {name}", held, start[name])
-    ranges = derive(graph, channels)
+    ranges = _derive_held(graph, channels)
     for name, after in _after(graph, ranges).items():
         _check_holds(f"range of channel {name}", channels[name], after)
-    _check_overflow(graph, ranges)
     return ranges
 
 
@@ -228,8 +288,9 @@ class OutOfRange(ArithmeticError):
     """A number left its range: the proof, the golden model or the given state is wrong."""
 
 
-def compare_with(graph: StepGraph, ranges: Ranges) -> Watch:
+def compare_with(ranges: Ranges) -> Watch:
     """Return what the golden model shows its codes to: it raises `OutOfRange` for the first."""
+    graph = ranges.graph
 
     def watch(index: int, codes: IntArray) -> None:
         for lane, word in enumerate(graph.words(index)):
@@ -250,22 +311,21 @@ class _Step:
 
     def __init__(self, graph: StepGraph, box: dict[str, Interval], far: bool) -> None:
         self.graph, self.far = graph, far
-        self.ranges = Ranges(box, [], {}, {})
+        self.ranges = Ranges(graph, box)
         for index, operation in enumerate(graph.operations):
             found = self.compute(index, operation)
-            held = Interval(-1 << (GOLDEN_BITS - 1), (1 << (GOLDEN_BITS - 1)) - 1)
             for word, interval in zip(graph.words(index), found, strict=True):
-                if not held.holds(interval):
-                    reach, most = _excess(interval, held)
-                    raise InputError(
-                        f"{graph.name(word)} can reach {reach}, beyond {GOLDEN_BITS} bits' {most}: "
-                        "quantize with fewer bits"
-                    )
+                if interval.bits > GOLDEN_BITS:
+                    raise _too_wide(graph.name(word), interval, GOLDEN_BITS)
             self.ranges.words.extend(found)
 
     def at(self, word: int, fraction: int) -> Interval:
-        """Interval of a word, as codes with so many fraction bits."""
-        return self.ranges.words[word] << (fraction - self.graph.fractions[word])
+        """Interval of a word, as codes with so many fraction bits, no fewer than it has."""
+        found = self.ranges.words[word] << (fraction - self.graph.fractions[word])
+        if found.bits > GOLDEN_BITS:
+            what = f"{self.graph.name(word)} with {fraction} fraction bits"
+            raise _too_wide(what, found, GOLDEN_BITS)
+        return found
 
     def compute(self, index: int, operation: Operation) -> Sequence[Interval]:
         words = self.graph.words(index)
@@ -284,9 +344,13 @@ class _Step:
                 return [Interval(code, code) for code in codes]
             case Linear():
                 return self.linear(index, operation)
-            case Window(a=args, border=border):
+            case Window(a=args, largest=largest, border=border):
                 held = [self.ranges.words[word] for word in args]
-                return [one | ZERO for one in held] if border == "zero" else held
+                if border != "zero":
+                    return held
+                if largest:  # a cell sees itself, too, and at the border zeros
+                    return [Interval(one.lowest, max(one.highest, 0)) for one in held]
+                return [Interval(min(one.lowest, 0), one.highest) for one in held]
             case Fit():
                 return [self.fit(word, lane, operation) for lane, word in enumerate(words)]
             case Select(condition=bits, a=a, b=b):
@@ -373,8 +437,8 @@ class _Step:
     def fit(self, word: int, lane: int, fit: Fit) -> Interval:
         format = fit.formats[lane]
         source = fit.a[lane]
-        shift = self.graph.fractions[source] - format.frac_bits
-        held = self.ranges.words[source] << max(-shift, 0)
+        own = self.graph.fractions[source]
+        held, shift = self.at(source, max(own, format.frac_bits)), own - format.frac_bits
         rounded = Interval(*(_round(end, max(shift, 0), fit.rounding) for end in held.ends))
         limit = Interval.of(format, fit.overflow)
         self.ranges.rounded[word] = rounded
@@ -452,9 +516,18 @@ def _after(graph: StepGraph, ranges: Ranges) -> dict[str, Interval]:
 
 
 def _round(code: int, shift: int, rounding: Rounding) -> int:
-    if shift > 62:  # beyond NumPy's integers; all of it is rest
-        code, shift = (code > 0) - (code < 0), 2
     return int(shift_right(np.array(code, np.int64), shift, rounding))
+
+
+def _rounding_term(shift: int, rounding: Rounding) -> int:
+    """Return the most that is added before a shift that drops bits, so that it rounds."""
+    match rounding:
+        case Rounding.TRN:
+            return 0
+        case Rounding.TRN_ZERO:  # to negative sums
+            return (1 << shift) - 1
+        case _:
+            return 1 << (shift - 1)
 
 
 def _excess(found: Interval, limit: Interval) -> tuple[int, int]:
@@ -474,7 +547,9 @@ def _check_format(graph: StepGraph, name: str, limit: Interval, held: Interval) 
         )
 
 
-def _check_overflow(graph: StepGraph, ranges: Ranges) -> None:
+def _derive_held(graph: StepGraph, channels: Mapping[str, Interval]) -> Ranges:
+    """Return the ranges of a step, of which no accumulator overflows and no word wraps."""
+    ranges = derive(graph, channels)
     for index, operation in graph.of_kind(Fit):
         assert isinstance(operation, Fit)
         if operation.overflow is Overflow.WRAP:
@@ -486,14 +561,17 @@ def _check_overflow(graph: StepGraph, ranges: Ranges) -> None:
                         f"{graph.name(word)} can reach {reach}, beyond {format}'s {most}: "
                         "choose overflow SAT or a wider format"
                     )
-    held = Interval(-1 << (SUM_BITS - 1), (1 << (SUM_BITS - 1)) - 1)
     for word, partial in ranges.sums.items():
-        if not held.holds(partial):
-            reach, most = _excess(partial, held)
-            raise InputError(
-                f"accumulator of {graph.name(word)} can reach {reach}, beyond {SUM_BITS} bits' "
-                f"{most}: quantize with fewer bits"
-            )
+        if partial.bits > SUM_BITS:
+            raise _too_wide(f"accumulator of {graph.title(word)}", partial, SUM_BITS)
+    return ranges
+
+
+def _too_wide(what: str, found: Interval, bits: int) -> InputError:
+    reach, most = _excess(found, Interval(-1 << (bits - 1), (1 << (bits - 1)) - 1))
+    return InputError(
+        f"{what} can reach {reach}, beyond {bits} bits' {most}: quantize with fewer bits"
+    )
 
 
 def _check_holds(what: str, held: Interval, found: Interval) -> None:

@@ -91,11 +91,31 @@ class StepGraph:
         return self.operations[index], lane
 
     def name(self, word: int) -> str:
-        """Return a word's name."""
-        if word in self.names:
-            return self.names[word]
+        """Return a word's name; of one without, what a named `Fit` makes of it, or its number."""
+        if word not in self.names and self._fitted(word) in self.names:
+            return f"accumulator of {self.title(word)}"
+        return self.title(word)
+
+    def title(self, word: int) -> str:
+        """Return the name of what a word is, or is the accumulator of."""
+        for named in (word, self._fitted(word)):
+            if named in self.names:
+                return self.names[named]
         index, lane = self.origin(word)
         return f"{type(self.operations[index]).__name__.lower()} {index}.{lane}"
+
+    def fits(self, word: int) -> list[int]:
+        """Return the words that a `Fit` makes of a word."""
+        return [
+            self.words(index)[lane]
+            for index in self.readers[word]
+            for lane, source in enumerate(self.operations[index].arguments[0])
+            if isinstance(self.operations[index], Fit) and source == word
+        ]
+
+    def _fitted(self, word: int) -> int:
+        found = self.fits(word)
+        return found[0] if len(found) == 1 else word
 
     def of_kind(self, kind: type[Operation]) -> Iterator[tuple[int, Operation]]:
         """Yield all operations of a kind, with their index."""

@@ -53,6 +53,9 @@ class IntegerRule:
         Seed of the registers that all random bits come from, 0 to 2**32 - 1; see `RowRegisters`.
     training
         How the float rule was trained; carried along, never read.
+    proof
+        What each channel can be, by name: an invariant that `intervals.check` accepts, or None.
+        Checked when a file is loaded; who changes a weight has to prove the rule again.
     """
 
     graph: StepGraph
@@ -61,6 +64,7 @@ class IntegerRule:
     initial: Initial
     noise_seed: int
     training: dict[str, Any]
+    proof: Mapping[str, Interval] | None
 
     @property
     def channel_names(self) -> tuple[str, ...]:
@@ -150,10 +154,45 @@ class IntegerRule:
         """Do one step, as `golden.step`: the golden model."""
         return golden.step(self.graph, state, inputs, noise, watch)
 
-    @property
+    @cached_property
     def ranges(self) -> Ranges:
-        """Ranges of all words, by the proof, or by the formats without one."""
-        raise NotImplementedError
+        """Ranges of all words, by the proof, or by the channels' formats without one."""
+        return derive(self.graph, self.proof)
+
+    def with_proof(self) -> Self:
+        """Return the rule with its range proof, which is saved with it.
+
+        Raises
+        ------
+        InputError
+            As `intervals.prove` does.
+        """
+        return self._proven(prove(self.graph, _first_ranges(self)))
+
+    def with_packed_proof(self, proof: Any) -> Self:
+        """Return the rule with a proof as a file holds it: {name: [lowest, highest]}.
+
+        Raises
+        ------
+        InputError
+            If it proves nothing, as `intervals.check` finds.
+        TypeError, ValueError
+            If it is no such object.
+        """
+        if not isinstance(proof, dict):
+            raise TypeError(f"proof is a {type(proof).__name__}")
+        channels = {name: unpack_interval(ends) for name, ends in proof.items()}
+        return self._proven(check(self.graph, channels, _first_ranges(self)))
+
+    def _proven(self, ranges: Ranges) -> Self:
+        return dataclasses.replace(self, proof=ranges.channels)  # type: ignore[type-var]
+
+    @property
+    def packed_proof(self) -> dict[str, list[int]] | None:
+        """The proof as a file holds it."""
+        if self.proof is None:
+            return None
+        return {name: list(held.ends) for name, held in self.proof.items()}
 
     def with_graph(self, graph: StepGraph) -> "GraphRule":
         """Return a rule of another step in the same surroundings."""
@@ -163,10 +202,6 @@ class IntegerRule:
 
     def with_steps(self, steps_per_frame: int) -> "IntegerRule":
         """Return the same rule with another number of steps a frame."""
-        raise NotImplementedError
-
-    def channel_ranges(self) -> dict[str, Interval]:
-        """Return what each channel can be, by the range proof, or by its format without one."""
         raise NotImplementedError
 
     def save(self, path: Path) -> None:
@@ -201,13 +236,7 @@ class IntegerRule:
 
 @dataclass(frozen=True, eq=False)
 class GraphRule(IntegerRule):
-    """An integer rule that is written down as its graph.
-
-    Attributes
-    ----------
-    proof
-        What each channel can be, by name: an invariant that `intervals.check` accepts, or None.
-    """
+    """An integer rule that is written down as its graph."""
 
     graph: StepGraph
     steps_per_frame: int = 1
@@ -230,24 +259,9 @@ class GraphRule(IntegerRule):
             if flag and (flag.bits != 1 or flag.signed):
                 raise InputError(f"flag {event.flag} has format {flag}: choose UQ1.0")
 
-    @cached_property
-    def ranges(self) -> Ranges:
-        """See `IntegerRule`."""
-        return derive(self.graph, self.proof)
-
     def with_steps(self, steps_per_frame: int) -> Self:
         """See `IntegerRule`."""
         return dataclasses.replace(self, steps_per_frame=steps_per_frame)
-
-    def with_proof(self) -> Self:
-        """Return the rule with its range proof; errors as for `intervals.prove`."""
-        return dataclasses.replace(
-            self, proof=prove(self.graph, _first_ranges(self.graph, self.initial)).channels
-        )
-
-    def channel_ranges(self) -> dict[str, Interval]:
-        """See `IntegerRule`."""
-        return self.ranges.channels
 
     def save(self, path: Path) -> None:
         """See `IntegerRule`."""
@@ -260,10 +274,8 @@ class GraphRule(IntegerRule):
             "initial": initial,
             "noise_seed": self.noise_seed,
             "training": self.training,
-            "proof": None,
+            "proof": self.packed_proof,
         }
-        if self.proof is not None:
-            description["proof"] = {name: list(held.ends) for name, held in self.proof.items()}
         write_rule_file(path, KIND, description, weights | values)
 
     @classmethod
@@ -285,23 +297,24 @@ class GraphRule(IntegerRule):
             packed["noise_seed"],
             check_training_record(packed["training"]),
         )
-        if packed["proof"] is None:
-            return rule.with_proof()
-        proof = {name: _interval(ends) for name, ends in packed["proof"].items()}
-        check(graph, proof, _first_ranges(graph, initial))
-        return dataclasses.replace(rule, proof=proof)
+        return (
+            rule.with_proof()
+            if packed["proof"] is None
+            else rule.with_packed_proof(packed["proof"])
+        )
 
 
-def _first_ranges(graph: StepGraph, initial: Initial) -> dict[str, Interval]:
+def _first_ranges(rule: IntegerRule) -> dict[str, Interval]:
     """Codes that the channels can have at first."""
-    ends = zip(*initial.ends(), strict=True)
+    ends = zip(*rule.initial.ends(), strict=True)
     return {
         name: Interval(*map(int, format.quantize(np.array(pair))))
-        for name, format, pair in zip(graph.channels, graph.channel_formats, ends, strict=True)
+        for name, format, pair in zip(rule.channel_names, rule.channel_formats, ends, strict=True)
     }
 
 
-def _interval(packed: Any) -> Interval:
+def unpack_interval(packed: Any) -> Interval:
+    """Return an interval of [lowest, highest]; TypeError or ValueError, if it is none."""
     lowest, highest = packed
     if type(lowest) is not int or type(highest) is not int:
         raise TypeError(f"range {packed} is not of integers")

@@ -5,24 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scotopia.graph.errors import InputError
 from scotopia.graph.file import pack_format, unpack_format
-from scotopia.graph.intervals import Interval, Ranges, derive
+from scotopia.graph.intervals import Interval
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.graph.step import StepGraph
 from scotopia.graph.surroundings import Event, Initial
 from scotopia.model.config import RuleConfig
 from scotopia.model.files import check_training_record, write_rule_file
 
-from .integer_rule import KIND, IntegerRule
-
-if TYPE_CHECKING:
-    from .ranges import RangeProof
+from .integer_rule import KIND, IntegerRule, unpack_interval
 
 #: Random bits that decide whether a cell fires.
 FIRE_BITS = 8
@@ -177,8 +174,7 @@ class LayeredRule(IntegerRule):
     training
         How the float rule was trained; carried along, never read.
     proof
-        Ranges of all that it computes, from `ranges.with_proof`, or None. Checked when a file is
-        loaded; who changes a weight has to prove the rule again.
+        See `IntegerRule`.
     """
 
     config: RuleConfig
@@ -193,7 +189,7 @@ class LayeredRule(IntegerRule):
     dither: int = 0
     noise_seed: int = 1
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
-    proof: "RangeProof | None" = None
+    proof: Mapping[str, Interval] | None = None
 
     def __post_init__(self) -> None:
         config = self.config
@@ -298,19 +294,20 @@ class LayeredRule(IntegerRule):
     def with_steps(self, steps_per_frame: int) -> Self:
         """See `IntegerRule`."""
         config = dataclasses.replace(self.config, steps_per_frame=steps_per_frame)
-        return dataclasses.replace(self, config=config, proof=None)
+        return dataclasses.replace(self, config=config)
 
-    @cached_property
-    def ranges(self) -> Ranges:
-        """See `IntegerRule`."""
-        return derive(self.graph, self.channel_ranges())
+    def with_packed_proof(self, proof: Any) -> Self:
+        """See `IntegerRule`.
 
-    def channel_ranges(self) -> dict[str, Interval]:
-        """See `IntegerRule`."""
-        if self.proof:
-            return dict(self.proof.channels)
-        formats = zip(self.channel_names, self.channel_formats, strict=True)
-        return {name: Interval.of(format) for name, format in formats}
+        Earlier versions wrote {"channels": [{"name", "range"}], "results": [{"name", ...}]}, with
+        ranges of all that is computed; they follow from those of the channels.
+        """
+        if isinstance(proof, dict) and "results" in proof:
+            for result in proof["results"]:
+                for field in ("total", "partial", "rounded", "fitted"):
+                    unpack_interval(result[field])
+            proof = {entry["name"]: entry["range"] for entry in proof["channels"]}
+        return super().with_packed_proof(proof)
 
     def save(self, path: Path) -> None:
         """Write the rule to one file, whole or not at all."""
@@ -328,7 +325,7 @@ class LayeredRule(IntegerRule):
             "dither": self.dither,
             "noise_seed": self.noise_seed,
             "training": self.training,
-            "proof": self.proof and self.proof.pack(),
+            "proof": self.packed_proof,
         }
         tensors = {
             f"{name}.{field}": getattr(layer, field).astype(np.int32)
@@ -360,13 +357,8 @@ class LayeredRule(IntegerRule):
             noise_seed=packed.get("noise_seed", 1),
             training=check_training_record(packed["training"]),
         )
-        from .ranges import RangeProof, check, prove  # here: ranges needs this module
-
-        if packed.get("proof") is None:  # older files have none
-            return dataclasses.replace(rule, proof=prove(rule))
-        proof = RangeProof.unpack(packed["proof"])
-        check(rule, proof)
-        return dataclasses.replace(rule, proof=proof)
+        proof = packed.get("proof")  # older files have none
+        return rule.with_proof() if proof is None else rule.with_packed_proof(proof)
 
 
 def check_supported(config: RuleConfig) -> None:

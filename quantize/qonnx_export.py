@@ -35,7 +35,6 @@ from scotopia.model.onnx_export import (
 )
 
 from .layered_rule import IntegerLayer, LayeredRule
-from .ranges import RangeProof, check
 
 #: `rounding_mode` of a Quant node, and what of a last bit is added before it. QONNX's HALF_UP and
 #: HALF_DOWN go by magnitude: of its modes none has ties towards plus or minus infinity, but FLOOR
@@ -414,7 +413,7 @@ def describe(rule: LayeredRule) -> str:
             "overflow": str(rule.overflow),
             "noise_seed": rule.noise_seed,
             "training": rule.training,
-            "proof": rule.proof and rule.proof.pack(),
+            "proof": rule.packed_proof,
         }
     )
 
@@ -470,11 +469,8 @@ def _read_rule(model: Any, description: dict[str, Any]) -> LayeredRule:
         noise_seed=description["noise_seed"],
         training=check_training_record(description["training"]),
     )
-    if description["proof"] is None:
-        return rule
-    proof = RangeProof.unpack(description["proof"])
-    check(rule, proof)
-    return dataclasses.replace(rule, proof=proof)
+    proof = description["proof"]
+    return rule if proof is None else rule.with_packed_proof(proof)
 
 
 def _scale(formats: tuple[QFormat, ...] | list[QFormat]) -> NDArray[np.float64]:

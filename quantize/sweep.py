@@ -39,7 +39,6 @@ from .feedback import Moments, round_weights
 from .formats import Formats, Precision
 from .layered_rule import IntegerLayer, LayeredRule
 from .post_training import Calibration
-from .ranges import with_proof
 
 #: What a task found out, as JSON; `{"refused": REASON}` if there is no such thing.
 Result = dict[str, Any]
@@ -406,7 +405,7 @@ def quantize(
     formats = Formats.choose(rule, hidden, precision, rounding, scales="kernel")
     rounded = round_weights(rule, formats, moments)
     rounded.training_record = with_clips(rule.training_record, calibration, calibration)
-    integer = with_proof(formats.integer_rule(rounded))
+    integer = formats.integer_rule(rounded).with_proof()
     cycles, lut4, note = None, None, ""
     if estimate is not None:
         try:

@@ -34,7 +34,7 @@ class Moment:
 
 def channel_ranges(rule: IntegerRule) -> list[Interval]:
     """Value of what each channel can hold, by the rule's proof if it has one."""
-    return list(rule.channel_ranges().values())
+    return list(rule.ranges.channels.values())
 
 
 def moments(rule: IntegerRule, count: int = COUNT, side: int = SIDE) -> Iterator[Moment]:

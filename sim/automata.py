@@ -29,7 +29,6 @@ from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.model.config import Border, Kind, RuleConfig
 from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
-from scotopia.quantize.ranges import with_proof
 
 from .check import Check, Verdict
 from .compare import compare
@@ -182,25 +181,23 @@ class Automaton:
             bias_out = np.concatenate([bias_out, np.full(live, gate.highest)])
             frac = np.concatenate([frac, np.full(live, gate.frac_bits - code.frac_bits)])
         formats = (code,) * live
-        return with_proof(
-            LayeredRule(
-                config=config,
-                state_formats=formats,
-                sample_format=code,
-                input_formats=(code,),
-                gate_format=gate,
-                perceive=IntegerLayer(
-                    seen, np.zeros(hidden, np.int64), bias, (*formats, code), (bit,) * hidden
-                ),
-                update=IntegerLayer(
-                    weight[:, :, None],
-                    frac,
-                    bias_out,
-                    (bit,) * hidden,
-                    update_formats(config, formats, gate),
-                ),
-            )
-        )
+        return LayeredRule(
+            config=config,
+            state_formats=formats,
+            sample_format=code,
+            input_formats=(code,),
+            gate_format=gate,
+            perceive=IntegerLayer(
+                seen, np.zeros(hidden, np.int64), bias, (*formats, code), (bit,) * hidden
+            ),
+            update=IntegerLayer(
+                weight[:, :, None],
+                frac,
+                bias_out,
+                (bit,) * hidden,
+                update_formats(config, formats, gate),
+            ),
+        ).with_proof()
 
 
 # The automata.

@@ -21,10 +21,11 @@ WIDEST, FACTOR = 28, 12
 class _Drawn(Builder):
     """A builder that knows which words it has, and how wide they are."""
 
-    def __init__(self, seed: int, borders: tuple[Border, ...]) -> None:
+    def __init__(self, seed: int, borders: tuple[Border, ...], most_bits: int) -> None:
         super().__init__()
         self.rng = np.random.default_rng(seed)
         self.borders = borders
+        self.most_bits = most_bits
         self.pool: list[Value] = []  # single words
 
     def chance(self, share: float) -> bool:
@@ -44,7 +45,7 @@ class _Drawn(Builder):
 
     def format(self) -> QFormat:
         signed = self.chance(0.7)
-        bits = int(self.rng.integers(1 + signed, 11))
+        bits = int(self.rng.integers(1 + signed, self.most_bits + 1))
         whole = int(self.rng.integers(-1, 4))
         return QFormat(whole, bits - whole, signed)
 
@@ -58,15 +59,19 @@ class _Drawn(Builder):
         return tuple(range(self.operations[0].count))
 
 
-def any_graph(seed: int, operations: int = 12, *, one_border: bool = False) -> StepGraph:
+def any_graph(
+    seed: int, operations: int = 12, *, one_border: bool = False, most_bits: int = 10
+) -> StepGraph:
     """Draw a graph of about so many operations; every kind is among those of a few seeds.
 
     Parameters
     ----------
     one_border
         Whether all its operations see the same beyond the border.
+    most_bits
+        Of its formats.
     """
-    build = _Drawn(seed, BORDERS)
+    build = _Drawn(seed, BORDERS, most_bits)
     rng = build.rng
     if one_border:
         build.borders = (BORDERS[rng.integers(len(BORDERS))],)

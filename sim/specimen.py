@@ -5,7 +5,6 @@ import numpy as np
 from scotopia.graph.qformat import QFormat
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
-from scotopia.quantize.ranges import with_proof
 
 
 def specimen(seed: int = 318) -> LayeredRule:
@@ -61,15 +60,13 @@ def specimen(seed: int = 318) -> LayeredRule:
             outputs=outputs,
         )
 
-    return with_proof(
-        LayeredRule(
-            config=config,
-            state_formats=state,
-            sample_format=state[0],
-            input_formats=input_formats,
-            gate_format=gate,
-            perceive=layer(state + input_formats, hidden, 9, 7, 64),
-            update=layer(hidden, update_formats(config, state, gate), 1, 15, 96),
-            dither=3,
-        )
-    )
+    return LayeredRule(
+        config=config,
+        state_formats=state,
+        sample_format=state[0],
+        input_formats=input_formats,
+        gate_format=gate,
+        perceive=layer(state + input_formats, hidden, 9, 7, 64),
+        update=layer(hidden, update_formats(config, state, gate), 1, 15, 96),
+        dither=3,
+    ).with_proof()

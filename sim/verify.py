@@ -509,7 +509,7 @@ def _with_waveform(
 
 def run_monitored(rule: IntegerRule, stimulus: Stimulus) -> IntArray:
     """Run the golden model again, each number compared with its range; raise `OutOfRange`."""
-    watched = compare_with(rule.graph, rule.ranges)
+    watched = compare_with(rule.ranges)
     return golden_states(rule, stimulus.samples, stimulus.mask, watch=watched)
 
 

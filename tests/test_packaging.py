@@ -83,7 +83,7 @@ def test_imports_point_forward_only() -> None:
 def test_hardware_does_not_know_the_float_rule() -> None:
     foreign = {"torch", "av", "scipy", "skimage"}
     light = {"files", "config", "sampling"}
-    integer = {"integer_rule", "layered_rule", "ranges"}
+    integer = {"integer_rule", "layered_rule"}
     for module in MODULES:
         if module.parts[0] not in ("hdl", "sim"):
             continue

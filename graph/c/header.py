@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..intervals import Interval
-from ..operations import AROUND, Channel, Fit, Input, Linear, Window
+from ..operations import AROUND, Channel, Input, Linear, Window
 from ..qformat import IntArray
 from ..step import StepGraph
 from ..surroundings import Initial
@@ -280,7 +280,7 @@ class _HeaderCode(StepCode):
         assert isinstance(linear, Linear)
         weight, bias = self.graph.codes_of(index)
         outputs, inputs, taps = weight.shape
-        names = [comment(title(self.graph, word)) for word in self.graph.words(index)]
+        names = [comment(self.graph.title(word)) for word in self.graph.words(index)]
         shown = [comment(self.graph.name(word)) for word in linear.a]
         text = ""
         if inputs:
@@ -315,16 +315,6 @@ def _first_codes(graph: StepGraph, initial: Initial) -> dict[str, Any]:
         "patch": _matrix(patch.reshape(len(patch), -1), names, " " * 8) if patch.size else "",
         "by_chance": bool(initial.spread.any()),
     }
-
-
-def title(graph: StepGraph, word: int) -> str:
-    """Return a sum's name, or that of what it is fitted to."""
-    readers = graph.readers[word]
-    if word not in graph.names and len(readers) == 1:
-        fit = graph.operations[readers[0]]
-        if isinstance(fit, Fit):
-            return graph.name(graph.words(readers[0])[fit.a.index(word)])
-    return graph.name(word)
 
 
 def comment(text: str) -> str:

@@ -20,7 +20,6 @@ from scotopia.quantize.qonnx_export import (
     fine_bits,
     import_qonnx,
 )
-from scotopia.quantize.ranges import with_proof
 
 onnx: Any = pytest.importorskip("onnx", reason="the extra onnx is optional")
 pytest.importorskip("qonnx", reason="the extra onnx is optional")
@@ -246,7 +245,7 @@ def test_rule_comes_back_in_every_field(
         training={"clips": ["ä"], "psnr": 25.5},
     )
     path = tmp_path / "rule.onnx"
-    for made in (rule, with_proof(rule)):
+    for made in (rule, rule.with_proof()):
         export_qonnx(made, path, 3, 9)
         assert_same(import_qonnx(path), made)
 

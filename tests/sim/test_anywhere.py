@@ -7,7 +7,6 @@ import numpy as np
 
 from scotopia.hdl.program import Program
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.ranges import with_proof
 from scotopia.sim.anywhere import channel_ranges, compare_steps, moments
 from scotopia.sim.faults import flip_digit
 from scotopia.sim.specimen import specimen
@@ -47,7 +46,7 @@ def test_rule_without_a_proof_uses_all_of_its_formats(
     rule = replace(random_rule(1, small_config()), proof=None)
     whole = [(format.lowest, format.highest) for format in rule.channel_formats]
     assert [(r.lowest, r.highest) for r in channel_ranges(rule)] == whole
-    proven = with_proof(rule)
+    proven = rule.with_proof()
     assert all(
         low <= r.lowest and r.highest <= high
         for (low, high), r in zip(whole, channel_ranges(proven), strict=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scotopia.graph import golden
 from scotopia.graph.errors import InputError
+from scotopia.graph.intervals import check
 from scotopia.graph.qformat import IntArray
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.model.config import Border
-from scotopia.quantize.layered_rule import LayeredRule
-from scotopia.quantize.ranges import check
 from scotopia.sim.automata import (
     LIFE,
     MOORE,
@@ -86,7 +86,7 @@ def test_every_kind_and_border_is_the_definition(
 def test_every_rule_has_a_proof_that_holds(automaton: Automaton, border: Border) -> None:
     rule = automaton.rule(border)
     assert rule.proof is not None
-    check(rule, rule.proof)
+    check(rule.graph, rule.proof)
 
 
 def test_long_frames_load_a_pattern_just_once() -> None:
@@ -149,9 +149,9 @@ def test_rule_30_tells_directions_apart(flip: object) -> None:
 
 def test_golden_model_that_takes_north_for_south_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = BY_TITLE["Rule 30: lone 1"]
-    neighbourhood = LayeredRule.neighbourhood
+    around, turned = golden.around, [6, 7, 8, 3, 4, 5, 0, 1, 2]
     monkeypatch.setattr(
-        LayeredRule, "neighbourhood", lambda self, seen: neighbourhood(self, seen)[..., ::-1, :]
+        golden, "around", lambda codes, border: around(codes, border)[..., turned, :, :]
     )
     assert judge(trial, run(trial)) == (
         True,

@@ -10,7 +10,6 @@ import pytest
 
 from scotopia.hdl.program import Addend, Carry, Instruction, Program
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.ranges import with_proof
 from scotopia.sim.equivalence import CELLS, _Plane, equivalent, missing
 from scotopia.sim.faults import flip_digit
 from scotopia.sim.proof import new_solver
@@ -25,7 +24,7 @@ Make = Callable[..., IntegerRule]
 def program(small_config: Make, random_rule: Make) -> Program:
     """A program of few instructions."""
     rule = random_rule(5, small_config(channels=1, hidden=1, inputs=("valid",), border="wrap"))
-    return Program.compile(with_proof(rule))
+    return Program.compile(rule.with_proof())
 
 
 def changed(program: Program, index: int, **fields: object) -> Program:

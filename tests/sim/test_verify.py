@@ -17,7 +17,6 @@ from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import Register
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.ranges import RangeProof, prove
 from scotopia.sim import verify as verification
 from scotopia.sim.anywhere import COUNT, SIDE
 from scotopia.sim.faults import drop_rounding, flip_digit
@@ -144,9 +143,7 @@ def test_the_ports_are_those_of_the_given_verilog_unless_a_shape_is_asked_for(
 def test_a_number_outside_its_proven_range_is_a_mismatch(
     rule: IntegerRule, frames: NDArray[np.float32]
 ) -> None:
-    proof = prove(rule)
-    channels = proof.channels | {"x0": Interval(0, 1)}
-    shrunk = replace(rule, proof=RangeProof(channels, proof.results))
+    shrunk = replace(rule, proof=rule.with_proof().ranges.channels | {"x0": Interval(0, 1)})
     first, *others = verify(shrunk, frames, Extent(3, 3, 2), density=0.5, ports=False)
     assert first.name == "golden model in its proven ranges"
     assert not first.passed and "x0" in first.detail
