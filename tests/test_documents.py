@@ -593,17 +593,26 @@ def test_the_readme_has_the_scores_under_noise(
     assert found == told
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+PYTHON = [
+    pytest.param(code, id=f"{path.name} {number}")
+    for path in DOCUMENTS
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_the_python_of_a_document_runs(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    compiled = compile(code, "document", "exec")
+    if "faery" in code:
+        return  # it reads recordings, which a user has; nothing of Scotopia's is in it
     found: dict[str, Any] = {}
-    exec(code, found)
-    assert found["state"].shape == (10, 16, 16)
-    assert (tmp_path / "verilog" / "retina.v").exists()
-    found: dict[str, Any] = {}
-    exec(code, found)
-    assert found["state"].shape == (10, 16, 16)
-    assert (tmp_path / "verilog" / "retina.v").exists()
+    exec(compiled, found)
+    if "emit(" in code:
+        assert found["state"].shape == (10, 16, 16)
+        assert (tmp_path / "verilog" / "retina.v").exists()
 
 
 def test_options_that_errors_and_docstrings_name_exist() -> None:
