@@ -42,6 +42,9 @@ def import_module(job: Job, out: Path) -> str:
     InputError
         If the module cannot be made, or does what no rule can; see `load_module` and `trace`.
     """
+    file = Path(job.module.rpartition(":")[0])
+    if file.is_file() and out.exists() and out.samefile(file):
+        raise InputError(f"--out {out} would replace {file}, which is read: choose another path")
     patch = patch_of(job.start)
     events = tuple(map(_event, job.events))
     random, constants = dict(map(_chance, job.random)), dict(map(_constant, job.constants))

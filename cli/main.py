@@ -700,6 +700,7 @@ def import_(
     ] = None,
     start: Annotated[
         str,
+        Reads(),
         typer.Option(
             help="Initial state: zeros; cell, one in the middle with its first three channels 0 "
             "and all others 1; or a .npy file of values (C, h, w) for the middle."

@@ -439,6 +439,8 @@ class _Step:
         source = fit.a[lane]
         own = self.graph.fractions[source]
         held, shift = self.at(source, max(own, format.frac_bits)), own - format.frac_bits
+        if held.bits > GOLDEN_BITS:
+            raise _too_wide(self.graph.name(word), held, GOLDEN_BITS)
         rounded = Interval(*(_round(end, max(shift, 0), fit.rounding) for end in held.ends))
         limit = Interval.of(format, fit.overflow)
         self.ranges.rounded[word] = rounded

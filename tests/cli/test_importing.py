@@ -86,6 +86,14 @@ def test_a_rule_that_stays_zero_is_refused_with_its_remedy(run: Run, tmp_path: P
     assert status == 2 and "its state stays 0. Import it with --start cell" in error
 
 
+def test_the_module_is_not_replaced(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "growing.py"
+    file.write_text(Path(MODULE.rpartition(":")[0]).read_text())
+    status, _, error = run("import", f"{file}:GrowingNCA", "--out", file)
+    assert status == 2 and "which is read: choose another path" in error
+    assert "class GrowingNCA" in file.read_text()
+
+
 def test_a_start_of_ones_own_is_taken(run: Run, tmp_path: Path) -> None:
     patch = np.zeros((6, 2, 3))
     patch[:, 0, 1] = 0.75

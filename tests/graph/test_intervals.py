@@ -494,3 +494,11 @@ def test_a_watched_model_names_the_word_and_the_cell(word: str, sentence: str) -
     with pytest.raises(OutOfRange) as caught:
         golden.step(graph, state, {}, watch=compare_with(ranges))
     assert str(caught.value) == f"cell (x 1, y 1): {sentence}, outside -4..2"
+
+
+def test_a_fit_that_shifts_beyond_64_bits_is_refused() -> None:
+    build = Builder()
+    x = build.channels({"x": QFormat(20, 0)})
+    graph = build.graph({"x": x.fit(QFormat(-20, 52)).fit(QFormat(20, 0))})
+    with pytest.raises(InputError, match=r"can reach .* 64 bits"):
+        derive(graph)
