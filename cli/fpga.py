@@ -14,7 +14,7 @@ from scotopia.hdl.estimate import Estimate, estimate
 from scotopia.hdl.fpga import RESOURCES, STAGES, DoesNotFitError, FpgaReport, check, measure
 from scotopia.hdl.program import Program
 from scotopia.hdl.retina import check_size
-from scotopia.quantize.layered_rule import LayeredRule
+from scotopia.quantize.integer_rule import IntegerRule
 
 from .rules import rule_path
 
@@ -119,7 +119,7 @@ def run_fpga(job: Job, on_tool: Callable[[str], None]) -> Outcome:
         check_size(*size)
     for device in job.devices:
         check(device, job.stage, job.frequency)
-    integer = LayeredRule.load(rule_path(job.rule))
+    integer = IntegerRule.load(rule_path(job.rule))
     program = Program.compile(integer)
     expected = {size: estimate(integer, *size) for size in job.sizes}
     outcome = Outcome(job.rule)
@@ -160,7 +160,7 @@ def check_stage(stage: str) -> None:
 
 def run_estimates(rule: str, sizes: Sequence[tuple[int, int]]) -> list[Estimate]:
     """Estimate what arrays cost, in a second and without a tool."""
-    integer = LayeredRule.load(rule_path(rule))
+    integer = IntegerRule.load(rule_path(rule))
     return [estimate(integer, *size) for size in sizes]
 
 

@@ -13,7 +13,7 @@ from scotopia.model.rule import to_state
 from scotopia.model.sampling import seen_mask
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import GraphRule
-from scotopia.quantize.measure import Episode, episodes, measure
+from scotopia.quantize.measure import Episode, Inputs, episodes, measure
 from scotopia.quantize.quantizer import Choice, quantize
 
 from .quantize import calibration_clips
@@ -73,14 +73,9 @@ def quantize_graph(
 def _shown(rule: FloatRule, frames: Any, mask: Any) -> Episode:
     """Return a clip as the events of a rule: every event is a pixel."""
     values = np.where(mask, np.asarray(to_state(frames)), 0)
-    given = []
+    given: list[Inputs] = []
     for value, valid in zip(values, mask, strict=True):
-        inputs = {}
-        for event in rule.events:
-            inputs[event.value] = value
-            if event.flag is not None:
-                inputs[event.flag] = valid
-        given.append(inputs)
+        given.append(rule.given(value, valid, given[-1] if given else {}))
     height, width = frames.shape[1:]
     return Episode(height, width, given)
 

@@ -27,6 +27,30 @@ class Event:
     flag: str | None = None
 
 
+def given(
+    events: tuple[Event, ...],
+    value: NDArray[Any],
+    arrived: NDArray[np.bool_],
+    before: Mapping[str, NDArray[Any]],
+) -> dict[str, NDArray[Any]]:
+    """Return the inputs of a frame's steps, by name, of cells whose events all bring the same.
+
+    Parameters
+    ----------
+    value, arrived
+        (..., H, W) what events bring, and where there is one.
+    before
+        Inputs of the frame before; those that are missing were 0.
+    """
+    found = {}
+    for event in events:
+        held = before.get(event.value, np.zeros((), value.dtype))
+        found[event.value] = np.where(arrived, value, held)
+        if event.flag is not None:
+            found[event.flag] = np.asarray(arrived).astype(np.int64)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Initial:
     """The state before the first step.

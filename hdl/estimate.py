@@ -12,11 +12,14 @@ from math import ceil, inf
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from scotopia.graph import counts
 from scotopia.graph.errors import InputError
 from scotopia.graph.lfsr import BITS as REGISTER_BITS
-from scotopia.graph.qformat import required_bits
-from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule
+from scotopia.graph.operations import fractions
+from scotopia.graph.qformat import IntArray, required_bits
+from scotopia.quantize.integer_rule import IntegerRule
 
 from .compiler import signed_digits
 from .program import LATENCY, Program
@@ -53,11 +56,11 @@ class Estimate:
     macs_per_frame
         Of all cells in all steps of a frame.
     parameters
-        Weights and biases.
+        Weights and biases, see `graph.counts`.
     nonzero_weights
         Weights that are not 0.
     distinct_weights
-        Different values of weights, summed over both layers.
+        Different values of weights, summed over the layers.
     signed_digits
         Digits of all weights that are not 0, in canonical signed-digit form: as many additions
         does a cell need for them in a step.
@@ -141,7 +144,7 @@ class Estimate:
 
 
 def estimate(
-    rule: LayeredRule, height: int, width: int, clock_mhz: float = ASSUMED_CLOCK_MHZ
+    rule: IntegerRule, height: int, width: int, clock_mhz: float = ASSUMED_CLOCK_MHZ
 ) -> Estimate:
     """Estimate what a rule costs on an array of height x width cells.
 
@@ -153,19 +156,20 @@ def estimate(
     check_size(height, width)
     if not 0 < clock_mhz < inf:
         raise InputError(f"clock {clock_mhz} MHz is no frequency: choose 60, for instance")
-    config = rule.config
-    layers = (rule.perceive, rule.update)
-    magnitudes = [abs(int(code)) for layer in layers for code in layer.weight.flat]
+    layers = [counts.weights(layer) for layer in counts.layers(rule.graph)]
+    codes = [_codes(weights) for weights in layers]
+    magnitudes = [abs(int(code)) for layer in codes for code in layer.flat]
+    macs = counts.macs(rule.graph)
     counted = Estimate(
         height=height,
         width=width,
-        macs=len(magnitudes),
-        macs_per_frame=len(magnitudes) * height * width * config.steps_per_frame,
-        parameters=len(magnitudes) + sum(len(layer.bias) for layer in layers),
+        macs=macs,
+        macs_per_frame=macs * height * width * rule.steps_per_frame,
+        parameters=counts.parameters(rule.graph),
         nonzero_weights=sum(magnitude > 0 for magnitude in magnitudes),
-        distinct_weights=sum(map(_distinct, layers)),
+        distinct_weights=sum(len(np.unique(weights)) for weights in layers),
         signed_digits=sum(sum(1 for _ in signed_digits(m)) for m in magnitudes),
-        weight_bits=sum(map(_stored_bits, layers)),
+        weight_bits=sum(map(_stored_bits, codes)),
         mantissa_bits=sum(map(_mantissa_bits, magnitudes)),
         state_bits=rule.state_bits,
         clock_mhz=clock_mhz,
@@ -198,7 +202,7 @@ def estimate(
     )
 
 
-def costs_of_array(rule: LayeredRule) -> tuple[int, float]:
+def costs_of_array(rule: IntegerRule) -> tuple[int, float]:
     """Return `cycles_per_step` and `lut4_per_thousand_updates` of an array of 64 x 64 cells.
 
     Only where bits are random do they depend on its width.
@@ -275,13 +279,15 @@ def shared_flip_flops(program: Program, height: int, width: int) -> int:
     return SEQUENCER_FF + height + width + row_buffer + rows + random
 
 
-def _distinct(layer: IntegerLayer) -> int:
-    return len(np.unique(np.ldexp(layer.weight, -layer.weight_frac[:, None, None])))
+def _codes(weights: NDArray[np.float64]) -> IntArray:
+    """Weights (O, I, K) as the integers that they are times a power of two of their output."""
+    of_output = fractions(weights).max((1, 2), initial=-64, where=weights != 0)
+    codes: IntArray = np.ldexp(weights, of_output[:, None, None]).astype(np.int64)
+    return codes
 
 
-def _stored_bits(layer: IntegerLayer) -> int:
-    lowest, highest = int(layer.weight.min()), int(layer.weight.max())
-    return layer.weight.size * required_bits(lowest, highest)
+def _stored_bits(codes: IntArray) -> int:
+    return codes.size * required_bits(int(codes.min()), int(codes.max()))
 
 
 def _mantissa_bits(magnitude: int) -> int:

@@ -1,9 +1,13 @@
 """A float rule that is written down as its step graph: what a module of one's own becomes."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from scotopia.graph import file
 from scotopia.graph.errors import InputError
@@ -12,6 +16,7 @@ from scotopia.graph.surroundings import (
     Event,
     Initial,
     check_surroundings,
+    given,
     pack_events,
     pack_initial,
     unpack_events,
@@ -32,6 +37,9 @@ class FloatRule:
     ----------
     graph
         The step, of any numbers and without formats.
+    block
+        A cell stands for block x block pixels of a video, row by row: each has an event, and a
+        prediction among the first channels.
     """
 
     graph: StepGraph
@@ -39,6 +47,7 @@ class FloatRule:
     events: tuple[Event, ...] = ()
     initial: Initial = dataclasses.field(default_factory=lambda: Initial.zeros(0))
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    block: int = 1
 
     def __post_init__(self) -> None:
         steps = self.steps_per_frame
@@ -47,6 +56,52 @@ class FloatRule:
         if not len(self.initial.fill):
             object.__setattr__(self, "initial", Initial.zeros(len(self.graph.channels)))
         check_surroundings(self.graph, self.events, self.initial)
+        pixels = self.block**2
+        if self.block != 1 and (self.block < 1 or len(self.events) != pixels):
+            raise InputError(
+                f"block {self.block} asks for {pixels} events, the rule has {len(self.events)}: "
+                "give an event for each pixel of a cell"
+            )
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the state's channels."""
+        return tuple(self.graph.channels)
+
+    def given(
+        self,
+        sample: NDArray[np.floating],
+        valid: NDArray[np.bool_],
+        before: Mapping[str, NDArray[Any]] = {},
+    ) -> dict[str, NDArray[Any]]:
+        """Return the inputs of a frame's steps, by name, as `IntegerRule.given` does.
+
+        Parameters
+        ----------
+        sample, valid
+            (..., H, W) of pixels, block x block a cell.
+        before
+            Inputs of the frame before; by default all 0.
+
+        Raises
+        ------
+        InputError
+            If the pixels do not divide into cells.
+        """
+        if self.block == 1:
+            return given(self.events, sample, valid, before)
+        height, width = sample.shape[-2:]
+        if height % self.block or width % self.block:
+            raise InputError(
+                f"frames of {width} x {height} pixels do not divide into cells of {self.block} x "
+                f"{self.block}: choose sides that are multiples of {self.block}"
+            )
+        found: dict[str, NDArray[Any]] = {}
+        for place, event in enumerate(self.events):
+            row, column = divmod(place, self.block)
+            own = np.s_[..., row :: self.block, column :: self.block]
+            found |= given((event,), sample[own], valid[own], before)
+        return found
 
     def save(self, path: Path) -> None:
         """Write the rule to one file, whole or not at all."""
@@ -58,6 +113,7 @@ class FloatRule:
             "events": pack_events(self.events),
             "initial": initial,
             "training": self.training,
+            "block": self.block,
         }
         write_rule_file(path, KIND, description, weights | values)
 
@@ -78,6 +134,7 @@ class FloatRule:
                 unpack_events(packed["events"]),
                 unpack_initial(packed["initial"], tensors),
                 check_training_record(packed["training"]),
+                packed.get("block", 1),  # older files have none
             )
         except InputError as error:
             raise InputError(f"rule {path}: {error}") from error

@@ -25,6 +25,7 @@ from scotopia.graph.surroundings import (
     Event,
     Initial,
     check_surroundings,
+    given,
     pack_events,
     pack_initial,
     unpack_events,
@@ -136,13 +137,7 @@ class IntegerRule:
         before
             Inputs of the frame before; by default all 0.
         """
-        found = {}
-        for event in self.events:
-            held = before.get(event.value, np.int64(0))
-            found[event.value] = np.where(valid, sample, held)
-            if event.flag is not None:
-                found[event.flag] = np.asarray(valid).astype(np.int64)
-        return found
+        return given(self.events, sample, valid, before)
 
     def step(
         self,

@@ -303,3 +303,18 @@ def test_an_unknown_stage_is_refused(run: Run) -> None:
     status, _, error = run("fpga", "--stage", "pack")
     assert status == 2
     assert "stage 'pack' is unknown: choose one of estimate, synth, route" in error
+
+
+def test_any_rule_is_estimated(run: Run, fill_in: Any, growing: Any, tmp_path: Path) -> None:
+    path, target = tmp_path / "int.safetensors", tmp_path / "estimate.json"
+    fill_in[1].save(path)
+    assert run("fpga", path, "--stage", "estimate", "--json", target)[0] == 0
+    found = json.loads(target.read_text())["estimate"]
+    assert (found["macs"], found["nonzero_weights"]) == (9, 9)
+    assert found["macs_per_frame"] == 9 * 16 * 16 * 4
+    assert found["cycles_per_step"] > 100 and found["refusal"] is None
+    growing[1].save(path)
+    assert run("fpga", path, "--stage", "estimate", "--json", target)[0] == 0
+    found = json.loads(target.read_text())["estimate"]
+    assert found["macs"] == 2 * 9
+    assert found["state_bits"] == sum(one.bits for one in growing[1].channel_formats)

@@ -45,7 +45,7 @@ def tiny_rule() -> LayeredRule:
         perceive=IntegerLayer(
             weight=np.array([[[3, 0, -7, 1, 0, 0, 0, 0, 12]]]),
             weight_frac=np.array([3]),
-            bias=np.array([0]),
+            bias=np.array([1]),
             inputs=(state,),
             outputs=(hidden,),
         ),
