@@ -1,40 +1,43 @@
 """The stages of a verification above the integers: the float rule, and the fake-quantized one."""
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scotopia.graph.lfsr import RowRegisters, plane_number
+from scotopia.graph.errors import InputError
+from scotopia.graph.lfsr import RowRegisters
 from scotopia.graph.qformat import IntArray
-from scotopia.model.rule import Rule
-from scotopia.quantize.fake import FakeQuantRule
-from scotopia.quantize.layered_rule import FIRE_BITS, LayeredRule, fire_threshold
+from scotopia.model.float_rule import FloatRule
+from scotopia.model.interpret import Interpreter
+from scotopia.model.running import random_words
+from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.stimulus import Stimulus
 from scotopia.sim.verify import Material, Stage, compared_stage
 
+Values = NDArray[np.float64]
 
-def float_stages(material: Material, rule: Rule | None = None) -> list[Stage]:
+
+def float_stages(material: Material, rule: FloatRule | None = None) -> list[Stage]:
     """Measure how far the float rule is from the fake-quantized one; compare that with the golden.
+
+    Fake-quantized is the integer rule's graph in PyTorch, on the values of its codes.
 
     Parameters
     ----------
     rule
-        That was quantized. By default the float rule of the same weights: then the distance is that
-        of rounding and clipping alone.
+        That was quantized. By default the float rule of the same weights, which rounds nothing:
+        then the distance is that of rounding alone.
     """
     integer = material.rule
-    assert isinstance(integer, LayeredRule)
-    fake = FakeQuantRule.of(integer)
-    if rule is None:
-        rule = Rule(integer.config).double()
-        rule.load_state_dict(fake.state_dict())
-    float_rule = rule.double()
+    fake = Interpreter(integer.graph)
+    plain = Interpreter(integer.graph, rounds=False) if rule is None else Interpreter(rule.graph)
 
     def run_fake(stimulus: Stimulus) -> tuple[IntArray, int]:
-        scales = np.array([2.0**format.frac_bits for format in integer.channel_formats])
-        values = run(integer, fake, stimulus) * scales[:, None, None]
+        values = np.stack([*states(integer, fake, stimulus)])
+        values *= np.array([2.0**one.frac_bits for one in integer.channel_formats])[:, None, None]
         codes = np.rint(values).astype(np.int64)
         # A value beside its grid is no code.
         return np.where(values == codes, codes, np.iinfo(np.int64).max), 0
@@ -42,11 +45,6 @@ def float_stages(material: Material, rule: Rule | None = None) -> list[Stage]:
     stage = compared_stage("fake-quantized = golden model", material, run_fake)
     start = time.perf_counter()
     stimulus = material.stimulus()
-    channels = integer.config.channels
-    error = (run(integer, float_rule, stimulus) - run(integer, fake, stimulus))[:, :channels]
-    rms = float(np.sqrt((error[:, 0] ** 2).mean()))
-    # Pixels from 0 to 1 are states from -1 to 1.
-    level = f"{-20 * np.log10(rms / 2):.1f} dB below the peak" if rms else "none"
     distance = Stage(
         "float rule, fake-quantized",
         stage.compared,
@@ -54,35 +52,64 @@ def float_stages(material: Material, rule: Rule | None = None) -> list[Stage]:
         0,
         time.perf_counter() - start,
         measured=True,
-        detail=f"distance of the predictions: {level}; largest of any learned channel "
-        f"{abs(error).max():.3f} of 2",
+        detail=distances(
+            integer,
+            np.stack([*states(integer, plain, stimulus, rule)]),
+            np.stack([*states(integer, fake, stimulus)]),
+        ),
     )
     return [distance, stage]
 
 
-def run(integer: LayeredRule, rule: Rule, stimulus: Stimulus) -> NDArray[np.float64]:
-    """States (S, C, H, W) of a float rule after every step, on the integers' samples and noise."""
+def check_alike(name: str, rule: FloatRule, integer: IntegerRule) -> None:
+    """Raise InputError, which names it, unless a float rule has an integer rule's channels."""
+    for what, found, expected in (
+        ("channels", rule.channel_names, integer.channel_names),
+        ("inputs", tuple(rule.graph.inputs), tuple(integer.graph.inputs)),
+        ("steps a frame", (str(rule.steps_per_frame),), (str(integer.steps_per_frame),)),
+    ):
+        if found != expected:
+            raise InputError(
+                f"rule {name} has {what} {', '.join(found) or 'none'}, the integer rule has "
+                f"{', '.join(expected) or 'none'}: give what was quantized"
+            )
+
+
+def distances(integer: IntegerRule, some: Values, others: Values) -> str:
+    """Say how far two runs (S, C, H, W) are apart: in the first channel, and in the worst."""
+    error = np.abs(some - others)
+    spans = np.array([2.0 ** (one.bits - one.frac_bits) for one in integer.channel_formats])
+    names = integer.channel_names
+    rms = float(np.sqrt((error[:, 0] ** 2).mean()))
+    level = f"{-20 * np.log10(rms / spans[0]):.1f} dB below its range" if rms else "none"
+    worst = int((error.max((0, 2, 3)) / spans).argmax())
+    return (
+        f"distance of {names[0]}: {level}; largest of any channel {error[:, worst].max():.3g} of "
+        f"{spans[worst]:g}, in {names[worst]}"
+    )
+
+
+@torch.no_grad()
+def states(
+    integer: IntegerRule, run: Interpreter, stimulus: Stimulus, rule: FloatRule | None = None
+) -> Iterator[Values]:
+    """Yield the values (C, H, W) after every step, on an integer rule's samples and random bits.
+
+    From the first state of `rule`, or of the integer rule.
+    """
     height, width = stimulus.shape
     registers = RowRegisters(height, width, integer.noise_seed)
-    formats = integer.channel_formats
-    start = integer.initial_state(height, width)
-    pairs = zip(formats, start, strict=True)
-    state = torch.from_numpy(np.stack([format.values(codes) for format, codes in pairs]))[None]
-    states, config = [], integer.config
+    words = integer.input_words
+    start = integer.values(integer.initial_state(height, width))
+    state = torch.from_numpy(start if rule is None else rule.initial.state(height, width))[None]
+    codes: dict[str, IntArray] = {}
     for samples, mask in zip(stimulus.samples, stimulus.mask, strict=True):
-        shown = torch.from_numpy(integer.sample_format.values(samples))[None, None]
-        valid = torch.from_numpy(mask.astype(float))[None, None]
-        for _ in range(config.steps_per_frame):
-            extra = {}
-            if integer.noise_planes:
-                noise = registers.planes(integer.noise_planes)
-                if config.fire_rate < 1:
-                    fires = plane_number(noise[:FIRE_BITS]) < fire_threshold(config)
-                    extra["fired"] = torch.from_numpy(fires.astype(float))[None]
-                if integer.dither and isinstance(rule, FakeQuantRule):
-                    dither = plane_number(noise[-integer.dither :]) / 2.0**integer.dither
-                    extra["dither"] = torch.from_numpy(dither)[None]
-            with torch.no_grad():
-                state = rule(state, shown, valid, **extra)
-            states.append(state[0].numpy())
-    return np.stack(states)
+        codes = integer.given(samples, mask, codes)
+        inputs = {
+            name: torch.from_numpy(words[name].values(one))[None] for name, one in codes.items()
+        }
+        for _ in range(integer.steps_per_frame):
+            drawn = random_words(integer.graph, registers.planes(integer.noise_planes))
+            noise = torch.from_numpy(drawn)[None, : run.random]
+            state = run(state, inputs, noise)
+            yield state[0].numpy()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import Rounding
+from scotopia.model.files import rule_kind
+from scotopia.model.float_rule import KIND, FloatRule
 
 #: Rules that the package carries, by name: float rules, by their number of parameters but for the
 #: first and for one for noisy sensors; `retina-int`, made from `retina`; and `retina-shift`, made
@@ -27,6 +29,23 @@ SHIPPED = {
 def rule_path(text: str) -> Path:
     """Path of the rule that a user names: a shipped name, or a path."""
     return Path(str(SHIPPED.get(text, text)))
+
+
+def load_float_rule(name: str) -> FloatRule:
+    """Load a float rule, by name or by path, as its step graph.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    path = rule_path(name)
+    if rule_kind(path) == KIND:
+        return FloatRule.load(path)
+    from scotopia.model.rule import Rule  # here: it needs torch
+    from scotopia.model.scotopic.float_graph import as_float_rule
+
+    return as_float_rule(Rule.load(path))
 
 
 def parse_rounding(name: str) -> Rounding:

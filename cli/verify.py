@@ -10,18 +10,16 @@ from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
-from scotopia.model.rule import Rule
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.sim.netlist import as_device, cell_models
 from scotopia.sim.simulators import Bench, manifest_for
 from scotopia.sim.verify import Extent, Material
 from scotopia.sim.verify import verify as run_verification
 
 from .clips import read_clip
-from .float_stages import float_stages
+from .float_stages import check_alike, float_stages
 from .proof import Proof, write_proof
-from .rules import rule_path
+from .rules import load_float_rule, rule_path
 
 #: A folder of Verilog, a module `pixel_row`, a netlist, and models of its cells.
 Device = tuple[Path | None, Path | None, Path | None, list[Path]]
@@ -61,13 +59,10 @@ def verify(
     if library and netlist is None:
         raise InputError(f"--library {library[0]} is for a netlist: give --netlist, too")
     integer = IntegerRule.load(rule_path(rule))
-    trained = None if float_rule is None else Rule.load(rule_path(float_rule))
-    if trained is not None and (
-        not isinstance(integer, LayeredRule) or trained.config != integer.config
-    ):
-        raise InputError(
-            f"rule {float_rule} has another shape than {rule}: give what was quantized"
-        )
+    trained = None
+    if float_rule is not None:
+        trained = load_float_rule(float_rule)
+        check_alike(float_rule, trained, integer)
     source = read_clip(clip, size, (height, width))
     whole = Extent(height, width, count or len(source.frames))
     material = Material(integer, source.frames, whole, density, seed, source.name)
@@ -83,10 +78,8 @@ def verify(
             shutil.copyfile(row, scratch / "pixel_row.v")
             verilog = scratch
         material.stimulus()  # what is bad is said before anything slow begins
-        stages = []
-        if isinstance(integer, LayeredRule):
-            on_stage("float rule, fake-quantized")
-            stages = float_stages(material, trained)
+        on_stage("float rule, fake-quantized")
+        stages = float_stages(material, trained)
         stages += run_verification(
             integer,
             source.frames,

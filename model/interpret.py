@@ -50,10 +50,16 @@ PAD_MODES: dict[Border, str] = {
 
 
 class Interpreter:
-    """What runs a graph; it keeps what is the same in each step."""
+    """What runs a graph; it keeps what is the same in each step.
 
-    def __init__(self, graph: StepGraph) -> None:
-        self.graph = graph
+    Parameters
+    ----------
+    rounds
+        Whether what is brought to a format is rounded; else it is clipped to its range alone.
+    """
+
+    def __init__(self, graph: StepGraph, *, rounds: bool = True) -> None:
+        self.graph, self.rounds = graph, rounds
         #: Number of random words that a cell takes in each step.
         self.random = sum(operation.count for _, operation in graph.of_kind(Random))
         self._pieces = {
@@ -168,7 +174,11 @@ class Interpreter:
                     self._codes[key] = Codes(
                         operation.formats, state, operation.rounding, operation.overflow
                     )
-                return settle(arguments[0], self._codes[key])
+                codes = self._codes[key]
+                if not self.rounds:
+                    ends = codes.lowest * codes.unit, codes.highest * codes.unit
+                    return torch.clamp(arguments[0], *ends)
+                return settle(arguments[0], codes)
             case Select():
                 bits, a, b = arguments
                 return torch.where(bits != 0, a, b)

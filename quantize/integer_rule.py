@@ -111,6 +111,12 @@ class IntegerRule:
         formats = zip(values, self.channel_formats, strict=True)
         return np.stack([format.quantize(channel) for channel, format in formats])
 
+    def values(self, state: IntArray) -> NDArray[np.float64]:
+        """Return the values (..., C, H, W) of a state's codes."""
+        units = [2.0**-format.frac_bits for format in self.channel_formats]
+        found: NDArray[np.float64] = state * np.array(units)[:, None, None]
+        return found
+
     def sample_codes(self, pixels: NDArray[np.floating]) -> IntArray:
         """Codes of pixels in [0, 1], any shape: what the sensor's converter delivers.
 

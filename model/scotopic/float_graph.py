@@ -1,14 +1,22 @@
 """The step graph of a float rule: the same operations as an integer rule's, and no `Fit`."""
 
+from dataclasses import replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scotopia.graph.build import Builder, Value
+from scotopia.graph.operations import Linear
 from scotopia.graph.step import StepGraph
+from scotopia.graph.surroundings import Event
 
 from ..config import RuleConfig
+from ..float_rule import FloatRule
 from .register import look
+
+if TYPE_CHECKING:
+    from ..rule import Rule
 
 #: Bits of the number that decides whether a cell fires.
 FIRE_BITS = 24
@@ -33,10 +41,8 @@ def float_graph(config: RuleConfig) -> StepGraph:
     """
     build, pixels, channels = _Builder(), config.pixels, config.channels
     state = build.channels(dict.fromkeys(config.channel_names))
-    numbers = [""] if pixels == 1 else [str(i) for i in range(pixels)]
-    given = build.inputs(
-        {f"{name}{number}": None for name in ("sample", "valid") for number in numbers}
-    )
+    samples, flags = _inputs(config)
+    given = build.inputs(dict.fromkeys((*samples, *flags)))
     fires = None
     if config.fire_rate < 1:
         fires = build.random(FIRE_BITS) < config.fire_rate
@@ -77,8 +83,38 @@ def float_graph(config: RuleConfig) -> StepGraph:
     else:
         candidate, gate = update[:channels], update[channels:]
         opened = build.clip(0.5 + 0.25 * gate, 0, 1)
+        build.name(opened, [f"gate x{i}" for i in range(channels)])
         updated = x + opened * (build.clip(candidate, -1, 1) - x)
     if fires is not None:
         updated = build.where(fires, updated, x)
     after = [*updated, *seen.last, *seen.trace]
     return build.graph(dict(zip(config.channel_names, after, strict=True)))
+
+
+def as_float_rule(rule: "Rule") -> FloatRule:
+    """Write a rule down as its step graph, with its weights; it computes the same."""
+    config, graph = rule.config, float_graph(rule.config)
+    weight, bias, update_weight, update_bias = (
+        one.detach().cpu().double().flatten(2 if one.dim() > 1 else 0).numpy()
+        for one in rule.layers()
+    )
+    changed = {}
+    for (index, layer), numbers in zip(
+        graph.of_kind(Linear), ((weight, bias), (update_weight, update_bias)), strict=True
+    ):
+        assert isinstance(layer, Linear)
+        changed[index] = replace(layer, weight=numbers[0], bias=numbers[1])
+    return FloatRule(
+        graph.changed(changed),
+        config.steps_per_frame,
+        tuple(map(Event, *_inputs(config))),
+        training=rule.training_record,
+        block=config.block,
+    )
+
+
+def _inputs(config: RuleConfig) -> tuple[list[str], list[str]]:
+    """Names of the samples, and of the flags that say whether one arrives."""
+    numbers = [""] if config.pixels == 1 else [str(i) for i in range(config.pixels)]
+    samples, flags = ([f"{name}{number}" for number in numbers] for name in ("sample", "valid"))
+    return samples, flags
