@@ -33,7 +33,6 @@ from PIL import Image
 from scotopia.model.checkpoint import Checkpoint
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.files import read_rule_file
-from scotopia.model.onnx_export import export_onnx, load_onnx
 from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
 from scotopia.model.train import Trainer
@@ -243,29 +242,22 @@ def _checkpoints() -> list[bytes]:
     return found
 
 
-def _onnx_models() -> list[bytes]:
-    rules = [_float_rule(0), _float_rule(1, kind="residual", border="wrap", inputs=("trace",))]
-    return [_saved(functools.partial(export_onnx, rule), ".onnx") for rule in rules]
-
-
 def _qonnx_models() -> list[bytes]:
     rules = [_quantized(_float_rule(0)), _quantized(_float_rule(1)).with_proof()]
     return [_saved(functools.partial(export_qonnx, rule), ".onnx") for rule in rules]
 
 
 def _mutate_onnx(rng: random.Random, content: bytes) -> bytes:
-    """Edit the description or a tensor of a model, and renew the digest that vouches for it."""
+    """Edit the rule, the description or a tensor of a model."""
     import onnx
-
-    from scotopia.model.onnx_export import _digest
 
     model = onnx.ModelProto.FromString(content)
     entries = {entry.key: entry for entry in model.metadata_props}
     match rng.randrange(4):
         case 0 | 1:
-            text = dump_json(mutate_json(rng, json.loads(entries["description"].value)))
+            entry = entries[rng.choice(("rule", "rule", "description"))]
             with contextlib.suppress(UnicodeEncodeError):
-                entries["description"].value = text
+                entry.value = dump_json(mutate_json(rng, json.loads(entry.value)))
         case 2:
             tensor = rng.choice(list(model.graph.initializer))
             tensor.raw_data = damage(rng, tensor.raw_data, content)
@@ -273,8 +265,6 @@ def _mutate_onnx(rng: random.Random, content: bytes) -> bytes:
             tensor = rng.choice(list(model.graph.initializer))
             del tensor.dims[:]
             tensor.dims.extend(rng.choice(([], [0], [-1], [1] * 70, [2**62], [2**32, 2**32], [2])))
-    if rng.random() < 0.95:
-        entries["sha256"].value = _digest(model.graph, entries["description"].value)
     return model.SerializeToString(deterministic=True)
 
 
@@ -415,10 +405,7 @@ KINDS = {
         lambda p: load_clip(p, None),
         _check_clip,
     ),
-    "onnx": Kind(
-        0.02, (".onnx",), _onnx_models, _mutate_onnx, load_onnx, _check_float_rule, "onnx"
-    ),
     "qonnx": Kind(
-        0.03, (".onnx",), _qonnx_models, _mutate_onnx, import_qonnx, _check_integer_rule, "onnx"
+        0.05, (".onnx",), _qonnx_models, _mutate_onnx, import_qonnx, _check_integer_rule, "onnx"
     ),
 }

@@ -5,19 +5,20 @@ from pathlib import Path
 
 from scotopia.graph.errors import InputError
 from scotopia.model.files import rule_kind
+from scotopia.model.float_rule import FloatRule
 from scotopia.model.onnx_export import export_onnx
 from scotopia.model.rule import Rule
 from scotopia.quantize.c_export import export_c
 from scotopia.quantize.integer_rule import IntegerRule
-from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.qonnx_export import export_qonnx
 
 from .rules import rule_path
 
-_A = {"float rule": "a float rule", "integer rule": "an integer rule"}
+#: Kinds of rule files, and what they hold.
+_HELD = {"float rule": "float", "float graph": "float", "integer rule": "integer"}
 
-#: Kind of rule that each format states.
-FORMATS = {"onnx": "float rule", "qonnx": "integer rule", "c": "integer rule"}
+#: Rules that each format states.
+FORMATS = {"onnx": "float", "qonnx": "integer", "c": "integer"}
 
 
 def export(rule: str, format: str, out: Path, height: int, width: int, name: str) -> str:
@@ -43,14 +44,17 @@ def export(rule: str, format: str, out: Path, height: int, width: int, name: str
         raise InputError(f"format {format!r} is unknown: choose one of {', '.join(FORMATS)}")
     path = rule_path(rule)
     kind = rule_kind(path)
-    if kind != FORMATS[format]:
-        others = ", ".join(other for other, stated in FORMATS.items() if stated == kind)
+    held = _HELD[kind]
+    if held != FORMATS[format]:
+        others = ", ".join(other for other, stated in FORMATS.items() if stated == held)
         raise InputError(
-            f"rule {rule} is {_A[kind]}, and {format} states {FORMATS[format]}s: choose {others}"
+            f"rule {rule} is {'an' if held == 'integer' else 'a'} {held} rule, and {format} states "
+            f"{FORMATS[format]} rules: choose {others}"
         )
+    floats = FloatRule if kind == "float graph" else Rule
     writers: dict[str, Callable[[], None]] = {
-        "onnx": lambda: export_onnx(Rule.load(path), out),
-        "qonnx": lambda: export_qonnx(LayeredRule.load(path), out, height, width),
+        "onnx": lambda: export_onnx(floats.load(path), out),
+        "qonnx": lambda: export_qonnx(IntegerRule.load(path), out, height, width),
         "c": lambda: export_c(IntegerRule.load(path), out, name),
     }
     writers[format]()

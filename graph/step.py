@@ -2,7 +2,7 @@
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -89,6 +89,17 @@ class StepGraph:
         """Return the operation that computes a word, and which of its words it is."""
         index, lane = self.origin(word)
         return self.operations[index], lane
+
+    def runs(self, words: Iterable[int]) -> list[tuple[int, slice]]:
+        """Return what words consist of: indices of operations, and which of their words."""
+        found: list[tuple[int, slice]] = []
+        for word in words:
+            index, lane = self.origin(word)
+            if found and (found[-1][0], found[-1][1].stop) == (index, lane):
+                found[-1] = index, slice(found[-1][1].start, lane + 1)
+            else:
+                found.append((index, slice(lane, lane + 1)))
+        return found
 
     def name(self, word: int) -> str:
         """Return a word's name; of one without, what a named `Fit` makes of it, or its number."""

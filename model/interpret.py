@@ -63,7 +63,7 @@ class Interpreter:
         #: Number of random words that a cell takes in each step.
         self.random = sum(operation.count for _, operation in graph.of_kind(Random))
         self._pieces = {
-            words: _pieces(graph, words)
+            words: graph.runs(words)
             for words in (*(w for o in graph.operations for w in o.arguments), graph.outputs)
         }
         self._codes: dict[tuple[int, torch.dtype, torch.device], Codes] = {}
@@ -162,7 +162,7 @@ class Interpreter:
         match operation:
             case Constant():
                 (values,) = given or self._own(index, operation, state)
-                return values[None, :, None, None].expand(len(state), -1, *state.shape[2:])
+                return values[None, :, None, None].expand(state.shape[0], -1, *state.shape[2:])
             case Linear(border=border):
                 weight, bias = given or self._own(index, operation, state)
                 return _linear(arguments[0], weight, bias, border)
@@ -209,18 +209,6 @@ class Interpreter:
                 arrays = [torch.tensor(operation.values, dtype=torch.float64)]
             self._numbers[key] = tuple(array.to(state) for array in arrays)
         return self._numbers[key]
-
-
-def _pieces(graph: StepGraph, words: Words) -> list[tuple[int, slice]]:
-    """Runs of lanes of operations that words consist of."""
-    runs: list[tuple[int, slice]] = []
-    for word in words:
-        index, lane = graph.origin(word)
-        if runs and runs[-1][0] == index and runs[-1][1].stop == lane:
-            runs[-1] = index, slice(runs[-1][1].start, lane + 1)
-        else:
-            runs.append((index, slice(lane, lane + 1)))
-    return runs
 
 
 def _linear(a: Tensor, weight: Tensor, bias: Tensor, border: Border) -> Tensor:

@@ -205,9 +205,13 @@ class IntegerRule:
         """Return the same rule with another number of steps a frame."""
         raise NotImplementedError
 
+    def pack(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return the rule as a description for JSON, and tensors."""
+        raise NotImplementedError
+
     def save(self, path: Path) -> None:
         """Write the rule to one file, whole or not at all."""
-        raise NotImplementedError
+        write_rule_file(path, KIND, *self.pack())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -220,19 +224,35 @@ class IntegerRule:
             or holds a range proof that is wrong, or none and none can be found.
         """
         description, tensors = read_rule_file(path, KIND)
-        from .layered_rule import LayeredRule  # here: it needs this module
-
-        kind = GraphRule if "graph" in description else LayeredRule
+        kind = kind_of(description)
         if not issubclass(kind, cls):
             raise InputError(f"rule {path} is no rule of two layers: choose one")
         try:
-            return kind.unpack(description, tensors)  # type: ignore[return-value]
+            return kind.unpack(description, tensors)
         except InputError as error:
             raise InputError(f"rule {path}: {error}") from error
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(
                 f"rule {path} has no valid description ({error!r}): write it again"
             ) from error
+
+    @classmethod
+    def unpack(cls, packed: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """Undo `pack`, of a rule of this class.
+
+        Raises
+        ------
+        InputError, KeyError, TypeError, ValueError, IndexError
+            If it was something else.
+        """
+        raise NotImplementedError
+
+
+def kind_of(packed: Mapping[str, Any]) -> type[IntegerRule]:
+    """Return the class of a rule that is packed so."""
+    from .layered_rule import LayeredRule  # here: it needs this module
+
+    return GraphRule if "graph" in packed else LayeredRule
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +284,7 @@ class GraphRule(IntegerRule):
         """See `IntegerRule`."""
         return dataclasses.replace(self, steps_per_frame=steps_per_frame)
 
-    def save(self, path: Path) -> None:
+    def pack(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """See `IntegerRule`."""
         graph, weights = file.pack(self.graph)
         initial, values = pack_initial(self.initial)
@@ -277,17 +297,11 @@ class GraphRule(IntegerRule):
             "training": self.training,
             "proof": self.packed_proof,
         }
-        write_rule_file(path, KIND, description, weights | values)
+        return description, weights | values
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
-        """Make a rule of what a file holds.
-
-        Raises
-        ------
-        InputError, KeyError, TypeError, ValueError, IndexError
-            If it is none.
-        """
+        """See `IntegerRule`."""
         graph = file.unpack(packed["graph"], tensors)
         initial = unpack_initial(packed["initial"], tensors)
         rule = cls(

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,9 +16,9 @@ from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
 from scotopia.graph.step import StepGraph
 from scotopia.graph.surroundings import Event, Initial
 from scotopia.model.config import RuleConfig
-from scotopia.model.files import check_training_record, write_rule_file
+from scotopia.model.files import check_training_record
 
-from .integer_rule import KIND, IntegerRule, unpack_interval
+from .integer_rule import IntegerRule, unpack_interval
 
 #: Random bits that decide whether a cell fires.
 FIRE_BITS = 8
@@ -309,8 +308,8 @@ class LayeredRule(IntegerRule):
             proof = {entry["name"]: entry["range"] for entry in proof["channels"]}
         return super().with_packed_proof(proof)
 
-    def save(self, path: Path) -> None:
-        """Write the rule to one file, whole or not at all."""
+    def pack(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """See `IntegerRule`."""
         description = {
             "config": dataclasses.asdict(self.config),
             "formats": {
@@ -332,11 +331,11 @@ class LayeredRule(IntegerRule):
             for name, layer in (("perceive", self.perceive), ("update", self.update))
             for field in ("weight", "weight_frac", "bias")
         }
-        write_rule_file(path, KIND, description, tensors)
+        return description, tensors
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
-        """Make a rule of what a file of the version before holds; errors as `GraphRule.unpack`."""
+        """See `IntegerRule`."""
         config = RuleConfig(**packed["config"])
         formats = packed["formats"]
         state = _unpack_all(formats["state"])

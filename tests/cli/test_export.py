@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scotopia.model.onnx_export import load_onnx
-from scotopia.model.rule import Rule
+from scotopia.graph.build import Builder
+from scotopia.graph.surroundings import Event
+from scotopia.model.float_rule import FloatRule
 from scotopia.quantize.c_export import c_header
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import IntegerRule
@@ -37,14 +38,22 @@ def test_an_integer_rule_becomes_qonnx_and_comes_back(run: Run, integer: Path) -
     np.testing.assert_array_equal(weight, IntegerRule.load(integer).perceive.weight)
 
 
-def test_a_float_rule_becomes_onnx_and_comes_back(
-    run: Run, float_rule: Make, small_config: Make, tmp_path: Path
+@pytest.mark.parametrize("kind", ["float rule", "float graph"])
+def test_a_float_rule_becomes_onnx(
+    kind: str, run: Run, float_rule: Make, small_config: Make, tmp_path: Path
 ) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra onnx is optional")
+    pytest.importorskip("onnxscript", reason="the extra onnx is optional")
     source, out = tmp_path / "rule.safetensors", tmp_path / "rule.onnx"
-    rule: Rule = float_rule(0, small_config())
-    rule.save(source)
+    if kind == "float rule":
+        float_rule(0, small_config()).save(source)
+    else:
+        build = Builder()
+        x, sample = build.channels({"x": None}), build.inputs({"sample": None})
+        FloatRule(build.graph({"x": x + sample}), events=(Event("sample"),)).save(source)
     assert run("export", source, "--to", "onnx", "--out", out)[0] == 0
-    assert load_onnx(out).update.weight.equal(rule.update.weight)
+    names = [port.name for port in onnx.load(out).graph.input]
+    assert names == ["state", "sample", *(["valid"] if kind == "float rule" else [])]
 
 
 @pytest.mark.parametrize(

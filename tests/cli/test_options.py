@@ -73,8 +73,7 @@ HEAVY = {
     "import": ("scotopia.cli.importing.trace",),
     "sweep": ("scotopia.cli.sweep.connect",),
     "export": (
-        "scotopia.model.onnx_export.write_model",
-        "scotopia.quantize.qonnx_export.write_model",
+        *("scotopia.cli.export.export_onnx", "scotopia.cli.export.export_qonnx"),
         "scotopia.quantize.c_export.write_atomically",
     ),
     "emit": ("scotopia.hdl.program.Program.compile",),
