@@ -123,6 +123,17 @@ def _samples(glimpse: Glimpse) -> NDArray[np.uint8]:
     return np.where(glimpse.mask[..., None], _rgb(glimpse.readings), empty)
 
 
+def caption(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    width: int,
+    colour: tuple[int, int, int],
+) -> None:
+    """Write a line, smaller if it is wider than so many pixels."""
+    draw.text(place, text, colour, _fitting(text, width))
+
+
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 

@@ -14,21 +14,25 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from scotopia.graph import counts
 from scotopia.graph.errors import InputError
-from scotopia.model import baselines, score
-from scotopia.model import task as float_task
+from scotopia.model import baselines, running, score
+from scotopia.model.float_rule import FloatRule
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
+from scotopia.model.scotopic.float_graph import as_float_rule
 from scotopia.model.sensor import Sensor
 from scotopia.model.video import Clip
 from scotopia.quantize import task as integer_task
-from scotopia.quantize.layered_rule import LayeredRule
+from scotopia.quantize.integer_rule import IntegerRule
 
 from .clips import sizes_of
 
 Video = NDArray[np.float32]
 Scores = dict[str, float]
 Method = Callable[["Shown"], Video]
+
+AnyRule = Rule | FloatRule | IntegerRule
 
 ORACLE = "normalized-convolution-oracle"
 BASELINES = (*baselines.BASELINES, ORACLE)
@@ -153,9 +157,9 @@ def baseline_names(text: str) -> tuple[str, ...]:
 
 
 def methods(
-    rules: Sequence[Rule | LayeredRule], chosen: Sequence[str] = DEFAULT_BASELINES
+    rules: Sequence[AnyRule], chosen: Sequence[str] = DEFAULT_BASELINES
 ) -> dict[str, Method]:
-    """Methods by name: baselines, then "nca" for a float rule and "nca-int" for an integer one.
+    """Methods by name: baselines, then those of `by_kind`, of rules that see video.
 
     Raises
     ------
@@ -165,19 +169,36 @@ def methods(
     found: dict[str, Method] = {}
     for name in chosen:
         found[name] = _oracle if name == ORACLE else partial(_classical, baselines.BASELINES[name])
-    for rule in rules:
-        name, method = (
-            ("nca-int", partial(_integer, rule))
-            if isinstance(rule, LayeredRule)
-            else ("nca", partial(_float, rule))
+    for name, rule in by_kind(rules).items():
+        found[name] = (
+            partial(_integer, rule) if isinstance(rule, IntegerRule) else partial(_float, rule)
         )
+    return found
+
+
+def by_kind(rules: Sequence[AnyRule]) -> dict[str, FloatRule | IntegerRule]:
+    """Return rules by name: "nca" for a float rule, as its graph, "nca-int" for an integer one.
+
+    Raises
+    ------
+    InputError
+        If there are two of a kind.
+    """
+    found: dict[str, FloatRule | IntegerRule] = {}
+    for rule in rules:
+        name = name_of(rule)
         if name in found:
-            kind = "integer" if isinstance(rule, LayeredRule) else "float"
+            kind = "integer" if name == "nca-int" else "float"
             raise InputError(
                 f"there are two {kind} rules: evaluate at most one float and one integer rule"
             )
-        found[name] = method
+        found[name] = as_float_rule(rule) if isinstance(rule, Rule) else rule
     return found
+
+
+def name_of(rule: AnyRule) -> str:
+    """Name of a rule's method: "nca" or "nca-int"."""
+    return "nca-int" if isinstance(rule, IntegerRule) else "nca"
 
 
 def _classical(baseline: baselines.Constructor, shown: Shown) -> Video:
@@ -189,11 +210,11 @@ def _oracle(shown: Shown) -> Video:
     return baselines.reconstruct_oracle(shown.clip.frames, shown.mask, masked)[0]
 
 
-def _float(rule: Rule, shown: Shown) -> Video:
-    return float_task.reconstruct(rule, shown.readings, shown.mask)
+def _float(rule: FloatRule, shown: Shown) -> Video:
+    return running.reconstruct(rule, shown.readings, shown.mask)
 
 
-def _integer(rule: LayeredRule, shown: Shown) -> Video:
+def _integer(rule: IntegerRule, shown: Shown) -> Video:
     return integer_task.reconstruct(rule, shown.readings, shown.mask)
 
 
@@ -370,17 +391,19 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def cost(rule: Rule | LayeredRule) -> dict[str, int]:
+def cost(rule: AnyRule) -> dict[str, int]:
     """What a rule costs: parameters, MACs, steps, and state bits per cell."""
-    config = rule.config
-    state_bits = (
-        rule.state_bits
-        if isinstance(rule, LayeredRule)
-        else 32 * len(config.channel_names) + 1  # floats, and the valid flag
-    )
+    graph = as_float_rule(rule) if isinstance(rule, Rule) else rule
+    # Of a rule that was trained here, it is known which of its weights are of fixed filters.
+    config = rule.config if isinstance(rule, Rule) else None
+    flags = sum(event.flag is not None for event in graph.events)
     return {
-        "parameters": config.parameters,
-        "macs_per_cell_and_step": config.macs,
-        "steps_per_frame": config.steps_per_frame,
-        "state_bits_per_cell": state_bits,
+        "parameters": config.parameters if config else counts.parameters(graph.graph),
+        "macs_per_cell_and_step": config.macs if config else counts.macs(graph.graph),
+        "steps_per_frame": graph.steps_per_frame,
+        "state_bits_per_cell": (
+            graph.state_bits
+            if isinstance(graph, IntegerRule)
+            else 32 * len(graph.channel_names) + flags  # floats
+        ),
     }

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scotopia.graph.errors import InputError
 from scotopia.graph.lfsr import RowRegisters
 from scotopia.graph.qformat import IntArray
 from scotopia.model.float_rule import FloatRule
@@ -59,20 +58,6 @@ def float_stages(material: Material, rule: FloatRule | None = None) -> list[Stag
         ),
     )
     return [distance, stage]
-
-
-def check_alike(name: str, rule: FloatRule, integer: IntegerRule) -> None:
-    """Raise InputError, which names it, unless a float rule has an integer rule's channels."""
-    for what, found, expected in (
-        ("channels", rule.channel_names, integer.channel_names),
-        ("inputs", tuple(rule.graph.inputs), tuple(integer.graph.inputs)),
-        ("steps a frame", (str(rule.steps_per_frame),), (str(integer.steps_per_frame),)),
-    ):
-        if found != expected:
-            raise InputError(
-                f"rule {name} has {what} {', '.join(found) or 'none'}, the integer rule has "
-                f"{', '.join(expected) or 'none'}: give what was quantized"
-            )
 
 
 def distances(integer: IntegerRule, some: Values, others: Values) -> str:

@@ -433,12 +433,13 @@ def train(
 @command
 def evaluate(
     clips: Annotated[
-        list[str],
+        list[str] | None,
         Reads(),
         typer.Argument(
-            help="Clips: .npz, .npy, video, folder of images or of clips, or davis_road."
+            help="Clips: .npz, .npy, video, folder of images or of clips, or davis_road; none for "
+            "a rule that takes no events."
         ),
-    ],
+    ] = None,
     rule: Annotated[
         list[str] | None,
         Reads(),
@@ -457,6 +458,12 @@ def evaluate(
         ),
     ] = 1,
     size: SizeOption = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Only the first frames of a clip; of a rule without events, 100 by default."
+        ),
+    ] = None,
     photons: Annotated[
         float | None,
         typer.Option(help="Photons that a mid-gray pixel collects a frame; default: no noise."),
@@ -480,8 +487,11 @@ def evaluate(
 
     A clip is static where the median pixel changes by less than 0.02 in ten frames. Clips that a
     rule was trained on stand last and count for no mean.
+
+    A rule that takes no events runs by itself, from its first state on SIZE x SIZE cells, 64 by
+    default. Shown is what its channels become, and how far integers come to be from floats.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import numpy as np
 
@@ -494,11 +504,32 @@ def evaluate(
     if picture is not None and picture.suffix.lower() != ".png":
         raise InputError(f"picture {picture} is not named .png: choose such a name")
     sensor = Sensor(photons, read_noise, dead, stuck, gain_mismatch)
-    rules = [load_rule(name) for name in rule or ["retina", "retina-int"]]
+    names = rule or ["retina", "retina-int"]
+    rules = [load_rule(name) for name in names]
+    graphs = protocol.by_kind(rules)
+    blind = [name for name, one in zip(names, graphs.values(), strict=True) if not one.events]
+    if blind:
+        if len(blind) < len(names) or clips:
+            raise InputError(
+                f"rule {blind[0]} takes no events: evaluate it without clips, and without rules "
+                "that see any"
+            )
+        found = evaluate_growth(
+            dict(zip(names, graphs.values(), strict=True)), frames, size, picture
+        )
+        costs = {protocol.name_of(rule): protocol.cost(rule) for rule in rules}
+        print_costs(costs)
+        training = {protocol.name_of(rule): training_of(rule) for rule in rules}
+        write_json(json_file, {**found, "cost": costs, "training": training})
+        return
+    if not clips:
+        raise InputError(f"rule {names[0]} sees video: name a clip, such as davis_road")
     estimators = protocol.methods(rules, protocol.baseline_names(baselines))
     # All clips are read before the first is scored: a bad one is reported at once.
-    videos = read_clips(clips, size)
-    inputs = {*protocol.baseline_names(baselines)}.union(*(one.config.inputs for one in rules))
+    videos = [replace(clip, frames=clip.frames[:frames]) for clip in read_clips(clips, size)]
+    inputs = {*protocol.baseline_names(baselines)}.union(
+        *(one.graph.inputs for one in graphs.values())
+    )
     for video in videos:
         for number in range(seed, seed + seeds):
             seen_mask(video.name, video.frames.shape, density, number, inputs)
@@ -532,9 +563,8 @@ def evaluate(
     for figure, heading in (("psnr", "PSNR in dB"), ("ssim", "SSIM")):
         wide.print(f"{heading}, {conditions}", highlight=False)
         wide.print(protocol.score_table(result, figure))
-    costs = {name_of(rule): protocol.cost(rule) for rule in rules}
-    for name, count in costs.items():
-        console.print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in count.items()))
+    costs = {protocol.name_of(rule): protocol.cost(rule) for rule in rules}
+    print_costs(costs)
     if picture is not None:
         from .contact_sheet import contact_sheet
         from .page import png
@@ -550,9 +580,57 @@ def evaluate(
             "sensor": asdict(sensor),
             **protocol.to_json(result),
             "cost": costs,
-            "training": {name_of(rule): training_of(rule) for rule in rules},
+            "training": {protocol.name_of(rule): training_of(rule) for rule in rules},
         },
     )
+
+
+def evaluate_growth(
+    rules: dict[str, Any], frames: int | None, size: int | None, picture: Path | None
+) -> dict[str, Any]:
+    """Run rules that are given nothing, by what the user calls them; show and return what they do.
+
+    At most one float and one integer rule.
+    """
+    import numpy as np
+
+    from scotopia.quantize.integer_rule import IntegerRule
+
+    from . import growth as growing
+    from .evaluate import name_of
+    from .page import png
+    from .rules import check_alike
+
+    by_kind = {name_of(rule): rule for rule in rules.values()}
+    for name, rule in rules.items():
+        if not isinstance(rule, IntegerRule) and "nca-int" in by_kind:
+            check_alike(name, rule, by_kind["nca-int"])
+    count, side = frames or growing.FRAMES, size or growing.SIDE
+    with progress_bar() as progress:
+        task = progress.add_task("evaluate", total=count * len(by_kind))
+        growth = growing.grow(
+            by_kind,
+            count,
+            side,
+            side,
+            lambda name: progress.update(task, advance=1, description=name),
+        )
+    steps = count * growth.steps_per_frame
+    title = f"{side} x {side} cells, {count} frames, {steps} steps"
+    # Rather wider than the terminal than with figures cut short.
+    wide = Console(width=max(console.width, 200))
+    wide.print(title, highlight=False)
+    wide.print(growing.growth_table(growth))
+    if picture is not None:
+        sheet = growing.growth_sheet(growth, f"{', '.join(rules)}: {title}")
+        write_atomically(picture, png(np.asarray(sheet)))
+    return growing.growth_json(growth)
+
+
+def print_costs(costs: dict[str, dict[str, int]]) -> None:
+    """Print what rules cost, a line each."""
+    for name, count in costs.items():
+        console.print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in count.items()))
 
 
 @command
@@ -1222,7 +1300,7 @@ def inspect(
     from scotopia.model.sampling import seen_mask
 
     from .clips import read_clip
-    from .evaluate import cost
+    from .evaluate import cost, name_of
     from .inspect import inspect as run_inspection
     from .inspect import parse_pixel
     from .inspect_page import figures_of, render_page
@@ -1285,21 +1363,17 @@ def stage_verdict(stage: Any) -> str:
 
 
 def load_rule(name: str) -> Any:
-    """Load a rule of either kind."""
+    """Load a rule of any kind: `Rule`, `FloatRule` or `IntegerRule`."""
+    from scotopia.model.float_rule import KIND, FloatRule
     from scotopia.model.rule import Rule
+    from scotopia.quantize.integer_rule import KIND as INTEGER
     from scotopia.quantize.integer_rule import IntegerRule
 
     from .rules import rule_path
 
     path = rule_path(name)
-    return IntegerRule.load(path) if rule_kind(path) == "integer rule" else Rule.load(path)
-
-
-def name_of(rule: Any) -> str:
-    """Name of a rule's method: "nca" or "nca-int"."""
-    from scotopia.quantize.integer_rule import IntegerRule
-
-    return "nca-int" if isinstance(rule, IntegerRule) else "nca"
+    kinds: dict[str, Any] = {KIND: FloatRule, INTEGER: IntegerRule}
+    return kinds.get(rule_kind(path), Rule).load(path)
 
 
 def command_line() -> str:
@@ -1308,12 +1382,10 @@ def command_line() -> str:
 
 
 def training_of(rule: Any) -> dict[str, Any]:
-    """How a rule of either kind was trained."""
-    from scotopia.quantize.integer_rule import IntegerRule
+    """How a rule of any kind was trained."""
+    from scotopia.model.rule import Rule
 
-    record: dict[str, Any] = (
-        rule.training if isinstance(rule, IntegerRule) else rule.training_record
-    )
+    record: dict[str, Any] = rule.training_record if isinstance(rule, Rule) else rule.training
     return record
 
 

@@ -7,6 +7,7 @@ from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import Rounding
 from scotopia.model.files import rule_kind
 from scotopia.model.float_rule import KIND, FloatRule
+from scotopia.quantize.integer_rule import IntegerRule
 
 #: Rules that the package carries, by name: float rules, by their number of parameters but for the
 #: first and for one for noisy sensors; `retina-int`, made from `retina`; and `retina-shift`, made
@@ -46,6 +47,20 @@ def load_float_rule(name: str) -> FloatRule:
     from scotopia.model.scotopic.float_graph import as_float_rule
 
     return as_float_rule(Rule.load(path))
+
+
+def check_alike(name: str, rule: FloatRule, integer: IntegerRule) -> None:
+    """Raise InputError, which names it, unless a float rule has an integer rule's channels."""
+    for what, found, expected in (
+        ("channels", rule.channel_names, integer.channel_names),
+        ("inputs", tuple(rule.graph.inputs), tuple(integer.graph.inputs)),
+        ("steps a frame", (str(rule.steps_per_frame),), (str(integer.steps_per_frame),)),
+    ):
+        if found != expected:
+            raise InputError(
+                f"rule {name} has {what} {', '.join(found) or 'none'}, the integer rule has "
+                f"{', '.join(expected) or 'none'}: give what was quantized"
+            )
 
 
 def parse_rounding(name: str) -> Rounding:

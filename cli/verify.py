@@ -17,9 +17,9 @@ from scotopia.sim.verify import Extent, Material
 from scotopia.sim.verify import verify as run_verification
 
 from .clips import read_clip
-from .float_stages import check_alike, float_stages
+from .float_stages import float_stages
 from .proof import Proof, write_proof
-from .rules import load_float_rule, rule_path
+from .rules import check_alike, load_float_rule, rule_path
 
 #: A folder of Verilog, a module `pixel_row`, a netlist, and models of its cells.
 Device = tuple[Path | None, Path | None, Path | None, list[Path]]

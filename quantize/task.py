@@ -1,6 +1,6 @@
-"""The scotopic task on integers: as `scotopia.model.task`, by the golden model."""
+"""An integer rule that runs, by the golden model: by itself, or shown a clip."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,10 @@ from scotopia.graph.qformat import IntArray
 from .integer_rule import IntegerRule
 
 
-def run(
-    rule: IntegerRule, frames: NDArray[np.float32], mask: NDArray[np.bool_]
+def states(
+    rule: IntegerRule, height: int, width: int, frames: Iterable[Mapping[str, IntArray]]
 ) -> Iterator[IntArray]:
-    """Show a rule the pixels of `frames` (T, H, W) that `mask` lets through, frame by frame.
+    """Run a rule on height x width cells, given the inputs of each frame, by name.
 
     Its random bits are the next planes of `RowRegisters`, step by step.
 
@@ -23,8 +23,6 @@ def run(
     ------
     (C, H, W), the state's codes after each frame.
     """
-    samples = np.where(mask, rule.sample_codes(frames), 0)
-    height, width = frames.shape[1:]
     registers = RowRegisters(height, width, rule.noise_seed)
 
     def noise() -> IntArray | None:
@@ -35,15 +33,30 @@ def run(
     if type(rule).step is IntegerRule.step:  # it does not watch its own
         engine = Engine(rule.graph, height, width)
         engine.state = state
-    inputs: dict[str, IntArray] = {}
-    for sample, valid in zip(samples, mask, strict=True):
-        inputs = rule.given(sample, valid, inputs)
+    for inputs in frames:
         if engine is not None:
             yield engine.advance(inputs, rule.steps_per_frame, noise)
             continue
         for _ in range(rule.steps_per_frame):
             state = rule.step(state, inputs, noise())
         yield state
+
+
+def run(
+    rule: IntegerRule, frames: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> Iterator[IntArray]:
+    """Show a rule the pixels of `frames` (T, H, W) that `mask` lets through, as `states` does."""
+    height, width = frames.shape[1:]
+    return states(rule, height, width, _shown(rule, frames, mask))
+
+
+def _shown(
+    rule: IntegerRule, frames: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> Iterator[dict[str, IntArray]]:
+    inputs: dict[str, IntArray] = {}
+    for sample, valid in zip(np.where(mask, rule.sample_codes(frames), 0), mask, strict=True):
+        inputs = rule.given(sample, valid, inputs)
+        yield inputs
 
 
 def reconstruct(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scotopia.cli.float_stages import check_alike, distances, float_stages, states
-from scotopia.cli.rules import load_float_rule
+from scotopia.cli.float_stages import distances, float_stages, states
+from scotopia.cli.rules import check_alike, load_float_rule
 from scotopia.graph.build import Builder
 from scotopia.graph.errors import InputError
 from scotopia.graph.operations import Fit
