@@ -461,7 +461,8 @@ def evaluate(
     frames: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Only the first frames of a clip; of a rule without events, 100 by default."
+            help="Only the first frames of a clip, 21 or more; of a rule without events, 100 by "
+            "default."
         ),
     ] = None,
     photons: Annotated[
@@ -503,6 +504,8 @@ def evaluate(
 
     if picture is not None and picture.suffix.lower() != ".png":
         raise InputError(f"picture {picture} is not named .png: choose such a name")
+    if frames is not None and frames < 1:
+        raise InputError(f"frames {frames} is below 1: give more, or leave it out")
     sensor = Sensor(photons, read_noise, dead, stuck, gain_mismatch)
     names = rule or ["retina", "retina-int"]
     rules = [load_rule(name) for name in names]
