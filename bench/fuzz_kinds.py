@@ -35,6 +35,7 @@ from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.files import read_rule_file
 from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
+from scotopia.model.scotopic.training import new_trainer
 from scotopia.model.train import Trainer
 from scotopia.model.video import MAX_PIXELS, Clip, load_clip
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
@@ -227,11 +228,11 @@ _NOISE = Clip("noise", np.random.default_rng(0).random((4, 8, 8), np.float32))
 
 
 @functools.cache
-def _trainer() -> Trainer:
+def _trainer() -> Trainer[Rule]:
     torch.manual_seed(0)
     config = RuleConfig(channels=2, hidden=2, inputs=("sample",), steps_per_frame=1)
     options = TrainOptions(iterations=3, batch=1, crop=4, chunk=1, densities=(0.5, 0.5, 0.5))
-    return Trainer(Rule(config), [_NOISE], options)
+    return new_trainer(Rule(config), [_NOISE], options)
 
 
 def _checkpoints() -> list[bytes]:

@@ -13,7 +13,7 @@ from training_gain import DENSITY, HELD_OUT, SEED, score_of_fixed
 from scotopia.cli.clips import clip_names
 from scotopia.cli.rules import rule_path
 from scotopia.model.rule import Rule
-from scotopia.model.train import validate
+from scotopia.model.scotopic.training import validate
 from scotopia.model.video import Clip, resolve_clip
 
 #: Frames of a clip that are shown: its first ones, since each value runs through all of them.

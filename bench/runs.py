@@ -21,9 +21,9 @@ from scotopia.model.files import write_atomically
 from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
+from scotopia.model.scotopic.training import train
 from scotopia.model.start import can_start_as_filter, start_as_filter
 from scotopia.model.task import reconstruct
-from scotopia.model.train import train
 from scotopia.model.video import Clip
 
 DENSITY = 0.01

@@ -18,7 +18,7 @@ from scotopia.cli.clips import clip_names
 from scotopia.model import baselines, score
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
-from scotopia.model.train import validate
+from scotopia.model.scotopic.training import validate
 from scotopia.model.video import Clip, resolve_clip
 
 DENSITY, SEED = 0.01, 0

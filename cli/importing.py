@@ -80,6 +80,7 @@ def import_module(job: Job, out: Path) -> str:
         events,
         _initial(job.start, patch, len(traced.graph.channels)),
         {"command": job.command, "source": Path(source).name if source else ""},
+        trained=traced.trained(),
     )
     rule.save(out)
     kinds = len(traced.graph.operations)

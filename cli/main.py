@@ -171,7 +171,7 @@ def demo(
 def list_presets(wanted: bool) -> None:
     """Print the presets and end, if that is what the user wants."""
     if wanted:
-        from .train import preset_table
+        from .train_scotopic import preset_table
 
         console.print(preset_table())
         raise typer.Exit
@@ -192,6 +192,11 @@ def quantization(text: str) -> Any:
     return typer.Option(help=text, rich_help_panel="Quantization")
 
 
+def learned(text: str) -> Any:
+    """Option for a task other than the scotopic one."""
+    return typer.Option(help=text, rich_help_panel="Other tasks")
+
+
 def videos(text: str, low: int | None = None) -> Any:
     """Option for the videos that a rule is trained on, of a number from `low` on."""
     return typer.Option(help=text, min=low, rich_help_panel="Videos (default: the preset's)")
@@ -207,7 +212,22 @@ def train(
         Reads(),
         typer.Argument(help="Clips to train on, or folders of clips, beside the synthetic ones."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="What all other options start from.")] = "retina",
+    task: Annotated[
+        str,
+        typer.Option(
+            help="scotopic; growing, which grows --target of one cell; or FILE.py:CLASS, a task of "
+            "yours, whose file is run."
+        ),
+    ] = "scotopic",
+    target: Annotated[
+        str | None, Reads(), learned("Picture with alpha that grows, or lizard.")
+    ] = None,
+    args: Annotated[
+        str, learned("Arguments of the task's class, such as 'padding=8, channels=16'.")
+    ] = "",
+    preset: Annotated[
+        str | None, typer.Option(help="What all other options start from; default retina.")
+    ] = None,
     _list_presets: Annotated[
         bool,
         typer.Option(
@@ -275,13 +295,13 @@ def train(
     fire_rate: Annotated[float | None, shape("Share of cells that update in a step.")] = None,
     block: Annotated[int | None, shape("A cell stands for block x block pixels.")] = None,
     start: Annotated[
-        str,
+        str | None,
         Reads(),
         training(
             "filter, written by hand where the shape has room for it; random; or a float rule that "
-            "is no larger, by its file or name."
+            "is no larger, by its file or name. Of other tasks a float graph."
         ),
-    ] = "filter",
+    ] = None,
     teacher: Annotated[
         str | None,
         Reads(),
@@ -289,7 +309,10 @@ def train(
     ] = None,
     iterations: Annotated[int | None, training("Optimizer steps.", 1)] = None,
     chunk: Annotated[int | None, training("Frames that a gradient reaches back.", 1)] = None,
-    loss: Annotated[str | None, training("dense, log-dense or observed.")] = None,
+    loss: Annotated[
+        str | None,
+        training("dense, log-dense or observed; or FILE.py:FUNCTION of yours, whose file is run."),
+    ] = None,
     optimizer: Annotated[
         str | None, training("soap, or adam, the better on a grid of integers.")
     ] = None,
@@ -325,7 +348,7 @@ def train(
 ) -> None:
     """Train a rule by truncated backpropagation through time.
 
-    A float rule; with --quantize an integer rule, whose numbers sit on their
+    Of the task scotopic a float rule; with --quantize an integer rule, whose numbers sit on their
     grids already while it is trained.
 
     Once a minute, at Ctrl-C and at the end, OUT gets the rule, and OUT's folder
@@ -335,99 +358,46 @@ def train(
     --validate-every 0, only the last is.
     Exit status 2 if the training diverges: OUT then holds the last good rule.
     """
-    from scotopia.model.presets import find_preset
-    from scotopia.model.rule import Rule
-    from scotopia.model.sensor import Sensor
+    given = dict(locals())
+    from .train import Job, run_training
 
-    from .rules import rule_path
-    from .train import (
-        Job,
-        Start,
-        Teacher,
-        override,
-        parse_densities,
-        parse_names,
-        parse_quantization,
-        run_training,
-    )
-
-    chosen = find_preset(preset if quantize is None else "quantize")
-    given_shape = {
-        "kind": kind,
-        "channels": channels,
-        "hidden": hidden,
-        "inputs": parse_names(inputs),
-        "steps_per_frame": steps_per_frame,
-        "border": border,
-        "trace_bits": trace_bits,
-        "perception": perception,
-        "fire_rate": fire_rate,
-        "block": block,
+    moved = {
+        "iterations": iterations,
+        "batch": batch,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "average": average,
+        "seed": seed,
     }
-    config = override(chosen.config, **given_shape)
-    source = parse_quantization(
-        quantize,
-        {
-            "weight": weight_bits,
-            "state": state_bits,
-            "hidden": hidden_bits,
-            "gate": gate_bits,
-            "update": update_bits,
-        },
-        rounding,
-        given_shape,
-        scales,
-        dither,
-    )
-    if source is not None:
-        config = source.config
-    sensor = Sensor(photons, read_noise, dead, stuck, gain_mismatch)
-    options = override(
-        chosen.options,
-        iterations=iterations,
-        batch=batch,
-        crop=crop,
-        chunk=chunk,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        densities=parse_densities(densities),
-        restart=restart,
-        real_share=real_share,
-        moving_share=moving_share,
-        zoom=zoom,
-        blend=blend,
-        contrast=contrast,
-        drift=drift,
-        flutter=flutter,
-        cut=cut,
-        blackout=blackout,
-        sensor=None if sensor.is_ideal else sensor,
-        sensor_share=sensor_share,
-        average=average,
-        loss=loss,
-        seed=seed,
-    )
-    job = Job(
-        out,
-        config,
-        options,
-        clips=clips or [],
-        synthetic=chosen.synthetic if synthetic is None else synthetic,
-        validation=validate or [],
-        validate_every=validate_every,
-        size=size,
-        resume=resume,
-        device=device,
-        log=log,
-        command=command_line(),
-        start=Start.named(start),
-        teacher=None if teacher is None else Teacher(teacher, Rule.load(rule_path(teacher))),
-        quantization=source,
-    )
+    course: Any
+    if task != "scotopic":
+        from .train_task import learning
+
+        for name, value in given.items():
+            if name not in {*moved, *OF_ALL_TASKS} and value:
+                what = "clips are" if name == "clips" else f"--{name.replace('_', '-')} is"
+                raise InputError(f"{what} for task scotopic: leave it out for {task}")
+        course = learning(task, target, args, loss, start, moved)
+    else:
+        from .train_scotopic import videos_of
+
+        for name in ("target", "args"):
+            if given[name]:
+                raise InputError(f"{name} {given[name]} is for other tasks: add --task growing")
+        course = videos_of(given, moved)
+    job = Job(out, course, validate_every, resume, device, log, command_line())
     rule = run_training(job, progress_bar(), console)
     psnr = rule.training_record["validation_psnr"]
-    console.print(f"{out}: {rule.parameter_count} parameters, validation {psnr:.2f} dB")
+    scored = "" if psnr is None else f", validation {psnr:.2f} dB"
+    console.print(f"{out}: {rule.parameter_count} parameters{scored}")
     write_json(json_file, rule.training_record)
+
+
+#: Options of `train` that every task has, beside those that move the weights.
+OF_ALL_TASKS = frozenset(
+    {"out", "resume", "device", "validate_every", "log", "start", "loss", "json_file"}
+    | {"task", "target", "args"}
+)
 
 
 @command

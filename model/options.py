@@ -17,23 +17,75 @@ OPTIMIZERS = ("soap", "adam")
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """How to train.
+class LoopOptions:
+    """How the weights are moved, whatever the task.
 
     Attributes
     ----------
     iterations
-        Optimizer steps, each over one chunk.
+        Optimizer steps.
     batch
-        Videos that run side by side.
-    crop
-        Side of the square cut out of each video, in pixels; a multiple of the rule's block.
-    chunk
-        Frames between two truncations of the gradient.
+        States that run side by side.
     optimizer
         "soap", or "adam", which is the better where weights sit on a grid: see `presets`.
     learning_rate
         Peak, up to 1, of a schedule that warms up for 2 % and falls as a cosine to 1 %.
+    average
+        Decay per iteration of the running average of the weights that training ends with; 0 for
+        the last weights. A rule runs for thousands of steps, so that weights which are right only
+        on the average of a few iterations drift.
+    seed
+        Of all that is drawn by chance; the weights are the caller's.
+
+    Raises
+    ------
+    InputError
+        If a field is out of its range.
+    """
+
+    iterations: int = 3600
+    batch: int = 8
+    optimizer: str = "soap"
+    learning_rate: float = 2e-3
+    average: float = 0.998
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch"):
+            _at_least_one(name, getattr(self, name))
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed} is below 0: choose 0 or more")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(
+                f"optimizer {self.optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}"
+            )
+        if not 0 < self.learning_rate <= 1:  # also refuses NaN
+            raise InputError(
+                f"learning_rate {self.learning_rate:g} is outside (0, 1]: choose 0.002"
+            )
+        if not 0 <= self.average < 1:
+            raise InputError(f"average {self.average:g} is outside [0, 1): choose 0.998")
+
+    def describe(self) -> dict[str, Any]:
+        """All fields as JSON holds them."""
+        return dataclasses.asdict(self)
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"{name} {value} is below 1: choose at least 1")
+
+
+@dataclass(frozen=True)
+class TrainOptions(LoopOptions):
+    """How to train a scotopic rule, beside what `LoopOptions` has.
+
+    Attributes
+    ----------
+    crop
+        Side of the square cut out of each video, in pixels; a multiple of the rule's block.
+    chunk
+        Frames between two truncations of the gradient.
     densities
         Lowest, likeliest and highest share of pixels shown, in (0, 1]; each video draws its own,
         from a triangle in the logarithm.
@@ -68,14 +120,8 @@ class TrainOptions:
     sensor, sensor_share
         `sensor_share` of the videos are seen through a sensor whose flaws are those of `sensor`
         times a random number from 0 to 1. What is learned stays the scene itself.
-    average
-        Decay per iteration of the running average of the weights that training ends with; 0 for
-        the last weights. A rule runs for thousands of steps, so that weights which are right only
-        on the average of a few iterations drift.
     loss
         A name out of `LOSSES`, or any function of `Loss`'s form.
-    seed
-        Of the videos and the samples; the weights are the caller's.
 
     Raises
     ------
@@ -83,12 +129,8 @@ class TrainOptions:
         If a field is out of its range.
     """
 
-    iterations: int = 3600
-    batch: int = 8
     crop: int = 64
     chunk: int = 8
-    optimizer: str = "soap"
-    learning_rate: float = 2e-3
     densities: tuple[float, float, float] = (0.005, 0.01, 0.04)
     restart: float = 0.08
     real_share: float = 0.7
@@ -102,24 +144,12 @@ class TrainOptions:
     blackout: float = 0.01
     sensor: Sensor | None = None
     sensor_share: float = 0.0
-    average: float = 0.998
     loss: str | Loss = "dense"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "crop", "chunk"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)} is below 1: choose at least 1")
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed} is below 0: choose 0 or more")
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(
-                f"optimizer {self.optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}"
-            )
-        if not 0 < self.learning_rate <= 1:  # also refuses NaN
-            raise InputError(
-                f"learning_rate {self.learning_rate:g} is outside (0, 1]: choose 0.002"
-            )
+        super().__post_init__()
+        for name in ("crop", "chunk"):
+            _at_least_one(name, getattr(self, name))
         low, likeliest, high = self.densities
         if not 0 < low <= likeliest <= high <= 1:
             raise InputError(
@@ -151,8 +181,6 @@ class TrainOptions:
                 f"sensor_share {self.sensor_share:g} with {'no' if self.sensor is None else 'a'} "
                 "sensor: give both, for instance photons 10 and a share of 0.5, or neither"
             )
-        if not 0 <= self.average < 1:
-            raise InputError(f"average {self.average:g} is outside [0, 1): choose 0.998")
         if isinstance(self.loss, str) and self.loss not in LOSSES:
             raise InputError(f"loss {self.loss!r} is unknown: choose one of {', '.join(LOSSES)}")
 

@@ -9,7 +9,7 @@ Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder" (2014), 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from scotopia.graph.errors import InputError
 
 from .config import FILTERS, Border, RuleConfig
 from .files import check_training_record, read_rule_file, write_rule_file
+from .learner import Learner
 from .scotopic import register
 from .scotopic.register import Seen, look
 
@@ -97,7 +98,7 @@ class FilteredLayer(nn.Module):
         return F.conv2d(padded, self.weight, self.bias)
 
 
-class Rule(nn.Module):
+class Rule(Learner):
     """The float rule.
 
     All tensors are (B, C, H, W): batch size, state channels (`config.channel_names`), rows,
@@ -107,8 +108,7 @@ class Rule(nn.Module):
     def __init__(self, config: RuleConfig) -> None:
         super().__init__()
         self.config = config
-        #: How the rule was trained: clips, command, options. Empty for a new rule.
-        self.training_record: dict[str, Any] = {}
+        self.training_record = {}
         self.perceive: nn.Conv2d | FilteredLayer = (
             nn.Conv2d(config.perceived, config.hidden, 3)
             if config.perception == "full"
@@ -141,11 +141,6 @@ class Rule(nn.Module):
         perceive_bias, update_bias = self.perceive.bias, self.update.bias
         assert perceive_bias is not None and update_bias is not None
         return self.perceive.weight, perceive_bias, self.update.weight, update_bias
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of trained numbers."""
-        return sum(parameter.numel() for parameter in self.parameters())
 
     def initial_state(self, batch: int, height: int, width: int) -> Tensor:
         """Return the state before the first sample: mid-grey, trace 0."""

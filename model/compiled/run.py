@@ -290,20 +290,24 @@ def _rows(planes: Sequence[Tensor], state: Tensor, count: int, kept: torch.dtype
 
 #: Arrays that nobody uses any more. New ones would be a hundred megabytes an iteration, which the
 #: system hands out as pages of zeros, in a quarter of the time that the work itself takes. What
-#: lies beyond a row, the code that they belong to left there.
+#: lies beyond a row, the code that they belong to left there. One for many steps does for fewer.
 _spare: defaultdict[tuple[object, ...], list[Tensor]] = defaultdict(list)
 
 
-def _take(owner: tuple[int, int, torch.dtype], *shape: int) -> Tensor:
+def _take(owner: tuple[int, int, torch.dtype], videos: int, steps: int, *shape: int) -> Tensor:
+    """Return an array (videos, steps or more, *shape)."""
     try:  # not asked first: another thread may take the last one
-        return _spare[owner, shape].pop()
+        array = _spare[owner, videos, shape].pop()
+        if array.shape[1] >= steps:
+            return array
     except IndexError:
-        return torch.zeros(shape, dtype=owner[2])
+        pass
+    return torch.zeros(videos, steps, *shape, dtype=owner[2])
 
 
 def _give_back(owner: tuple[int, int, torch.dtype], *arrays: Tensor) -> None:
     for array in arrays:
-        _spare[owner, tuple(array.shape)].append(array)
+        _spare[owner, len(array), tuple(array.shape[2:])].append(array)
 
 
 @cache

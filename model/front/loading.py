@@ -1,13 +1,14 @@
-"""A user's module: a class in a Python file, with the weights of a checkpoint."""
+"""What a user wrote: a class or a function in a Python file, the weights of a checkpoint."""
 
 import importlib.util
 import inspect
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from .refusal import place_of_error
 _NESTED = ("state_dict", "model_state_dict", "model", "weights")
 
 
+T = TypeVar("T")
+
+
 def load_module(
     where: str, arguments: Mapping[str, Any] | None = None, weights: Path | None = None
 ) -> nn.Module:
@@ -27,23 +31,58 @@ def load_module(
 
     Parameters
     ----------
-    where
-        "file.py:Class".
-    arguments
-        Of its constructor, by name.
+    where, arguments
+        See `load_instance`.
     weights
         A checkpoint: a state dict, or a dict that holds one. Nothing in it is executed.
 
     Raises
     ------
     InputError
-        If there is no such file or class, if it cannot be run or constructed, if it is no
-        `nn.Module`, or if the checkpoint is none, or has other keys or shapes.
+        As `load_instance`, or if the checkpoint is none, or has other keys or shapes.
     """
-    file, _, name = where.rpartition(":")
-    if not file or not name:
-        raise InputError(f"module {where!r} names no class: write file.py:Class")
-    kind = _class(Path(file), name)
+    module = load_instance(where, nn.Module, arguments)
+    if weights is not None:
+        _fill(module, type(module).__name__, weights)
+    return module
+
+
+def load_instance(
+    where: str,
+    base: type[T],
+    arguments: Mapping[str, Any] | None = None,
+    what: str = "module",
+) -> T:
+    """Make an instance of a class in a Python file, which is run.
+
+    Parameters
+    ----------
+    where
+        "file.py:Class".
+    base
+        What it must be a subclass of.
+    arguments
+        Of its constructor, by name.
+    what
+        The file is called, if it is refused.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or class, if it cannot be run or constructed, or is none of `base`.
+    """
+    file, name = _split(where, "Class", what)
+    module = _run(file, what)
+    kind = getattr(module, name, None)
+    if not inspect.isclass(kind):
+        classes = [
+            n
+            for n, one in vars(module).items()
+            if inspect.isclass(one) and issubclass(one, base) and one.__module__ == module.__name__
+        ]
+        none = f"it has none that is {_a(base)}"
+        known = f"it has {', '.join(classes)}" if classes else none
+        raise InputError(f"{what} {file} has no class {name}: {known}")
     given = dict(arguments or {})
     try:
         inspect.signature(kind).bind(**given)
@@ -54,25 +93,62 @@ def load_module(
             f"({parameters})"
         ) from error
     try:
-        module = kind(**given)
+        made = kind(**given)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
-            f"{place_of_error(error)}{name} cannot be made ({_short(error)}): give other arguments"
+            f"{place_of_error(error)}{name} cannot be made ({short(error)}): give other arguments"
         ) from error
-    if not isinstance(module, nn.Module):
-        raise InputError(f"{where} is a {type(module).__name__}, no nn.Module: name one")
-    if weights is not None:
-        _fill(module, name, weights)
-    return module
+    if not isinstance(made, base):
+        raise InputError(f"{where} is a {type(made).__name__}, no {_named(base)}: name one")
+    return made
 
 
-def _class(file: Path, name: str) -> Any:
-    """Run a file, and return what it calls so."""
+def load_function(where: str, what: str) -> Callable[..., Any]:
+    """Return a function of a Python file, which is run.
+
+    Parameters
+    ----------
+    where
+        "file.py:function".
+    what
+        It is called, if it is refused.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or function, or the file cannot be run.
+    """
+    file, name = _split(where, "function", what)
+    found = getattr(_run(file, what), name, None)
+    if not callable(found):
+        raise InputError(f"{what} {file} has no function {name}: name one that it has")
+    return found  # type: ignore[no-any-return]
+
+
+def _split(where: str, kind: str, what: str) -> tuple[Path, str]:
+    file, _, name = where.rpartition(":")
+    if not file or not name:
+        raise InputError(f"{what} {where!r} names no {kind.lower()}: write file.py:{kind}")
+    return Path(file), name
+
+
+def _named(base: type) -> str:
+    return "nn.Module" if base is nn.Module else base.__name__
+
+
+def _a(base: type) -> str:
+    return f"{'an' if base is nn.Module else 'a'} {_named(base)}"
+
+
+def _run(file: Path, what: str) -> ModuleType:
+    """Run a file."""
     if not file.is_file():
-        raise InputError(f"module {file} is no file: name a Python file")
+        raise InputError(f"{what} {file} is no file: name a Python file")
     spec = importlib.util.spec_from_file_location(f"scotopia_user_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise InputError(f"module {file} is no Python file: its name ends in .py")
+        raise InputError(f"{what} {file} is no Python file: its name ends in .py")
     module = importlib.util.module_from_spec(spec)
     # As `python file.py` does: its own folder is where it imports from.
     folder = str(file.resolve().parent)
@@ -84,27 +160,19 @@ def _class(file: Path, name: str) -> Any:
         line = f"{error.filename or file}:{error.lineno or 1}: "
         raise InputError(f"{line}this is no Python ({error.msg}): mend it") from error
     except (UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"module {file} is no Python ({_short(error)}): mend it") from error
+        raise InputError(f"{what} {file} is no Python ({short(error)}): mend it") from error
     except ImportError as error:
         raise InputError(
-            f"{place_of_error(error)}{file} cannot be imported ({_short(error)}): install what it "
+            f"{place_of_error(error)}{file} cannot be imported ({short(error)}): install what it "
             "needs"
         ) from error
     except Exception as error:
         raise InputError(
-            f"{place_of_error(error)}{file} cannot be imported ({_short(error)}): mend it"
+            f"{place_of_error(error)}{file} cannot be imported ({short(error)}): mend it"
         ) from error
     finally:
         sys.path.remove(folder)
-    if not inspect.isclass(getattr(module, name, None)):
-        classes = [
-            n
-            for n, one in vars(module).items()
-            if inspect.isclass(one) and issubclass(one, nn.Module) and one.__module__ == spec.name
-        ]
-        known = f"it has {', '.join(classes)}" if classes else "it has none that is an nn.Module"
-        raise InputError(f"module {file} has no class {name}: {known}")
-    return getattr(module, name)
+    return module
 
 
 def _fill(module: nn.Module, name: str, path: Path) -> None:
@@ -115,7 +183,7 @@ def _fill(module: nn.Module, name: str, path: Path) -> None:
         raise InputError(f"weights {path} is no file: name a checkpoint") from error
     except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, zipfile.BadZipFile) as e:
         raise InputError(
-            f"weights {path} cannot be read as tensors alone ({_short(e)}): save the state dict by "
+            f"weights {path} cannot be read as tensors alone ({short(e)}): save the state dict by "
             "torch.save(module.state_dict(), path)"
         ) from e
     for key in _NESTED:
@@ -142,7 +210,8 @@ def _fill(module: nn.Module, name: str, path: Path) -> None:
     module.load_state_dict(dict(found))
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """Return an error as one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

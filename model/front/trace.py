@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scotopia.graph.step import StepGraph
@@ -58,6 +60,28 @@ class Traced:
             index: tuple(one.at(values).to(dtype) for one in formulas)
             for index, formulas in self._formulas.items()
         }
+
+    def trained(self) -> dict[int, tuple[NDArray[np.bool_], ...]]:
+        """Tell which numbers depend on the module's parameters, as `FloatRule.trained` does."""
+        parameters = [one for one in self.module.parameters() if one.requires_grad]
+        before = [one.detach().clone() for one in parameters]
+        generator = torch.Generator().manual_seed(0)
+        found = []
+        with torch.no_grad():
+            try:
+                for _ in range(2):
+                    for one in parameters:
+                        # Not negative, nor near 0: some modules take the logarithm of theirs.
+                        one.copy_(torch.rand(one.shape, generator=generator) + 0.5)
+                    found.append(self.weights())
+            finally:
+                for one, values in zip(parameters, before, strict=True):
+                    one.copy_(values)
+        differ = {
+            index: tuple((a != b).numpy() for a, b in zip(parts, found[1][index], strict=True))
+            for index, parts in found[0].items()
+        }
+        return {index: masks for index, masks in differ.items() if any(m.any() for m in masks)}
 
 
 def trace(

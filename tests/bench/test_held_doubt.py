@@ -10,7 +10,7 @@ import torch
 
 from scotopia.model.config import RuleConfig
 from scotopia.model.rule import Rule
-from scotopia.model.train import validate
+from scotopia.model.scotopic.training import validate
 from scotopia.model.video import Clip
 
 

@@ -14,7 +14,7 @@ from scotopia.quantize.integer_rule import GraphRule, IntegerRule
 
 Run = Callable[..., tuple[int, str, str]]
 
-MODULE = f"{Path(__file__).parents[1] / 'model' / 'growing.py'}:GrowingNCA"
+MODULE = f"{Path(__file__).parents[2] / 'model/growing/module.py'}:GrowingNCA"
 
 GrowingNCA = type(load_module(MODULE))
 
@@ -37,7 +37,7 @@ def test_a_growing_nca_is_imported_and_quantized(
     status, out, _ = run("import", MODULE, *words)
     assert status == 0 and "6 channels" in out
     rule = FloatRule.load(floats)
-    assert rule.training["source"] == "growing.py"
+    assert rule.training["source"] == "module.py"
     assert run("quantize", floats, "--out", integers)[0] == 0
     made = IntegerRule.load(integers)
     assert isinstance(made, GraphRule) and made.proof is not None and made.noise_planes == 1
@@ -67,7 +67,7 @@ def test_a_checkpoint_fills_the_module(run: Run, tmp_path: Path) -> None:
     [
         (("--args", "channels=4, sizes=3"), "GrowingNCA cannot be made with arguments"),
         (("--method", "grow"), "GrowingNCA has no method grow: name the one that does a step"),
-        (("--channels", "5"), "growing.py:"),
+        (("--channels", "5"), "module.py:"),
         (("--event", "x"), "inputs names x, which is no argument of GrowingNCA.forward"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from scotopia.cli import main as cli
 from scotopia.cli.board import BOARDS
@@ -19,7 +20,7 @@ from scotopia.cli.evaluate import BASELINES
 from scotopia.cli.prove import PARTS
 from scotopia.cli.quantize import COSTS
 from scotopia.cli.rules import SHIPPED
-from scotopia.cli.train import SYNTHETIC_FRAMES, SYNTHETIC_SIDE
+from scotopia.cli.train_scotopic import SYNTHETIC_FRAMES, SYNTHETIC_SIDE
 from scotopia.graph.qformat import Rounding
 from scotopia.hdl.emit import emit
 from scotopia.hdl.fpga import DEVICES, STAGES
@@ -27,12 +28,13 @@ from scotopia.hdl.program import Program
 from scotopia.model import memory
 from scotopia.model.checkpoint import Checkpoint
 from scotopia.model.config import INPUTS, Border, Kind, Perception
+from scotopia.model.growing.picture import LARGEST
 from scotopia.model.losses import LOSSES
 from scotopia.model.memory import BYTES_PER_WORKER
 from scotopia.model.options import OPTIMIZERS
 from scotopia.model.presets import PRESETS
 from scotopia.model.score import SSIM_WINDOW
-from scotopia.model.train import least_bytes
+from scotopia.model.scotopic.training import least_bytes
 from scotopia.quantize.formats import SCALES
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.quantize.post_training import METHODS
@@ -44,7 +46,7 @@ APP: Any = typer.main.get_command(cli.app)
 COMMANDS: dict[str, Any] = APP.commands
 
 #: A module of a user's.
-MODULE = f"{Path(__file__).parents[1] / 'model' / 'growing.py'}:GrowingNCA"
+MODULE = f"{Path(__file__).parents[2] / 'model/growing/module.py'}:GrowingNCA"
 
 #: What each command cannot do without.
 NEEDED: dict[str, tuple[str, ...]] = {
@@ -179,6 +181,10 @@ BEYOND: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FLAGS, ()),
 }
 OWN: dict[tuple[str, str], tuple[str, ...]] = {
+    ("train", "task"): ("x", "growing", "not/a/path.py:Class"),
+    ("train", "target"): ("not/a/path",),
+    ("train", "args"): ("padding=1",),
+    ("train", "loss"): ("x", "not/a/path.py:loss"),
     ("import", "module"): ("not/a/path", "not/a/path.py:Class", f"{MODULE}X"),
     ("import", "weights"): ("not/a/path",),
     ("import", "args"): ("1", "x", "x=y"),
@@ -311,7 +317,13 @@ ENDS: dict[str, tuple[str | tuple[str, ...], ...]] = {
     **dict.fromkeys(FLAGS, ("",)),
 }
 EXTENT = ("--height", "2", "--width", "2", "--density", "1")
+GROWING = ("train", "--out", "o", "--task", "growing", "--target", "lizard")
 OWN_ENDS: dict[tuple[str, str], tuple[str | tuple[str, ...], ...]] = {
+    ("train", "task"): ("scotopic", GROWING),
+    ("train", "target"): (GROWING, (*GROWING[:-1], "PICTURE")),
+    ("train", "args"): tuple(
+        (*GROWING, "--args", args) for args in ("padding=0", "pool=8, steps=(1, 1)")
+    ),
     ("import", "module"): (MODULE,),
     ("import", "weights"): (),
     ("import", "args"): (("import", *NEEDED["import"], "--args", "channels=5, hidden=3"),),
@@ -534,6 +546,14 @@ def large_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A target, as large as targets may be."""
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    Image.new("RGBA", (LARGEST, LARGEST), "red").save(path)
+    return path
+
+
 @pytest.fixture
 def begun() -> None:
     """A training that can be resumed, in the folder that one is in."""
@@ -543,7 +563,7 @@ def begun() -> None:
 
 
 #: What a word of a command stands for.
-FIXTURES = {"LARGE": "large_clip", "VERILOG": "verilog", "RULE": "small_rule"}
+FIXTURES = {"LARGE": "large_clip", "PICTURE": "picture", "VERILOG": "verilog", "RULE": "small_rule"}
 
 
 @pytest.mark.parametrize(("name", "parameter", "value"), TAKEN)

@@ -16,11 +16,11 @@ from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.score import psnr, psnr_curve
+from scotopia.model.scotopic.training import train
 from scotopia.model.sensor import Sensor
 from scotopia.model.start import start_as_filter
 from scotopia.model.synthetic import synthetic_clips
 from scotopia.model.task import reconstruct
-from scotopia.model.train import train
 from scotopia.model.video import embedded_clip
 from scotopia.quantize.task import reconstruct as reconstruct_by_codes
 

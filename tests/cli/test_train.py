@@ -13,6 +13,7 @@ from rich.console import Console
 
 from scotopia.cli import main as cli
 from scotopia.cli import train as command
+from scotopia.cli import train_scotopic as scotopic
 from scotopia.graph.qformat import Rounding
 from scotopia.model import memory, native, score
 from scotopia.model.checkpoint import Checkpoint, digest
@@ -20,6 +21,7 @@ from scotopia.model.config import RuleConfig
 from scotopia.model.presets import find_preset
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
+from scotopia.model.scotopic.training import validate
 from scotopia.model.start import (
     NEURONS,
     NEURONS_OF_VERDICT,
@@ -28,7 +30,7 @@ from scotopia.model.start import (
     settle,
     start_as_filter,
 )
-from scotopia.model.train import Trainer, validate
+from scotopia.model.train import Trainer
 from scotopia.model.video import Clip, load_clip
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.fake import FakeQuantRule
@@ -297,7 +299,7 @@ def test_resuming_with_other_options_names_them_before_anything_is_loaded(
 ) -> None:
     at_iteration(1, lambda: os.kill(os.getpid(), signal.SIGINT))
     train()
-    monkeypatch.delattr(command, "read_clips")
+    monkeypatch.delattr(scotopic, "read_clips")
     assert "was made with start filter, not random" in train("--resume", "--start", "random")[2]
     assert train("--resume", "--batch", 9) == (
         2,
@@ -336,7 +338,7 @@ def test_the_rule_that_scored_best_is_kept_and_both_scores_are_said(
         scored.append([weight.clone() for weight in rule.parameters()])
         return [20.0, 21.5, 21.0, 19.0, 20.5, 20.25][len(scored) - 1]
 
-    monkeypatch.setattr(command, "validate", score_of)
+    monkeypatch.setattr("scotopia.model.scotopic.training.validate", score_of)
     if stopped:
         at_iteration(4, lambda: os.kill(os.getpid(), signal.SIGINT))
         train("--validate-every", 1e-9)
@@ -417,9 +419,9 @@ def test_a_folder_of_clips_and_synthetic_ones(
 
     def render(count: int, frames: int, size: int, seed: int, *, first: int) -> list[object]:
         rendered.append(first)
-        return [command.Clip(f"synthetic_{first}", np.zeros((frames, size, size), np.float32))]
+        return [Clip(f"synthetic_{first}", np.zeros((frames, size, size), np.float32))]
 
-    monkeypatch.setattr(command, "synthetic_clips", render)
+    monkeypatch.setattr(scotopic, "synthetic_clips", render)
     effort = (*EFFORT, "--synthetic", 2)
     assert run("train", folder, "-o", out, *SHAPE, *effort, "--validate", held_out)[0] == 0
     record = Rule.load(out).training_record
@@ -455,7 +457,7 @@ def test_what_cannot_be_trained_is_refused_before_a_clip_is_rendered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "installed", lambda: 2**34)
-    monkeypatch.setattr(command, "synthetic_clips", lambda *_, **__: pytest.fail("rendered"))
+    monkeypatch.setattr(scotopic, "synthetic_clips", lambda *_, **__: pytest.fail("rendered"))
     status, _, error = run("train", "--zoom", 0, "--out", tmp_path / "o", *options)
     assert status == 2 and error.startswith(f"scotopia: {sentence}")
 
@@ -673,7 +675,7 @@ def test_integers_hold_the_verdict_as_it_was_written(bits: int, scales: str) -> 
     settle(rule)
     clip = Clip("noise", np.random.default_rng(0).random((6, 16, 16), np.float32))
     filled = fill_range(rule, np.array([1.0, 1, 2]))  # as where verdicts are small
-    start = command.Quantization("start", filled, Precision(bits), Rounding.RND, scales)
+    start = scotopic.Quantization("start", filled, Precision(bits), Rounding.RND, scales)
     twin = start.new_rule([clip], density=0.1)
     assert len(held_weights(twin)) == 4
     again = FakeQuantRule.of(twin.integer_rule()).float()

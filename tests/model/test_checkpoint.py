@@ -15,6 +15,7 @@ from scotopia.model.files import read_rule_file, write_rule_file
 from scotopia.model.losses import dense_loss
 from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
+from scotopia.model.scotopic.training import new_trainer
 from scotopia.model.sensor import Sensor
 from scotopia.model.train import Trainer
 from scotopia.model.video import Clip
@@ -52,7 +53,7 @@ def trainer(
     rule = Rule(config)
     torch.manual_seed(99)
     teacher = Rule(CONFIG)
-    found = Trainer(rule, [NOISE], options, synthetic=[OTHER], teacher=teacher)
+    found = new_trainer(rule, [NOISE], options, synthetic=[OTHER], teacher=teacher)
     for _ in range(steps):
         found.step()
     return found
@@ -162,7 +163,9 @@ def test_a_checkpoint_from_before_an_option_is_refused() -> None:
 )
 def test_a_checkpoint_of_other_clips_is_refused(clips: list[Clip], what: str) -> None:
     with pytest.raises(InputError) as caught:
-        Trainer(Rule(CONFIG), clips, OPTIONS).resume(trainer(1).checkpoint(), Path("a.checkpoint"))
+        new_trainer(Rule(CONFIG), clips, OPTIONS).resume(
+            trainer(1).checkpoint(), Path("a.checkpoint")
+        )
     assert str(caught.value) == (
         f"checkpoint a.checkpoint was made {what}: give the same clips, or remove it to start anew"
     )

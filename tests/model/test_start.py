@@ -13,6 +13,7 @@ from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
 from scotopia.model.score import psnr
+from scotopia.model.scotopic.training import train
 from scotopia.model.start import (
     CEILING,
     NEURONS,
@@ -25,7 +26,6 @@ from scotopia.model.start import (
 )
 from scotopia.model.start import INPUTS as INPUTS_OF_FILTER
 from scotopia.model.task import reconstruct, run
-from scotopia.model.train import train
 from scotopia.model.video import Clip, embedded_clip
 
 Make = Callable[..., Any]  # a fixture of conftest.py

@@ -20,19 +20,17 @@ from scotopia.model.options import TrainOptions
 from scotopia.model.presets import PRESETS, find_preset
 from scotopia.model.rule import Rule
 from scotopia.model.sampling import sample_mask
-from scotopia.model.sensor import Sensor
-from scotopia.model.task import reconstruct
-from scotopia.model.train import (
+from scotopia.model.scotopic.training import (
     BYTES_PER_VIDEO,
-    Trainer,
-    average_decay,
     check_options,
-    choose_device,
-    learning_rate_factor,
     least_bytes,
+    new_trainer,
     train,
     validate,
 )
+from scotopia.model.sensor import Sensor
+from scotopia.model.task import reconstruct
+from scotopia.model.train import average_decay, choose_device, learning_rate_factor
 from scotopia.model.video import Clip
 
 Make = Callable[..., Any]  # a fixture of conftest.py
@@ -67,7 +65,7 @@ def test_the_record_is_written_where_training_happens(small_config: Make, tmp_pa
     rule, teacher = Rule(small_config()), Rule(small_config())
     rule.training_record = {"clips": ["begun"], "digests": {"begun": "1"}, "seconds": 7}
     teacher.training_record = {"clips": ["taught"]}
-    trainer = Trainer(rule, [NOISE], TINY, synthetic=[EDGE], teacher=teacher)
+    trainer = new_trainer(rule, [NOISE], TINY, synthetic=[EDGE], teacher=teacher)
     trainer.step()
     assert trainer.result().training_record == {
         "clips": ["begun", "taught", "noise"],
@@ -87,21 +85,21 @@ def test_the_record_is_written_where_training_happens(small_config: Make, tmp_pa
 def test_a_rule_has_nothing_to_learn_from_itself(small_config: Make, float_rule: Make) -> None:
     config = small_config(fire_rate=0.5)
     rule = float_rule(0, config)
-    trainer = Trainer(rule, [NOISE], TINY, teacher=rule)
+    trainer = new_trainer(rule, [NOISE], TINY, teacher=rule)
     before = weights(rule)
     losses = [trainer.step() for _ in range(TINY.iterations)]
     assert losses == [0] * TINY.iterations
     assert all(map(torch.equal, weights(rule), before))
-    assert Trainer(rule, [NOISE], TINY, teacher=float_rule(1, config)).step() > 0
+    assert new_trainer(rule, [NOISE], TINY, teacher=float_rule(1, config)).step() > 0
 
 
 def test_teachers_that_teach_nothing_are_refused(small_config: Make) -> None:
     rule, wide = Rule(small_config()), Rule(small_config(block=2, channels=5))
     with pytest.raises(InputError, match=r"^the teacher's cells stand for 2 x 2 pixels, the rule"):
-        Trainer(rule, [NOISE], TINY, teacher=wide)
+        new_trainer(rule, [NOISE], TINY, teacher=wide)
     options = dataclasses.replace(TINY, loss="observed")
     with pytest.raises(InputError, match=r"^loss observed reads no teacher: choose dense, or"):
-        Trainer(rule, [NOISE], options, teacher=rule)
+        new_trainer(rule, [NOISE], options, teacher=rule)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +164,7 @@ def test_a_video_that_begins_finds_a_state_of_zero(
         weight: Tensor = next(rule.parameters())
         return samples * 0 + weight.sum(), torch.ones_like(state)
 
-    monkeypatch.setattr("scotopia.model.train.unroll", unroll)
+    monkeypatch.setattr("scotopia.model.scotopic.training.unroll", unroll)
     for restart in (0, 1):
         train(Rule(small_config()), [NOISE], dataclasses.replace(TINY, restart=restart))
     cells = 5 * 8 * 8
@@ -184,7 +182,7 @@ def test_loss_that_is_not_finite_keeps_the_average(small_config: Make, float_rul
     with pytest.raises(FloatingPointError) as caught:
         train(rule, [NOISE], options)
     assert str(caught.value) == "the loss is nan at iteration 3"
-    trainer = Trainer(stopped, [NOISE], options)
+    trainer = new_trainer(stopped, [NOISE], options)
     for _ in range(2):
         trainer.step()
     assert all(map(torch.equal, weights(rule), weights(trainer.average)))
@@ -215,7 +213,7 @@ def test_step_to_a_weight_that_is_not_finite_keeps_the_average(
         with torch.no_grad():
             rule.update.weight[0] = math.inf
 
-    trainer = Trainer(rule, [NOISE], TINY)
+    trainer = new_trainer(rule, [NOISE], TINY)
     monkeypatch.setattr(SOAP, "step", overflow)
     with pytest.raises(FloatingPointError) as caught:
         trainer.step()
@@ -254,7 +252,7 @@ def test_an_iteration_that_does_not_fit_the_memory_is_refused(
     monkeypatch.setattr(memory, "installed", lambda: least - 1)
     check_options(config, TINY, "cuda")
     with pytest.raises(InputError) as caught:
-        Trainer(Rule(config), [NOISE], TINY)
+        new_trainer(Rule(config), [NOISE], TINY)
     assert str(caught.value) == (
         "batch 2, chunk 3 and crop 8: that needs 0.0 GB of memory, and this machine has 0.0: "
         "choose smaller ones"
@@ -267,14 +265,14 @@ def test_densities_at_which_no_pixel_arrives_are_refused(
 ) -> None:
     options = dataclasses.replace(TINY, iterations=iterations, densities=(1e-9, 1e-9, 2e-9))
     with pytest.raises(InputError) as caught:
-        Trainer(Rule(small_config()), [NOISE], options)
+        new_trainer(Rule(small_config()), [NOISE], options)
     frames = 6 if iterations == 1 else 2**22 // 64
     assert str(caught.value) == (
         f"densities 1e-09, 1e-09, 2e-09: no pixel of {frames} frame(s) of 8 x 8 arrives at density "
         "2e-09 and seed 0, so that nothing would be seen: raise the density, or show more or "
         "larger frames"
     )
-    Trainer(Rule(small_config(inputs=())), [NOISE], options)
+    new_trainer(Rule(small_config(inputs=())), [NOISE], options)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +336,7 @@ def test_each_iteration_has_its_learning_rate(
 
     monkeypatch.setattr(SOAP, "step", note)
     options = dataclasses.replace(TINY, iterations=200, learning_rate=0.4)
-    trainer = Trainer(Rule(small_config()), [NOISE], options)
+    trainer = new_trainer(Rule(small_config()), [NOISE], options)
     for iteration in range(6):
         expected = 0.4 * learning_rate_factor(iteration, 200)
         assert trainer.learning_rate == expected

@@ -1,5 +1,6 @@
 """Modules that are accepted: their graph computes what they do."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from scotopia.graph.operations import Linear, Multiply, Random, Window
 from scotopia.graph.step import StepGraph
 from scotopia.model.config import RuleConfig
 from scotopia.model.front import Traced, trace
+from scotopia.model.growing.module import GrowingNCA
 from scotopia.model.interpret import Interpreter
 from scotopia.model.rule import Rule
 
@@ -225,33 +227,8 @@ def test_smooth_functions_are_lines_within_the_stated_error(name: str) -> None:
     assert errors[1] < errors[0] / 3 and errors[1] < 0.008
 
 
-class Growing(nn.Module):
-    """A growing automaton, written anew after Mordvintsev et al. (2020)."""
-
-    def __init__(self, fire_rate: float = 0.5) -> None:
-        super().__init__()
-        self.fire_rate = fire_rate
-        sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
-        here = torch.zeros(3, 3)
-        here[1, 1] = 1
-        filters = torch.stack([here, sobel, sobel.T]).repeat(6, 1, 1)[:, None]
-        self.register_buffer("filters", filters)
-        self.first, self.second = nn.Conv2d(18, 20, 1), nn.Conv2d(20, 6, 1, bias=False)
-
-    def alive(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x[:, 3:4], 3, stride=1, padding=1) > 0.1
-
-    def forward(self, x: Tensor) -> Tensor:
-        before = self.alive(x)
-        seen = F.conv2d(x, self.filters, padding=1, groups=6)
-        change = self.second(F.relu(self.first(seen)))
-        fires = torch.rand(x[:, :1].shape) <= self.fire_rate
-        x = x + change * fires
-        return x * (before & self.alive(x)).float()
-
-
 def test_a_growing_automaton() -> None:
-    traced = trace(seeded(Growing()), 6)
+    traced = trace(seeded(GrowingNCA(6, 20)), 6)
     assert kinds(traced.graph) == [
         *("Channel", "Constant", "Constant", "Constant", "Window", "Less", "Linear", "Linear"),
         *("Maximum", "Linear", "Random", "Less", "Select", "Add", "Window", "Less", "Minimum"),
@@ -259,13 +236,14 @@ def test_a_growing_automaton() -> None:
     ]
     assert traced.graph.random_bits == 1
     assert traced.graph.borders == ("replicate", "zero")
-    assert traced.places[4].endswith(f"test_trace.py:{line_of('F.max_pool2d(x[:, 3:4], 3')}")
-    assert traced.graph.name(traced.graph.words(7)[2]) == "first 2"
+    line = line_of("F.max_pool2d(state[:, 3:4]", Path(inspect.getfile(GrowingNCA)))
+    assert traced.places[4].endswith(f"module.py:{line}")
+    assert traced.graph.name(traced.graph.words(7)[2]) == "hidden 2"
 
 
-def line_of(text: str) -> int:
-    lines = Path(__file__).read_text().splitlines()
-    return next(i for i, line in enumerate(lines, 1) if text in line and "line_of" not in line)
+def line_of(text: str, file: Path) -> int:
+    lines = file.read_text().splitlines()
+    return next(i for i, line in enumerate(lines, 1) if text in line)
 
 
 def test_weights_are_differentiable_and_follow_the_module() -> None:

@@ -1,4 +1,4 @@
-"""A Growing NCA for the tests, after Mordvintsev et al. (2020): what users bring most."""
+"""The Growing NCA of Mordvintsev et al. (2020): an ordinary PyTorch module."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,12 @@ from torch import Tensor, nn
 
 
 class GrowingNCA(nn.Module):
-    """Sobel perception, two 1x1 layers, cells that fire by chance, alive masking."""
+    """Sobel perception, two 1x1 layers, cells that fire by chance, alive masking.
+
+    The first four channels are red, green, blue, each times alpha, and alpha.
+    """
+
+    filters: Tensor
 
     def __init__(self, channels: int = 6, hidden: int = 10, fire_rate: float = 0.5) -> None:
         super().__init__()
@@ -20,9 +25,11 @@ class GrowingNCA(nn.Module):
         self.channels, self.fire_rate = channels, fire_rate
 
     def alive(self, state: Tensor) -> Tensor:
+        """Tell where a cell or a neighbour is grown up: (B, 1, H, W), bool."""
         return F.max_pool2d(state[:, 3:4], 3, 1, 1) > 0.125
 
     def forward(self, state: Tensor) -> Tensor:
+        """Do one step, of (B, C, H, W)."""
         before = self.alive(state)
         seen = F.conv2d(state, self.filters, padding=1, groups=self.channels)
         change = self.update(F.relu(self.hidden(seen)))

@@ -1,0 +1,1 @@
+"""Growing: a picture that comes of one cell, stays, and heals."""
