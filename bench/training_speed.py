@@ -1,7 +1,8 @@
 """Training's cell updates a second, against a plain PyTorch loop: python bench/training_speed.py
 
-Of the rule of the preset `retina`, and of a Growing NCA (Mordvintsev et al., 2020: 16 channels of
-which 48 are perceived, 128 hidden neurons, 40 x 40 cells). All loops do the same work: a chunk
+Of the rule of the preset `retina`, of the same for integers of 8 bits (there the plain loop is its
+graph in PyTorch), and of a Growing NCA (Mordvintsev et al., 2020: 16 channels of which 48 are
+perceived, 128 hidden neurons, 40 x 40 cells). All loops do the same work: a chunk
 forward, then backward. They take turns, so that whatever else the machine does slows all; what is
 printed are medians of rounds. Beside them stands a large matrix product, about as fast as this
 processor multiplies: it tells how much is left to win.
@@ -23,12 +24,14 @@ from torch import Tensor
 from scotopia.graph.build import Builder
 from scotopia.graph.operations import Linear
 from scotopia.graph.step import StepGraph
-from scotopia.model import compiled, fused, native
+from scotopia.model import compiled, native
 from scotopia.model.config import RuleConfig
 from scotopia.model.options import TrainOptions
 from scotopia.model.presets import PRESETS
 from scotopia.model.rule import Rule
-from scotopia.model.unroll import unroll_compiled
+from scotopia.model.unroll import unroll_compiled, unroll_plainly
+from scotopia.quantize.fake import FakeQuantRule
+from scotopia.quantize.formats import Formats, Precision, unsigned_format
 
 #: Side of the square matrices that tell how fast this processor multiplies.
 SIDE = 1024
@@ -39,8 +42,8 @@ SOBEL = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
 FILTERS = torch.stack([torch.eye(3)[1] * torch.eye(3)[1][:, None], SOBEL, SOBEL.T])
 
 
-def plain_loop(rule: Rule, state: Tensor, samples: Tensor, valids: Tensor) -> Tensor:
-    """Unroll the preset's rule as one would who has PyTorch and no more: (B, T, 1, H, W)."""
+def plain_loop(rule: Rule, state: Tensor, samples: Tensor, valids: Tensor) -> tuple[Tensor, Tensor]:
+    """Unroll the preset's rule as one would who has PyTorch and no more, as `unroll` does."""
     config = rule.config
     perceive, update = rule.perceive, rule.update
     x, last, trace = state[:, :-2], state[:, -2:-1], state[:, -1:]
@@ -64,7 +67,7 @@ def plain_loop(rule: Rule, state: Tensor, samples: Tensor, valids: Tensor) -> Te
             gate = (0.5 + 0.25 * gate).clamp(0, 1)
             x = x + gate * (candidate.clamp(-1, 1) - x)
         predictions.append(x[:, :1])
-    return torch.stack(predictions, 1)
+    return torch.stack(predictions, 1), torch.cat([x, last, trace], 1)
 
 
 @dataclass(frozen=True)
@@ -114,20 +117,24 @@ class Work:
                 torch.testing.assert_close(b, a, rtol=0, atol=1e-4 * float(a.abs().max()))
 
 
-def retina(config: RuleConfig, options: TrainOptions) -> Work:
+def retina(config: RuleConfig, options: TrainOptions, *, quantized: bool = False) -> Work:
     """Draw a rule that sees what the preset's does, and videos, from a fixed seed."""
     torch.manual_seed(0)
     rule = Rule(config)
+    if quantized:
+        hidden = [unsigned_format(4.0, 8)] * config.hidden
+        rule = FakeQuantRule(rule, Formats.choose(rule, hidden, Precision(), scales="kernel"))
     side = options.crop
     truth = 2 * torch.rand(options.batch, options.chunk, 1, side, side) - 1
     valids = (torch.rand_like(truth) < 0.01).float()
-    shown = rule.initial_state(options.batch, side, side), truth * valids, valids
+    shown = rule.initial_state(options.batch, side, side), rule.sense(truth * valids), valids
+    plain = unroll_plainly if quantized else plain_loop
     return Work(
-        f"rule of {rule.parameter_count} parameters, {options.batch} videos of {side} x {side} "
-        f"pixels and {options.chunk} frames, {config.steps_per_frame} steps a frame",
+        f"{'fake-quantized ' * quantized}rule of {rule.parameter_count} parameters, "
+        f"{options.batch} videos of {side} x {side} pixels and {options.chunk} frames, "
+        f"{config.steps_per_frame} steps a frame",
         {
-            "plain": lambda: plain_loop(rule, *shown),
-            "fused": lambda: fused.unroll(rule, *shown, None)[0],
+            "plain": lambda: plain(rule, *shown)[0],
             "compiled": lambda: unroll_compiled(rule, *shown)[0],
         },
         list(rule.parameters()),
@@ -243,7 +250,11 @@ def main() -> None:
         raise SystemExit("training_speed: there is no g++: install it, for training needs it")
     options = TrainOptions(batch=arguments.batch, crop=arguments.crop, chunk=arguments.chunk)
     cores = len(os.sched_getaffinity(0))
-    for work in (retina(preset.config, options), growing(batch=8, side=40, steps=32)):
+    for work in (
+        retina(preset.config, options),
+        retina(preset.config, options, quantized=True),
+        growing(batch=8, side=40, steps=32),
+    ):
         work.check()
         print(f"{work.name}; median of {arguments.rounds} rounds (slowest to fastest)")
         for threads in sorted({1, cores}):

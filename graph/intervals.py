@@ -219,6 +219,24 @@ def derive(
     return _Step(graph, {name: channels[name] for name in graph.channels}, far).ranges
 
 
+def with_any_weights(graph: StepGraph) -> Ranges:
+    """Return the ranges of a step from any codes, with any weights and biases of its `Linear`.
+
+    All that is known of their sums is that they have `SUM_BITS`, or they cannot be proven.
+
+    Raises
+    ------
+    InputError
+        As `derive` does, or if the graph has no formats.
+    """
+    known, sums = graph.fractions, {}
+    for index, _ in graph.of_kind(Linear):
+        words = graph.words(index)
+        formats = tuple(QFormat(SUM_BITS - known[word], known[word]) for word in words)
+        sums[index] = Input(tuple(f"sum {word}" for word in words), formats)
+    return derive(graph.changed(sums))
+
+
 def prove(graph: StepGraph, initial: Mapping[str, Interval] | None = None) -> Ranges:
     """Prove that nothing overflows in any number of steps from the initial state.
 

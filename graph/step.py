@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -65,6 +65,10 @@ class StepGraph:
             )
         if not all(0 <= word < self.count for word in self.outputs):
             raise ValueError(f"the next state is {self.outputs} of {self.count} words")
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the graph itself, which nobody changes: what is made for it is made once."""
+        return self
 
     @cached_property
     def _first(self) -> list[int]:

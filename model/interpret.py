@@ -35,7 +35,7 @@ from scotopia.graph.operations import (
 )
 from scotopia.graph.step import StepGraph
 
-from .settle import Codes, settle
+from .settle import Codes, clipped_ends, settle
 
 #: Numbers of operations, by their index in the graph: of a `Linear`, (O, I, K) and (O,); of a
 #: `Constant`, (L,).
@@ -66,6 +66,7 @@ class Interpreter:
             words: graph.runs(words)
             for words in (*(w for o in graph.operations for w in o.arguments), graph.outputs)
         }
+        self._ends = clipped_ends(graph)
         self._codes: dict[tuple[int, torch.dtype, torch.device], Codes] = {}
         self._numbers: dict[tuple[int, torch.dtype, torch.device], tuple[Tensor, ...]] = {}
 
@@ -171,8 +172,9 @@ class Interpreter:
             case Fit():
                 key = index, state.dtype, state.device
                 if key not in self._codes:
+                    clipped = [self._ends[word] for word in self.graph.words(index)]
                     self._codes[key] = Codes(
-                        operation.formats, state, operation.rounding, operation.overflow
+                        operation.formats, state, operation.rounding, operation.overflow, clipped
                     )
                 codes = self._codes[key]
                 if not self.rounds:

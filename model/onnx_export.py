@@ -101,7 +101,7 @@ class _Step(nn.Module):
 
 def _scotopic(rule: Rule) -> tuple[nn.Module, dict[str, int], dict[str, Any]]:
     """Return what runs a step, planes of what it is given, by name, and its description."""
-    if type(rule) is not Rule or rule.grids is not None:
+    if type(rule) is not Rule:
         raise InputError(
             f"{type(rule).__name__} computes on quantized numbers: export the float rule, or "
             "quantize it and export that with export_qonnx"

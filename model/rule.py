@@ -7,7 +7,6 @@ Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder" (2014), 
 """
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -17,11 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scotopia.graph.errors import InputError
+from scotopia.graph.operations import Linear
+from scotopia.graph.step import StepGraph
 
 from .config import FILTERS, Border, RuleConfig
 from .files import check_training_record, read_rule_file, write_rule_file
 from .learner import Learner
 from .scotopic import register
+from .scotopic.float_graph import float_graph
 from .scotopic.register import Seen, look
 
 #: Identity, Sobel in x and in y, Laplacian, each scaled to a response of about one.
@@ -49,23 +51,6 @@ def to_state(pixel: Tensor) -> Tensor:
 def to_pixel(state: Tensor) -> Tensor:
     """Map a prediction back to a pixel in [0, 1]; inverse of `to_state`, clipped."""
     return ((state + 1) * (128 / 255)).clamp(0, 1)
-
-
-@dataclass(frozen=True)
-class Grids:
-    """Formats of all numbers that a rule keeps, as `fused.cpp` reads them.
-
-    Attributes
-    ----------
-    rows
-        (inputs + hidden + updates + channels, 4) float32: 2**frac_bits, 2**-frac_bits, lowest and
-        highest value.
-    half
-        Of a last bit, added before the bits below it are dropped: 1/2 for RND, 0 for TRN.
-    """
-
-    rows: Tensor
-    half: float
 
 
 class FilteredLayer(nn.Module):
@@ -119,12 +104,6 @@ class Rule(Learner):
             self.update.weight.mul_(0.5)
             nn.init.zeros_(self.update.bias)  # type: ignore[arg-type]
 
-    #: Where its numbers sit, if they are quantized in a way that `fused` knows.
-    grids: Grids | None = None
-
-    #: Whether `fused` can run it.
-    fusible = True
-
     #: Random bits that round its update; only numbers on a grid need any.
     dither = 0
 
@@ -132,15 +111,39 @@ class Rule(Learner):
         """Return samples, any shape, as the input register can hold them."""
         return samples
 
-    def needs_doubles(self, layers: tuple[Tensor, Tensor, Tensor, Tensor]) -> bool:
-        """Whether numbers must be summed exactly, and floats are too short for that."""
-        return False
-
     def layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Weights and biases that a step uses: (hidden, perceived, 3, 3), of the update 1 x 1."""
         perceive_bias, update_bias = self.perceive.bias, self.update.bias
         assert perceive_bias is not None and update_bias is not None
         return self.perceive.weight, perceive_bias, self.update.weight, update_bias
+
+    @property
+    def graph(self) -> StepGraph:
+        """The step as a graph, of any weights."""
+        return float_graph(self.config)
+
+    def weights(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Numbers of the graph's layers, as `Interpreter` takes them."""
+        weight, bias, update_weight, update_bias = self.layers()
+        perceive, update = (index for index, _ in self.graph.of_kind(Linear))
+        return {
+            perceive: (weight.flatten(2), bias),
+            update: (update_weight.flatten(2), update_bias),
+        }
+
+    def noise(self, fired: Tensor | None, dither: Tensor | None = None) -> Tensor | None:
+        """Return the random words that the graph takes, (..., words, H, W); None if there are none.
+
+        Parameters
+        ----------
+        fired
+            (..., 1, H, W) of cells that update, see `forward`.
+        dither
+            (..., 1, H, W) in [0, 1), of a rule that has one.
+        """
+        # A cell fires where its random number is below the rate.
+        words = [*([] if fired is None else [1 - fired]), *([] if dither is None else [dither])]
+        return torch.cat(words, -3) if words else None
 
     def initial_state(self, batch: int, height: int, width: int) -> Tensor:
         """Return the state before the first sample: mid-grey, trace 0."""

@@ -3,11 +3,8 @@
 import torch
 from torch import Tensor
 
-from scotopia.graph.operations import Linear
-
-from . import compiled, fused, native
+from . import compiled, native
 from .rule import Rule
-from .scotopic.float_graph import float_graph
 
 
 def unroll(
@@ -19,9 +16,8 @@ def unroll(
 ) -> tuple[Tensor, Tensor]:
     """Run `steps_per_frame` steps in each frame of a chunk.
 
-    On a CPU with a C++ compiler that works by what is `compiled` for the rule's step graph, or by
-    `fused` if the rule is quantized; elsewhere by PyTorch's own operators: same numbers up to the
-    order of sums.
+    On a CPU with a C++ compiler that works by what is `compiled` for the rule's step graph;
+    elsewhere by PyTorch's own operators: same numbers up to the order of sums.
 
     Parameters
     ----------
@@ -43,42 +39,37 @@ def unroll(
     fired = draw_fired(rule, samples, generator)
     dither = draw_dither(rule, samples, generator)
     if samples.device.type == "cpu" and native.available():
-        if type(rule) is Rule:
-            try:
-                return unroll_compiled(rule, state, samples, valids, fired)
-            except compiled.NotCompiled:
-                pass
-        elif rule.fusible and fused.library(rule) is not None:
-            return fused.unroll(rule, state, samples, valids, fired, dither)
+        try:
+            return unroll_compiled(rule, state, samples, valids, fired, dither)
+        except compiled.NotCompiled:
+            pass
     return unroll_plainly(rule, state.detach(), samples, valids, fired, dither)
 
 
 def unroll_compiled(
-    rule: Rule, state: Tensor, samples: Tensor, valids: Tensor, fired: Tensor | None = None
+    rule: Rule,
+    state: Tensor,
+    samples: Tensor,
+    valids: Tensor,
+    fired: Tensor | None = None,
+    dither: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Do it by the compiled step of a float rule.
+    """Do it by the compiled step of a rule's graph.
 
     Raises
     ------
     NotCompiled
         If the compiler fails.
     """
-    config = rule.config
-    graph = float_graph(config)
-    weight, bias, update_weight, update_bias = rule.layers()
-    perceive, update = (index for index, _ in graph.of_kind(Linear))
-    weights = {
-        perceive: (weight.flatten(2), bias),
-        update: (update_weight.flatten(2), update_bias),
-    }
+    graph, config = rule.graph, rule.config
     planes = [*samples.unbind(2), *valids.unbind(2)]
     return compiled.unroll(
         graph,
-        weights,
+        rule.weights(),
         state,
         dict(zip(graph.inputs, planes, strict=True)),
         steps_per_frame=config.steps_per_frame,
-        noise=None if fired is None else 1 - fired,  # a cell fires where it is below the rate
+        noise=rule.noise(fired, dither),
         channels=range(config.pixels),
     )
 
@@ -112,7 +103,7 @@ def unroll_plainly(
     fired: Tensor | None = None,
     dither: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Do it as one would write it down: the reference that `fused` is compared with."""
+    """Do it as one would write it down: the reference that `compiled` is compared with."""
     predictions = []
     for t in range(samples.shape[1]):
         for step in range(rule.config.steps_per_frame):

@@ -1,30 +1,66 @@
 """The fake-quantized rule: floats that sit where the integer rule's codes are.
 
-It computes the values of the golden model's codes, exactly: numbers that are kept have at most 16
-bits, which floats hold, and sums and products are double precision (but on Apple's MPS, which has
-none). It has gradients, by the straight-through
-estimator (Bengio, Leonard, Courville: "Estimating or Propagating Gradients Through Stochastic
-Neurons for Conditional Computation", 2013): rounding has the gradient 1, and a number that sits at
-an end of its format has none. So it is what quantization-aware training trains.
+Its step is the integer rule's graph, run by `model.interpret` or `model.compiled`, which are exact
+and have gradients. Its weights are floats, not rounded, so that small steps of training add up;
+where the graph reads them they are, each to its own grid, by the straight-through estimator as in
+`model.settle`. So it is what quantization-aware training trains.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from scotopia.graph.qformat import Overflow, QFormat, Rounding
-from scotopia.model.rule import PAD_MODE, Grids, Rule, recency
-from scotopia.model.settle import Codes, settle
+from scotopia.graph.qformat import QFormat
+from scotopia.graph.step import StepGraph
+from scotopia.model.interpret import Interpreter
+from scotopia.model.rule import Rule
 
 from .formats import Formats, bias_format, by_weight, folded_layers
 from .layered_rule import LayeredRule
 
-#: Floats of 24 bits hold a half beside any integer below this.
-EXACT = 1 << 23
+
+class Grids:
+    """Formats of the single numbers of a tensor.
+
+    Parameters
+    ----------
+    formats
+        One for each number of a tensor, row by row.
+    """
+
+    def __init__(self, formats: Sequence[QFormat]) -> None:
+        def column(number: Callable[[QFormat], float]) -> Tensor:
+            return torch.tensor([number(format) for format in formats], dtype=torch.float64)
+
+        self.scale = column(lambda format: math.ldexp(1, format.frac_bits))
+        self.lowest = column(lambda format: format.lowest)
+        self.highest = column(lambda format: format.highest)
+
+    def round(self, values: Tensor) -> Tensor:
+        """Round numbers to their formats, to nearest; those that are clipped have no gradient."""
+        rounded: Tensor = _Nearest.apply(values, self)  # type: ignore[no-untyped-call]
+        return rounded
+
+
+class _Nearest(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, grids: Grids) -> Tensor:
+        # Not where the tensor is: there may be no doubles, which hold all codes.
+        numbers = values.detach().cpu().double().flatten()
+        codes = torch.floor(numbers * grids.scale + 0.5)
+        inside = (codes >= grids.lowest) & (codes <= grids.highest)
+        ctx.save_for_backward(inside.reshape(values.shape).to(values.device))
+        codes = torch.minimum(torch.maximum(codes, grids.lowest), grids.highest)
+        return (codes / grids.scale).reshape(values.shape).to(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None
 
 
 class FakeQuantRule(Rule):
@@ -45,15 +81,16 @@ class FakeQuantRule(Rule):
         with torch.no_grad():
             for mine, given in zip(Rule.layers(self), layers, strict=True):
                 mine.copy_(given)
-        #: `fused` knows the modes that hardware uses.
-        self.fusible = formats.overflow is Overflow.SAT and formats.rounding in (
-            Rounding.RND,
-            Rounding.TRN,
-        )
-        if self.fusible:
-            every = (*formats.inputs, *formats.hidden, *formats.updates, *formats.state)
-            rows = torch.tensor([_grid(format) for format in every])
-            self.grids = Grids(rows, 0.5 if formats.rounding is Rounding.RND else 0.0)
+        seen = formats.state + formats.inputs
+        perceived, hidden = formats.config.perceived, formats.config.hidden
+        self._grids = [
+            Grids(
+                [one for row in by_weight(formats.perceive_weights, perceived, 9) for one in row]
+            ),
+            Grids([bias_format(f, seen) for f in formats.perceive_weights]),
+            Grids([one for row in by_weight(formats.update_weights, hidden, 1) for one in row]),
+            Grids([bias_format(f, formats.hidden) for f in formats.update_weights]),
+        ]
 
     @classmethod
     def of(cls, integer: LayeredRule) -> "FakeQuantRule":
@@ -87,35 +124,14 @@ class FakeQuantRule(Rule):
 
     def layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Weights and biases on their grids, the hard sigmoid in the gates'."""
-        formats = self.formats
-        weight, bias, update_weight, update_bias = folded_layers(self)
-        seen = formats.state + formats.inputs
-        return (
-            _round(weight, by_weight(formats.perceive_weights, weight.shape[1], 9)),
-            _round(bias, [(bias_format(f, seen),) for f in formats.perceive_weights]),
-            _round(update_weight, by_weight(formats.update_weights, update_weight.shape[1], 1)),
-            _round(
-                update_bias, [(bias_format(f, formats.hidden),) for f in formats.update_weights]
-            ),
-        )
+        parts = zip(self._grids, folded_layers(self), strict=True)
+        weight, bias, update_weight, update_bias = (grids.round(part) for grids, part in parts)
+        return weight, bias, update_weight, update_bias
 
-    def needs_doubles(self, layers: tuple[Tensor, Tensor, Tensor, Tensor]) -> bool:
-        """Whether a sum or product with these `layers` may need more bits than floats have."""
-        formats = self.formats
-        kept = (*formats.state, *formats.inputs, *formats.updates)
-        if 2 ** (2 * max(format.bits for format in kept) + 1) >= EXACT:
-            return True
-        for weight, bias, seen, written in (
-            (*layers[:2], formats.state + formats.inputs, formats.perceive_weights),
-            (*layers[2:], formats.hidden, formats.update_weights),
-        ):
-            largest = [max(-f.lowest, f.highest) * 2.0**-f.frac_bits for f in seen]
-            units = [2.0 ** bias_format(f, seen).frac_bits for f in written]
-            sums = weight.detach().abs().sum((2, 3)) @ weight.new_tensor(largest)
-            codes = (sums + bias.detach().abs()) * weight.new_tensor(units)
-            if codes.max() >= EXACT:
-                return True
-        return False
+    @cached_property
+    def graph(self) -> StepGraph:
+        """The integer rule's graph, with the weights that this one had at first."""
+        return self.integer_rule().graph
 
     def forward(
         self,
@@ -135,96 +151,20 @@ class FakeQuantRule(Rule):
             (B, 1, H, W) in [0, 1): what is added below the last bit of the gated update, in place
             of rounding.
         """
-        formats, channels = self.formats, self.config.channels
-        x, last, age = state[:, :channels], state[:, channels:-1], state[:, -1:]
-        arrived = valid > 0
-        register = torch.where(arrived, sample, last)
-        tick = 2.0**-self.config.trace_bits
-        trace = torch.where(arrived, 1 - tick, (age - tick).clamp(min=0))
-        flicker = torch.where(age > 0, register - last, torch.zeros_like(last))
-        surprise = register - x[:, :1]
-        shown = {
-            "sample": register,
-            "trace": trace,
-            "valid": arrived.to(x.dtype),
-            "fresh": (arrived & (age < 1 - tick)).to(x.dtype),
-            "flicker": flicker,
-            "innovation": valid * surprise,
+        # Exact where there are doubles: Apple's MPS has none.
+        kind = torch.float32 if state.device.type == "mps" else torch.float64
+        weights = {
+            index: tuple(part.to(kind) for part in parts) for index, parts in self.weights().items()
         }
-        for name, format in zip(self.config.inputs, formats.inputs, strict=True):
-            if name == "trust":
-                doubt = x[:, self.config.doubt : self.config.doubt + 1]
-                shown[name] = recency(trace) - 4 * doubt
-            elif name == "recall":
-                shown[name] = _exact(shown["trust"]) * surprise
-            shown[name] = self._settle(shown[name], (format,))
+        noise = self.noise(fired, dither)
+        after = self._run(
+            state.to(kind),
+            {"sample": sample[:, 0].to(kind), "valid": valid[:, 0].to(kind)},
+            None if noise is None else noise.to(kind),
+            weights,
+        )
+        return after.to(state.dtype)
 
-        seen = torch.cat([x, *(shown[name] for name in self.config.inputs)], 1)
-        padded = F.pad(seen, (1, 1, 1, 1), mode=PAD_MODE[self.config.border])
-        weight, bias, update_weight, update_bias = self.layers()
-        hidden = self._settle(_exact_conv2d(padded, weight, bias), formats.hidden)
-        update = self._settle(_exact_conv2d(hidden, update_weight, update_bias), formats.updates)
-        if self.config.kind == "residual":
-            updated = self._settle(x + update, formats.state)
-        else:
-            candidate, gate = update.chunk(2, 1)
-            updated = x + self._round_way(_exact(gate) * (candidate - x), dither)
-        if fired is not None:
-            updated = torch.where(fired > 0, updated, x)
-        return torch.cat([updated, register, trace], 1)
-
-    def _settle(self, values: Tensor, formats: Sequence[QFormat]) -> Tensor:
-        grids = Codes(formats, values, self.formats.rounding, self.formats.overflow)
-        return settle(values, grids).to(self.update.weight.dtype)
-
-    def _round_way(self, way: Tensor, dither: Tensor | None) -> Tensor:
-        """Round what is added to the state; it never leaves the format, so nothing is clipped."""
-        codes = Codes(self.formats.state, way, self.formats.rounding, None)
-        if dither is not None:
-            codes.rounding = Rounding.TRN
-            way = way + dither * codes.unit
-        return settle(way, codes).to(self.update.weight.dtype)
-
-
-def _exact(tensor: Tensor) -> Tensor:
-    """Return the tensor in the precision that sums and products need."""
-    return tensor if tensor.device.type == "mps" else tensor.double()
-
-
-def _exact_conv2d(seen: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.conv2d(_exact(seen), _exact(weight), _exact(bias))
-
-
-def _grid(format: QFormat) -> list[float]:
-    """Row of `Grids` of a format."""
-    unit = math.ldexp(1, -format.frac_bits)
-    return [1 / unit, unit, format.lowest * unit, format.highest * unit]
-
-
-class _Nearest(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, scale: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-        codes = torch.floor(_exact(values) * scale + 0.5)
-        ctx.save_for_backward((codes >= lowest) & (codes <= highest))
-        return (torch.minimum(torch.maximum(codes, lowest), highest) / scale).to(values.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None
-
-
-def _round(values: Tensor, formats: Sequence[Sequence[QFormat]]) -> Tensor:
-    """Round weights (O, ...) or biases (O,), each to its format."""
-
-    def column(number: Callable[[QFormat], float]) -> Tensor:
-        numbers = [[number(format) for format in row] for row in formats]
-        return _exact(torch.tensor(numbers, device=values.device)).reshape(values.shape)
-
-    rounded: Tensor = _Nearest.apply(  # type: ignore[no-untyped-call]
-        values,
-        column(lambda format: math.ldexp(1, format.frac_bits)),
-        column(lambda format: format.lowest),
-        column(lambda format: format.highest),
-    )
-    return rounded
+    @cached_property
+    def _run(self) -> Interpreter:
+        return Interpreter(self.graph)

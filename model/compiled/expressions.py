@@ -17,6 +17,9 @@ class Node:
 
     Attributes
     ----------
+    wide
+        Whether it is computed, or compared, as a `Real`; else as a float. What is written into the
+        code or is given when it runs is both.
     kind
         "number", "given" (a number that is known when the code runs), "load" (from a plane), or
         how it is computed.
@@ -32,6 +35,7 @@ class Node:
     arguments: tuple["Node", ...]
     data: tuple[object, ...]
     size: int
+    wide: bool
 
 
 @dataclass(frozen=True)
@@ -69,26 +73,40 @@ _TEXT = {
     "eq": "({0} == {1})",
     "nonzero": "({0} != 0)",
     "and": "({0} & {1})",
+    "narrow": "{0}",
 }
 _TRUTHS = {"lt", "eq", "nonzero", "and"}
 _LEAVES = {"number", "given", "load"}
+
+#: Arrays of gradients, which are floats.
+GRADIENTS = {"dnext", "dprevious", "dplane", "dstrip", "extended", "dnumber"}
 
 #: Operations that are rather done twice than shared by two loops.
 CHEAP = 3
 
 
 class Expressions:
-    """Makes nodes, each once."""
+    """Makes nodes, each once.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    wide_store
+        Whether what is kept has to be read as a `Real`.
+    """
+
+    def __init__(self, wide_store: bool = False) -> None:
         self._made: dict[object, Node] = {}
+        self._wide_store = wide_store
 
-    def make(self, kind: str, *arguments: Node, data: tuple[object, ...] = ()) -> Node:
-        """Return the node of a kind."""
-        key = kind, tuple(map(id, arguments)), data
+    def make(
+        self, kind: str, *arguments: Node, data: tuple[object, ...] = (), wide: bool = False
+    ) -> Node:
+        """Return the node of a kind; it is wide, too, if it is computed of what is."""
+        wide |= any(one.wide for one in arguments if one.kind not in _TRUTHS)
+        key = kind, tuple(map(id, arguments)), data, wide
         if key not in self._made:
             size = 0 if kind in _LEAVES else 1 + sum(one.size for one in arguments)
-            self._made[key] = Node(kind, arguments, data, size)
+            self._made[key] = Node(kind, arguments, data, size, wide and kind != "narrow")
         return self._made[key]
 
     def number(self, value: float) -> Node:
@@ -101,20 +119,25 @@ class Expressions:
 
     def load(self, plane: Plane, dy: int = 0, dx: int = 0) -> Node:
         """Return what a plane holds of this cell, or of one beside it."""
-        return self.make("load", data=(plane, dy, dx))
+        wide = self._wide_store and plane.array not in GRADIENTS
+        return self.make("load", data=(plane, dy, dx), wide=wide)
+
+    def narrow(self, a: Node) -> Node:
+        """Return a number as a float, which holds it or comes as close as a gradient needs."""
+        return self.make("narrow", a) if a.wide else a
 
     def add(self, a: Node | None, b: Node) -> Node:
         """Return a sum; None is nothing."""
         return b if a is None else self.make("add", a, b)
 
-    def multiply(self, a: Node, b: Node) -> Node:
+    def multiply(self, a: Node, b: Node, wide: bool = False) -> Node:
         """Return a product."""
         for one, other in ((a, b), (b, a)):
             if one.kind == "number" and one.data[0] == 1:
                 return other
             if one.kind == "number" and one.data[0] == -1:
                 return self.make("neg", other)
-        return self.make("mul", a, b)
+        return self.make("mul", a, b, wide=wide)
 
     def truth(self, bit: Node) -> Node:
         """Return whether a bit is not 0."""
@@ -124,9 +147,11 @@ class Expressions:
         """Return `a` where something holds, else `b`."""
         return a if a is b else self.make("where", condition, a, b)
 
-    def fit(self, a: Node, format: QFormat, rounding: Rounding, overflow: Overflow) -> Node:
+    def fit(
+        self, a: Node, format: QFormat, rounding: Rounding, overflow: Overflow, wide: bool
+    ) -> Node:
         """Return a number brought to a format."""
-        return self.make("fit", a, data=(format, rounding, overflow))
+        return self.make("fit", a, data=(format, rounding, overflow), wide=wide)
 
 
 def loads(assignments: Iterable[Assignment]) -> Iterator[Plane]:
@@ -239,7 +264,7 @@ def _shape(component: list[Assignment]) -> tuple[object, list[int | Plane]]:
             places.append(index)
         elif node.kind == "number":
             data = (float.hex(node.data[0]),)  # type: ignore[arg-type]
-        shape.append((node.kind, data, tuple(number[id(a)] for a in node.arguments)))
+        shape.append((node.kind, data, node.wide, tuple(number[id(a)] for a in node.arguments)))
     for one in component:
         value = number[id(one.value)]
         shape.append((one.target.array, place(one.target), one.adds, value))
@@ -275,11 +300,20 @@ def _loop(
 
     body: list[str] = []
     names: dict[int, str] = {}
+
+    def argument(node: Node, kind: str) -> str:
+        """Write what a node of a kind of numbers is computed of."""
+        if node.kind == "number":
+            return literal(node.data[0], kind)  # type: ignore[arg-type]
+        name = names[id(node)]
+        if node.kind in _TRUTHS or (node.kind != "given" and kind == _type(node)):
+            return name
+        return f"{kind}({name})"
+
     given = iter([k for k, one in enumerate(tables[0]) if not isinstance(one, Plane)])
     for node in _all_nodes([one.value for one in component]):
         name = f"v{len(names)}"
         if node.kind == "number":
-            names[id(node)] = literal(node.data[0])  # type: ignore[arg-type]
             continue
         if node.kind == "given":
             head.append(f"const Real {name} = given[{index(next(given))}];")
@@ -287,29 +321,34 @@ def _loop(
             plane, dy, dx = node.data
             assert isinstance(plane, Plane) and isinstance(dy, int)
             where = f"x + {dx}" if dx else "x"
-            body.append(f"const Real {name} = Real({pointer(plane, dy)}[{where}]);")
+            body.append(f"const {_type(node)} {name} = {pointer(plane, dy)}[{where}];")
         else:
-            kind = "bool" if node.kind in _TRUTHS else "Real"
-            arguments = [names[id(a)] for a in node.arguments]
+            kind = "bool" if node.kind in _TRUTHS else _type(node)
+            arguments = [argument(a, _type(node)) for a in node.arguments]
             text = _fitted(arguments[0], node) if node.kind == "fit" else _TEXT[node.kind]
             body.append(f"const {kind} {name} = {text.format(*arguments)};")
         names[id(node)] = name
     for one in component:
-        to, value = pointer(one.target, 0), names[id(one.value)]
+        kind = "float" if one.target.array in GRADIENTS else "Store"
+        to, value = pointer(one.target, 0), argument(one.value, kind)
         body.append(f"{to}[x] {'+=' if one.adds else '='} {value};")
     lines = [*head, f"EACH({begin}, {end}) {{", *body, "}", "}"]
     return lines if single else [*lines, "}"]
 
 
-def literal(value: float) -> str:
-    """Write a number."""
-    return f"Real({float(value).hex()})"
+def _type(node: Node) -> str:
+    return "Real" if node.wide else "float"
+
+
+def literal(value: float, kind: str) -> str:
+    """Write a number of some type."""
+    return f"{kind}({float(value).hex()})"
 
 
 def _fitted(argument: str, node: Node) -> str:
     format, rounding, overflow = node.data
     assert isinstance(format, QFormat) and isinstance(overflow, Overflow)
-    numbers = {name: literal(value) for name, value in _grid(format, overflow).items()}
+    numbers = {n: literal(value, _type(node)) for n, value in _grid(format, overflow).items()}
     return _fit_text(rounding, overflow).format(argument, **numbers)
 
 

@@ -1,11 +1,13 @@
 """C++ of the gradients of a step: the plan in reverse order.
 
 Gradients are those of `interpret`: of what rounds they go straight through, but not where a number
-sits at an end of its format; of two equal words, the second is the larger and the smaller.
+sits at an end of its format and may have been clipped there; of two equal words, the second is the
+larger and the smaller.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, partial, reduce
 
 import numpy as np
 
@@ -26,8 +28,8 @@ from scotopia.graph.operations import (
     Window,
     Words,
 )
-from scotopia.graph.qformat import Overflow
 
+from ..settle import Ends, clipped_ends
 from .expressions import Assignment, Node, Plane, ends, loads, loops
 from .plan import Position
 from .values import Piece, Values, over_strips, table
@@ -47,6 +49,10 @@ class Backward:
 
 class Gradients(Values):
     """Writes what computes the gradients of a plan."""
+
+    @cached_property
+    def _ends(self) -> dict[int, Ends]:
+        return clipped_ends(self.graph)
 
     def gradient(self, word: int) -> Plane:
         """Where the gradient of a word that is kept lies."""
@@ -143,7 +149,8 @@ class Gradients(Values):
             for i, tap in zip(*np.nonzero(self.plan.masks[index][lane]), strict=True):
                 number = start + int(np.ravel_multi_index((lane, i, tap), shape))
                 read = self.tap(operation.a[i], operation.border, int(tap))
-                numbers[number] = make.add(numbers.get(number), make.multiply(total, read))
+                product = make.multiply(total, make.narrow(read))
+                numbers[number] = make.add(numbers.get(number), product)
         return []
 
     def _pass_back(
@@ -168,8 +175,8 @@ class Gradients(Values):
                 pass_on(a[lane], total)
                 pass_on(b[lane], make.make("neg", total))
             case Multiply(a=a, b=b):
-                pass_on(a[lane], make.multiply(total, self.term(b[lane], at)))
-                pass_on(b[lane], make.multiply(total, self.term(a[lane], at)))
+                pass_on(a[lane], make.multiply(total, make.narrow(self.term(b[lane], at))))
+                pass_on(b[lane], make.multiply(total, make.narrow(self.term(a[lane], at))))
             case Minimum(b=b) | Maximum(b=b) if read[0] in plan.finish:
                 pair = self.term(word, at), self.term(b[lane], at)
                 order = pair if isinstance(operation, Minimum) else pair[::-1]
@@ -185,15 +192,14 @@ class Gradients(Values):
                 pass_on(a[lane], make.where(chosen, total, nothing))
                 pass_on(b[lane], make.where(chosen, nothing, total))
             case Fit(a=a, formats=formats, overflow=overflow):
-                if overflow is not Overflow.WRAP:
-                    code, unit = self.term(word, at), 2.0 ** -formats[lane].frac_bits
-                    low, high = ends(formats[lane], overflow)
-                    inside = make.make(
-                        "and",
-                        make.make("lt", make.number(low * unit), code),
-                        make.make("lt", code, make.number(high * unit)),
-                    )
-                    total = make.where(inside, total, nothing)
+                unit, limits = 2.0 ** -formats[lane].frac_bits, ends(formats[lane], overflow)
+                below, above = self._ends[word]
+                if below or above:
+                    low, high = (make.number(end * unit) for end in limits)
+                    code = self.term(word, at)
+                    inside = [make.make("lt", low, code)] * below
+                    inside += [make.make("lt", code, high)] * above
+                    total = make.where(reduce(partial(make.make, "and"), inside), total, nothing)
                 pass_on(a[lane], total)
             case Linear():
                 self._pass_back_sum(index, operation, lane, total, at, pass_on, numbers)
@@ -221,7 +227,7 @@ class Gradients(Values):
             if trained:
                 shape = linear.weight.shape
                 number = plan.given[index] + int(np.ravel_multi_index(place, shape))
-                product = make.multiply(total, self.term(linear.a[i], at))
+                product = make.multiply(total, make.narrow(self.term(linear.a[i], at)))
                 numbers[number] = make.add(numbers.get(number), product)
 
     def backward_around(self, layer: int) -> list[str]:

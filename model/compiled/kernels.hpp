@@ -4,7 +4,8 @@
 // cells: `combine` (each output a weighted sum of rows: layers, and their transposes) and
 // `correlate` (each weight's gradient the sum over all cells of a product of two planes).
 //
-// Real is what is computed in, Store what numbers are kept in; gradients are floats.
+// Real is what is computed in where floats are too short, Store what numbers are kept in; gradients
+// are floats.
 
 #include <cmath>
 #include <cstring>
@@ -98,21 +99,50 @@ struct Strips {
 
 // ---- formats: from a number in last bits to a code ----
 
-inline Real bit(bool b) { return b ? Real(1) : Real(0); }
-inline Real smaller(Real a, Real b) { return a < b ? a : b; }
-inline Real larger(Real a, Real b) { return a > b ? a : b; }
-inline Real to_TRN(Real x) { return std::floor(x); }
-inline Real to_TRN_ZERO(Real x) { return std::trunc(x); }
-inline Real to_RND(Real x) { return std::floor(x + Real(0.5)); }
-inline Real to_RND_MIN_INF(Real x) { return std::ceil(x - Real(0.5)); }
-inline Real to_RND_ZERO(Real x) { return x < 0 ? std::floor(x + Real(0.5)) : std::ceil(x - Real(0.5)); }
-inline Real to_RND_INF(Real x) { return x < 0 ? std::ceil(x - Real(0.5)) : std::floor(x + Real(0.5)); }
-inline Real to_RND_CONV(Real x) {
-    const Real up = std::floor(x + Real(0.5)), odd = up - 2 * std::floor(up * Real(0.5));
-    return up - (up - x == Real(0.5) ? odd : 0);
+inline float bit(bool b) { return b ? 1.0f : 0.0f; }
+template <typename T>
+inline T smaller(T a, T b) {
+    return a < b ? a : b;
 }
-inline Real into(Real code, Real low, Real high) { return smaller(larger(code, low), high); }
-inline Real wrapped(Real code, Real low, Real span, Real per_span) {
+template <typename T>
+inline T larger(T a, T b) {
+    return a > b ? a : b;
+}
+template <typename T>
+inline T to_TRN(T x) {
+    return std::floor(x);
+}
+template <typename T>
+inline T to_TRN_ZERO(T x) {
+    return std::trunc(x);
+}
+template <typename T>
+inline T to_RND(T x) {
+    return std::floor(x + T(0.5));
+}
+template <typename T>
+inline T to_RND_MIN_INF(T x) {
+    return std::ceil(x - T(0.5));
+}
+template <typename T>
+inline T to_RND_ZERO(T x) {
+    return x < 0 ? to_RND(x) : to_RND_MIN_INF(x);
+}
+template <typename T>
+inline T to_RND_INF(T x) {
+    return x < 0 ? to_RND_MIN_INF(x) : to_RND(x);
+}
+template <typename T>
+inline T to_RND_CONV(T x) {
+    const T up = to_RND(x), odd = up - 2 * std::floor(up * T(0.5));
+    return up - (up - x == T(0.5) ? odd : 0);
+}
+template <typename T>
+inline T into(T code, T low, T high) {
+    return smaller(larger(code, low), high);
+}
+template <typename T>
+inline T wrapped(T code, T low, T span, T per_span) {
     return code - span * std::floor((code - low) * per_span);
 }
 
@@ -196,13 +226,13 @@ struct Keep {
         return sums;
     }
 };
-template <typename Finish>
+template <typename Finish, typename T>
 struct Lanewise {
     template <typename V>
     V operator()(int n, V sums) const {
-        Real lanes[Lanes<Real>::COUNT];
+        T lanes[Lanes<T>::COUNT];
         std::memcpy(lanes, &sums, sizeof lanes);
-        for (Real& lane : lanes) lane = Finish::one(n, lane);
+        for (T& lane : lanes) lane = Finish::one(n, lane);
         std::memcpy(&sums, lanes, sizeof lanes);
         return sums;
     }

@@ -28,13 +28,14 @@ from scotopia.graph.step import StepGraph
 from .. import native
 from .plan import Plan
 from .source import Source, source
+from .values import FLOAT_BITS
 
 #: Numbers of operations, by their index in the graph, as `interpret` has them: of a `Linear`, its
 #: weight (O, I, K) and bias (O,); of a `Constant`, its values (L,).
 Weights = Mapping[int, tuple[Tensor, ...]]
 
-#: Bits of an integer, with its sign, that floats and doubles hold beside a half.
-FLOAT_BITS, DOUBLE_BITS = 24, 53
+#: Bits of an integer, with its sign, that doubles hold beside a half.
+DOUBLE_BITS = 53
 
 #: Numbers by which a row is padded, and its margin; see `kernels.hpp`.
 PAD = 16
@@ -131,18 +132,20 @@ def _of(graph: StepGraph, given: Weights, index: int) -> tuple[Tensor, ...]:
 
 @dataclass(frozen=True)
 class _Code:
-    """What is compiled for a graph.
-
-    Attributes
-    ----------
-    real, kept
-        Types of what is computed in, and of what numbers are kept in.
-    """
+    """What is compiled for a graph."""
 
     source: Source
     library: ctypes.CDLL
-    real: torch.dtype
-    kept: torch.dtype
+
+    @property
+    def real(self) -> torch.dtype:
+        """Type of the numbers that are given."""
+        return torch.float64 if self.source.wide else torch.float32
+
+    @property
+    def kept(self) -> torch.dtype:
+        """Type of what is kept."""
+        return torch.float64 if self.source.wide_store else torch.float32
 
 
 class _Made:
@@ -159,13 +162,15 @@ class _Made:
         plan = Plan(graph, frozenset(trained), patterns)
         given = (Channel, Input, Random)
         self.kept = [w for w in plan.live if plan.stored(w) or plan.kind(w) in given]
-        self._sources: dict[tuple[bool, bool], Source] = {}
+        self._sources: list[Source] = []
 
-    def source(self, wide: tuple[bool, bool]) -> Source:
-        """Return the code, written once."""
-        if wide not in self._sources:
-            self._sources[wide] = self._make(wide=wide[0], wide_store=wide[1])
-        return self._sources[wide]
+    def source(self, wide: frozenset[int], wide_store: bool) -> Source:
+        """Return code in which these words are wide, and maybe others that once were."""
+        for known in self._sources:
+            if known.wide >= wide and known.wide_store >= wide_store:
+                return known
+        self._sources.append(self._make(wide=wide, wide_store=wide_store))
+        return self._sources[-1]
 
 
 _made: WeakKeyDictionary[StepGraph, dict[object, _Made]] = WeakKeyDictionary()
@@ -177,17 +182,19 @@ def _code(graph: StepGraph, given: Weights, patterns: Mapping[int, NDArray[np.bo
     if key not in known:
         known[key] = _Made(graph, given, patterns)
     made = known[key]
-    wide = _width(graph, given, made.kept) if made.exact else (False, False)
-    code = made.source(wide)
+    code = (
+        made.source(*_wide(graph, given, made.kept))
+        if made.exact
+        else made.source(frozenset(), False)
+    )
     library = native.compiled(code.text) if native.available() else None
     if library is None:
         raise NotCompiled("g++ made no compiled step: run the graph by model.interpret")
-    types = [torch.float64 if double else torch.float32 for double in wide]
-    return _Code(code, library, *types)
+    return _Code(code, library)
 
 
-def _width(graph: StepGraph, given: Weights, kept: Iterable[int]) -> tuple[bool, bool]:
-    """Whether what is computed, and what is kept, has to be double precision to be exact."""
+def _wide(graph: StepGraph, given: Weights, kept: Iterable[int]) -> tuple[frozenset[int], bool]:
+    """Words that are computed in double precision, to be exact, and whether any of them is kept."""
     operations = list(graph.operations)
     for index, parts in given.items():
         numbers = [part.detach().double().numpy() for part in parts]
@@ -198,14 +205,18 @@ def _width(graph: StepGraph, given: Weights, kept: Iterable[int]) -> tuple[bool,
             assert isinstance(operation, Constant)
             operations[index] = replace(operation, values=tuple(numbers[0].tolist()))
     ranges = derive(StepGraph(tuple(operations), graph.outputs))
-    every = *ranges.words, *ranges.sums.values(), *ranges.rounded.values()
-    widest = max(one.bits for one in every)
-    if widest > DOUBLE_BITS:
+    bits = [one.bits for one in ranges.words]
+    kept_bits = max((bits[word] for word in kept), default=0)
+    for found in (ranges.sums, ranges.rounded):
+        for word, one in found.items():
+            bits[word] = max(bits[word], one.bits)
+    if max(bits) > DOUBLE_BITS:
         raise InputError(
-            f"a word of the step may need {widest} bits, doubles hold {DOUBLE_BITS}: "
+            f"a word of the step may need {max(bits)} bits, doubles hold {DOUBLE_BITS}: "
             "quantize the rule with fewer"
         )
-    return widest > FLOAT_BITS, any(ranges.words[word].bits > FLOAT_BITS for word in kept)
+    wide = frozenset(word for word, most in enumerate(bits) if most > FLOAT_BITS)
+    return wide, kept_bits > FLOAT_BITS
 
 
 @dataclass

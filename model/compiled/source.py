@@ -34,11 +34,15 @@ class Source:
         `Linear`, then its biases.
     saved
         Planes that are kept of each step, for its gradient.
+    wide, wide_store
+        See `source`.
     """
 
     text: str
     given: tuple[int, ...]
     saved: int
+    wide: frozenset[int]
+    wide_store: bool
 
 
 def source(
@@ -46,7 +50,7 @@ def source(
     trained: Iterable[int],
     patterns: Mapping[int, NDArray[np.bool_]] | None = None,
     *,
-    wide: bool = False,
+    wide: frozenset[int] = frozenset(),
     wide_store: bool = False,
 ) -> Source:
     """Write a graph's step.
@@ -59,18 +63,18 @@ def source(
     patterns
         Of a trained `Linear`, by its index: which of its weights (O, I, K) may be other than 0.
     wide
-        Whether sums and products are double precision.
+        Words that are computed in double precision.
     wide_store
         Whether what is kept is, too.
     """
     plan = Plan(graph, frozenset(trained), patterns or {})
-    writer = _Writer(plan)
+    writer = _Writer(plan, wide, wide_store)
     kinds = [
         f"typedef {'double' if double else 'float'} {name};"
-        for name, double in (("Real", wide), ("Store", wide_store))
+        for name, double in (("Real", bool(wide)), ("Store", wide_store))
     ]
     text = "\n".join([*kinds, KERNELS.read_text(), *writer.text(), INTERFACE.read_text()]) + "\n"
-    return Source(text, tuple(plan.given), len(plan.saved))
+    return Source(text, tuple(plan.given), len(plan.saved), wide, wide_store)
 
 
 class _Writer(Gradients):
@@ -130,7 +134,9 @@ class _Writer(Gradients):
             _, inputs, taps = linear.weight.shape
             start, size = plan.given[layer], linear.weight.size
             lanes = [self.graph.origin(word)[1] for word in outputs]
-            members.append(f"Layer<{len(outputs)}, Real> layer{layer}{{{inputs * taps}}};")
+            members.append(
+                f"Layer<{len(outputs)}, {self.kind(layer)}> layer{layer}{{{inputs * taps}}};"
+            )
             packing += [
                 f"static const int lanes{layer}[] = {{{', '.join(map(str, lanes))}}};",
                 f"for (int o = 0; o < {len(outputs)}; o++) {{",

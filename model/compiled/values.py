@@ -1,6 +1,6 @@
 """C++ of the values of a step, forward and again in backward."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -38,6 +38,9 @@ from .expressions import (
     loops,
 )
 from .plan import Plan, Position
+
+#: Bits of an integer, with its sign, that floats hold beside a half.
+FLOAT_BITS = 24
 
 
 @dataclass
@@ -81,11 +84,17 @@ def table(planes: Iterable[Plane]) -> str:
 
 
 class Values:
-    """Writes what computes the words of a plan."""
+    """Writes what computes the words of a plan.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.graph = plan, plan.graph
-        self.make = Expressions()
+    Parameters
+    ----------
+    wide, wide_store
+        See `source.source`.
+    """
+
+    def __init__(self, plan: Plan, wide: Set[int], wide_store: bool) -> None:
+        self.plan, self.graph, self.wide = plan, plan.graph, wide
+        self.make = Expressions(wide_store)
         self.number_planes()
         self.silences = Numbering()
         self._channels = {word: c for c, word in enumerate(self.graph.channels.values())}
@@ -158,23 +167,28 @@ class Values:
         if isinstance(operation, Window):
             return self._extremum(operation, lane)[0]
         arguments = [self.term(words[lane], at) for words in operation.arguments]
+        wide = word in self.wide
         match operation:
             case Add():
-                return make.make("add", *arguments)
+                return make.make("add", *arguments, wide=wide)
             case Subtract():
-                return make.make("sub", *arguments)
+                return make.make("sub", *arguments, wide=wide)
             case Multiply():
-                return make.multiply(*arguments)
+                return make.multiply(arguments[0], arguments[1], wide)
             case Minimum():
-                return make.make("min", *arguments)
+                return make.make("min", *arguments, wide=wide)
             case Maximum():
-                return make.make("max", *arguments)
+                return make.make("max", *arguments, wide=wide)
             case Less():
                 return make.make("bit", make.make("lt", *arguments))
             case Select():
                 return make.where(make.truth(arguments[0]), *arguments[1:])
             case Fit(formats=formats, rounding=rounding, overflow=overflow):
-                return make.fit(arguments[0], formats[lane], rounding, overflow)
+                format = formats[lane]
+                found = make.fit(arguments[0], format, rounding, overflow, wide)
+                return (
+                    make.narrow(found) if format.bits + (not format.signed) <= FLOAT_BITS else found
+                )
         raise NotImplementedError(type(operation).__name__)
 
     def weight(self, index: int, linear: Linear, place: tuple[int, int, int]) -> Node:
@@ -190,6 +204,7 @@ class Values:
 
     def _sum(self, index: int, linear: Linear, lane: int, at: Position) -> Node:
         make, plan = self.make, self.plan
+        wide = self.graph.words(index)[lane] in self.wide
         total: Node | None = None
         if index in plan.given:
             total = make.given(plan.given[index] + linear.weight.size + lane)
@@ -200,7 +215,8 @@ class Values:
             around = linear.weight.shape[2] == AROUND
             read = self.tap(word, linear.border, int(tap)) if around else self.term(word, at)
             weight = self.weight(index, linear, (lane, int(i), int(tap)))
-            total = make.add(total, make.multiply(weight, read))
+            product = make.multiply(weight, read, wide)
+            total = product if total is None else make.make("add", total, product, wide=wide)
         return make.number(0) if total is None else total
 
     def _extremum(self, window: Window, lane: int) -> tuple[Node, Node]:
@@ -337,12 +353,13 @@ class Values:
             if words == self.plan.outputs(layer):
                 continue
             operation, _ = self.graph.made_by(words[0])
+            kind = self.kind(layer)
             if isinstance(operation, Fit):
                 formats = [self.graph.formats[word] for word in words]
                 tables, text = fitted_lanes(formats, operation.rounding, operation.overflow)
                 base, body = (
-                    f"Lanewise<Finish{layer}>",
-                    f"static Real one(int n, Real v) {{ return {text}; }}",
+                    f"Lanewise<Finish{layer}, {kind}>",
+                    f"static {kind} one(int n, {kind} v) {{ return {text}; }}",
                 )
             else:
                 assert isinstance(operation, Maximum | Minimum)
@@ -354,10 +371,14 @@ class Values:
                 body = f"template <typename V> static V one(V v, V bound) {{ return {choice}; }}"
             lines.append(f"struct Finish{layer} : {base} {{")
             for name, numbers in tables.items():
-                rows = ", ".join(map(literal, numbers))
-                lines.append(f"static constexpr Real {name}[] = {{{rows}}};")
+                rows = ", ".join(literal(number, kind) for number in numbers)
+                lines.append(f"static constexpr {kind} {name}[] = {{{rows}}};")
             lines += [body, "};"]
         return lines
+
+    def kind(self, layer: int) -> str:
+        """Return the type in which a layer sums up."""
+        return "float" if self.wide.isdisjoint(self.plan.outputs(layer)) else "Real"
 
     def layer(self, layer: int) -> list[Piece]:
         """Write what computes a layer: one of the cell alone all along a strip at once."""

@@ -220,7 +220,7 @@ def check_options(
 def least_bytes(config: RuleConfig, options: TrainOptions, device: str) -> int:
     """Bytes that an iteration takes of the machine's memory, at least.
 
-    Those of its videos, and on a CPU of what the gradient is computed from, by `fused` as well as
+    Those of its videos, and on a CPU of what the gradient is computed from, compiled as well as
     by PyTorch: state and hidden neurons of every step.
     """
     pixels = options.crop**2

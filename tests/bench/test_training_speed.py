@@ -16,9 +16,11 @@ pytestmark = [
 INPUTS = find_preset("retina").config.inputs
 
 
-def test_all_loops_of_a_rule_compute_the_same():
+@pytest.mark.parametrize("quantized", [False, True])
+def test_both_loops_of_a_rule_compute_the_same(quantized):
     config = RuleConfig(channels=3, hidden=5, trace_bits=3, inputs=INPUTS)
-    training_speed.retina(config, TrainOptions(batch=2, crop=9, chunk=4)).check()
+    options = TrainOptions(batch=2, crop=9, chunk=4)
+    training_speed.retina(config, options, quantized=quantized).check()
 
 
 def test_both_loops_of_a_growing_automaton_compute_the_same():
@@ -31,4 +33,4 @@ def test_every_round_is_timed_but_the_first():
     )
     seconds = training_speed.measure(work, 2)
     assert {len(found) for found in seconds.values()} == {2}
-    assert len(seconds) == 7  # two tasks by three loops, and the matrix product
+    assert len(seconds) == 5  # two tasks by two loops, and the matrix product

@@ -201,7 +201,16 @@ def test_what_floats_cannot_hold_is_computed_in_doubles(
     code = run._code(graph, chunk.weights, {})
     assert code.real is torch.float64
     assert code.kept is kept
+    assert not code.source.wide.intersection(graph.channels.values())
     check(chunk)
+
+
+def test_code_in_which_more_words_are_wide_serves_as_well() -> None:
+    made = run._Made(any_graph(3), (), {})
+    code = made.source(frozenset({0, 1}), False)
+    assert made.source(frozenset({1}), False) is code
+    assert made.source(frozenset({1, 2}), False) is not code
+    assert made.source(frozenset({1}), True) is not code
 
 
 def test_what_doubles_cannot_hold_is_refused() -> None:
@@ -233,6 +242,8 @@ def clip_of(rule: Rule, videos: int = 2, height: int = 9, width: int = 37) -> An
         {"inputs": INPUTS, "block": 2, "channels": 6, "border": "wrap"},
         {"inputs": (), "kind": "residual", "border": "zero", "hidden": 19, "channels": 9},
         {"inputs": ("valid", "innovation"), "fire_rate": 0.5, "perception": "depthwise"},
+        {"inputs": ("sample", "trust", "recall"), "border": "zero", "perception": "sobel"},
+        {"inputs": ("innovation",), "channels": 1, "hidden": 1},
     ],
     ids=str,
 )

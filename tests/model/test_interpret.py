@@ -94,6 +94,23 @@ def test_a_fit_passes_gradients_inside_its_format() -> None:
     assert state.grad.flatten().tolist() == [0, 1, 1, 0]
 
 
+def test_what_cannot_be_clipped_passes_gradients_at_the_ends_of_its_format() -> None:
+    """A move by a share of the way ends between where it begins and where it leads to."""
+    build, format = Builder(), QFormat(1, 3)
+    x, share, target = build.channels(
+        {"x": format, "share": QFormat(0, 2, signed=False), "target": format}
+    )
+    way = (share * (target - x)).fit(QFormat(2, 3))
+    graph = build.graph({"x": (x + way).fit(format), "share": share, "target": target})
+    state = torch.tensor([[0.875, -1, 0.5], [0.75, 0.5, 0], [0.875, -1, 0.5]])[None, :, None]
+    state.requires_grad_()
+    after = Interpreter(graph)(state)
+    after[:, 0].sum().backward()
+    assert after[0, 0, 0].tolist() == [0.875, -1, 0.5]
+    assert state.grad[0, 0, 0].tolist() == [0.25, 0.5, 1]
+    assert state.grad[0, 2, 0].tolist() == [0.75, 0.5, 0]
+
+
 @pytest.mark.parametrize(
     ("state", "noise", "said"),
     [

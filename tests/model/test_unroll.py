@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scotopia.model import compiled, fused, native
-from scotopia.model.config import INPUTS
+from scotopia.model import compiled, native
 from scotopia.model.rule import Rule
-from scotopia.model.unroll import draw_fired, unroll, unroll_plainly
+from scotopia.model.unroll import draw_fired, unroll, unroll_compiled, unroll_plainly
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
@@ -29,82 +28,6 @@ def chunk(rule: Rule, videos: int = 2, frames: int = 3, height: int = 9, width: 
     state = random(videos, channels, height, width)
     samples = 2 * random(videos, frames, pixels, height, width) - 1
     return state, samples, (random(*samples.shape) < 0.3).float()
-
-
-def gradients(rule: Rule, predictions: Tensor) -> list[Tensor]:
-    target = torch.linspace(-1, 1, predictions.numel()).reshape(predictions.shape)
-    loss = (predictions - target).square().mean()
-    return list(torch.autograd.grad(loss, list(rule.parameters())))
-
-
-@needs_compiler
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"inputs": INPUTS, "trace_bits": 8},
-        {"inputs": INPUTS, "block": 2, "channels": 6, "border": "wrap"},
-        {"inputs": INPUTS, "border": "zero"},
-        {"inputs": (), "kind": "residual", "border": "zero"},
-        {"inputs": ("sample", "trust"), "fire_rate": 0.5, "perception": "depthwise"},
-        {"inputs": ("valid", "innovation"), "fire_rate": 0.5, "kind": "residual"},
-        # blocks of outputs that are not full, and of one
-        {"inputs": ("trust", "recall"), "hidden": 19, "channels": 9, "perception": "sobel"},
-        {"inputs": ("innovation",), "channels": 1, "hidden": 1},
-    ],
-    ids=str,
-)
-def test_fused_agrees_with_pytorch(fields: dict[str, Any], small_config: Make) -> None:
-    torch.manual_seed(0)
-    rule = Rule(small_config(**fields))
-    with torch.no_grad():  # far enough for gates, candidates and states to saturate
-        for parameter in rule.parameters():
-            parameter.mul_(2)
-    state, samples, valids = chunk(rule)
-    fired = draw_fired(rule, samples, torch.Generator().manual_seed(1))
-    expected, expected_state = unroll_plainly(rule, state, samples, valids, fired)
-    found, found_state = fused.unroll(rule, state, samples, valids, fired)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found_state, expected_state, rtol=1e-5, atol=1e-5)
-    for ours, theirs in zip(gradients(rule, found), gradients(rule, expected), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
-
-
-@needs_compiler
-@pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 31, 32, 33, 64])
-def test_fused_is_right_at_every_width(width: int, small_config: Make) -> None:
-    torch.manual_seed(1)
-    rule = Rule(small_config())
-    state, samples, valids = chunk(rule, videos=1, frames=2, height=3, width=width)
-    found, _ = fused.unroll(rule, state, samples, valids, None)
-    expected, _ = unroll_plainly(rule, state, samples, valids)
-    for ours, theirs in zip(gradients(rule, found), gradients(rule, expected), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
-@needs_compiler
-def test_threads_do_not_change_the_gradient(small_config: Make) -> None:
-    torch.manual_seed(2)
-    rule = Rule(small_config())
-    state, samples, valids = chunk(rule, videos=5)
-    found = []
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
-        found.append(gradients(rule, fused.unroll(rule, state, samples, valids, None)[0]))
-    torch.set_num_threads(1)
-    assert all(map(torch.equal, *found))
-
-
-@needs_compiler
-def test_a_chunk_begun_while_another_waits_does_not_disturb_it(small_config: Make) -> None:
-    torch.manual_seed(3)
-    rule = Rule(small_config())
-    first, second = chunk(rule), chunk(rule)
-    expected = gradients(rule, unroll_plainly(rule, *first)[0])
-    fused.unroll(rule, *second, None)[0].sum().backward()  # leaves its arrays for the next
-    waiting = fused.unroll(rule, *first, None)[0]
-    fused.unroll(rule, *second, None)[0].sum().backward()
-    for ours, theirs in zip(gradients(rule, waiting), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -155,11 +78,12 @@ def test_filtered_layer_equals_its_full_layer(perception: str, small_config: Mak
 
 
 @needs_compiler
+@pytest.mark.usefixtures("compiler")
 def test_rules_of_two_shapes_may_be_compiled_at_once(small_config: Make) -> None:
     rules = [Rule(small_config(hidden=hidden, inputs=())) for hidden in (1, 2)]
-    native._compile.cache_clear()
+    native._compiled.cache_clear()
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda rule: fused.unroll(rule, *chunk(rule), None)[0], rules))
+        found = list(pool.map(lambda rule: unroll_compiled(rule, *chunk(rule))[0], rules))
     for rule, predictions in zip(rules, found, strict=True):
         expected, _ = unroll_plainly(rule, *chunk(rule))
         torch.testing.assert_close(predictions, expected, rtol=1e-5, atol=1e-5)

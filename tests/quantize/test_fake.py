@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,11 @@ import torch
 
 from scotopia.cli.rules import SHIPPED
 from scotopia.graph.qformat import QFormat, Rounding
-from scotopia.model import fused
 from scotopia.model.config import INPUTS
 from scotopia.model.rule import Rule, to_state
 from scotopia.model.task import reconstruct, shown
-from scotopia.model.unroll import draw_dither, unroll_plainly
-from scotopia.quantize.fake import FakeQuantRule
+from scotopia.model.unroll import draw_dither, unroll_compiled, unroll_plainly
+from scotopia.quantize.fake import FakeQuantRule, Grids
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.layered_rule import FIRE_BITS, LayeredRule, fire_threshold
 from scotopia.quantize.task import reconstruct as reconstruct_by_codes
@@ -104,15 +104,12 @@ def test_the_twin_of_a_float_rule_becomes_the_integer_rule_that_post_training_ma
     np.testing.assert_array_equal(found.update.bias, expected.update.bias)
 
 
-def test_rounding_has_the_gradient_one_and_clipping_none(
-    float_rule: Make, small_config: Make
-) -> None:
-    twin = trained_for(float_rule(0, small_config(channels=2, inputs=())))
+def test_a_weight_that_its_format_clips_has_no_gradient() -> None:
     values = torch.tensor([0.3, 0.994, 5.0, -0.2, -7.0], requires_grad=True)
-    settled = twin._settle(values[None, None, None], (QFormat(1, 7),))
-    settled.sum().backward()
-    assert settled.flatten().tolist() == [38 / 128, 127 / 128, 127 / 128, -26 / 128, -1]
-    assert values.grad is not None and values.grad.tolist() == [1, 0, 0, 1, 0]
+    rounded = Grids([QFormat(1, 7)] * 5).round(values)
+    rounded.sum().backward()
+    assert rounded.tolist() == [38 / 128, 127 / 128, 127 / 128, -26 / 128, -1]
+    assert values.grad is not None and values.grad.tolist() == [1, 1, 0, 1, 0]
 
 
 def test_samples_are_seen_as_the_integer_rule_takes_them(
@@ -153,8 +150,9 @@ def test_a_clip_is_reconstructed_as_by_the_integer_rule(
 )
 @pytest.mark.parametrize(
     ("rounding", "scales", "dither"),
-    [(Rounding.RND, "output", 0), (Rounding.TRN, "kernel", 0), (Rounding.RND, "kernel", 5)],
+    [(Rounding.RND_CONV, "output", 0), (Rounding.TRN, "kernel", 0), (Rounding.RND, "kernel", 5)],
 )
+@pytest.mark.usefixtures("compiler")
 def test_the_compiled_loop_trains_the_same_twin(
     fields: dict[str, Any],
     rounding: Rounding,
@@ -166,7 +164,7 @@ def test_the_compiled_loop_trains_the_same_twin(
     twin = trained_for(float_rule(1, small_config(**fields)), 6, rounding, scales)
     chances = None
     if twin.config.kind == "gated":
-        twin.dither = dither
+        twin = FakeQuantRule(twin, replace(twin.formats, dither=dither))
         chances = draw_dither(twin, torch.zeros(2, 3, 1, 5, 19), torch.Generator().manual_seed(2))
         assert (chances is None) == (dither == 0)
     generator = torch.Generator().manual_seed(0)
@@ -185,7 +183,7 @@ def test_the_compiled_loop_trains_the_same_twin(
         )
 
     expected, expected_state = unroll_plainly(twin, state, samples, valids, fired, chances)
-    found, found_state = fused.unroll(twin, state, samples, valids, fired, chances)
+    found, found_state = unroll_compiled(twin, state, samples, valids, fired, chances)
     assert torch.equal(found, expected) and torch.equal(found_state, expected_state)
     for ours, theirs in zip(gradients(found), gradients(expected), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
@@ -201,6 +199,7 @@ def test_the_compiled_loop_trains_the_same_twin(
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("compiler")
 def test_training_sees_the_integer_rule_however_wide_its_sums(
     precision: Precision, scales: str, least: int
 ) -> None:
@@ -217,15 +216,7 @@ def test_training_sees_the_integer_rule_however_wide_its_sums(
             codes = integer.step(codes, integer.given(integer.sample_codes(frame), valid))
     expected = np.stack([f.values(c) for f, c in zip(integer.channel_formats, codes, strict=True)])
     samples, valids = shown(twin, frames, mask)
-    for run in (unroll_plainly, fused.unroll):
+    for run in (unroll_plainly, unroll_compiled):
         with torch.no_grad():
-            _, state = run(twin, twin.initial_state(1, 16, 19), twin.sense(samples), valids, None)
+            _, state = run(twin, twin.initial_state(1, 16, 19), twin.sense(samples), valids)
         np.testing.assert_array_equal(state[0].numpy(), expected)
-
-
-def test_modes_that_no_compiled_loop_knows_run_plainly(
-    float_rule: Make, small_config: Make
-) -> None:
-    rule = float_rule(0, small_config())
-    assert trained_for(rule).fusible
-    assert not trained_for(rule, rounding=Rounding.RND_CONV).fusible
