@@ -26,6 +26,7 @@ from scotopia.hdl.serial_protocol import (
     check_board,
     decode_channel,
     encode_samples,
+    encode_writes,
 )
 from scotopia.model.score import psnr_curve
 from scotopia.quantize.integer_rule import IntegerRule
@@ -157,6 +158,8 @@ def play(
             "model's: load the bitstream again"
         )
     state = rule.initial_state(height, width)
+    if not before.frames:
+        port.write(encode_writes(rule.loads(height, width)))
     for frame, visible in zip(frames, mask, strict=True):
         codes = rule.sample_codes(frame)
         port.write(encode_samples(codes, visible) + bytes([FRAME]))

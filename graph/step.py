@@ -65,6 +65,7 @@ class StepGraph:
             )
         if not all(0 <= word < self.count for word in self.outputs):
             raise ValueError(f"the next state is {self.outputs} of {self.count} words")
+        self.inputs  # noqa: B018  refuses names that are given twice, as `channels` above
 
     def __deepcopy__(self, memo: object) -> Self:
         """Return the graph itself, which nobody changes: what is made for it is made once."""
@@ -152,7 +153,10 @@ class StepGraph:
         found: dict[str, int] = {}
         for index, operation in self.of_kind(kind):
             assert isinstance(operation, Channel | Input)
-            found.update(zip(operation.names, self.words(index), strict=True))
+            for name, word in zip(operation.names, self.words(index), strict=True):
+                if name in found:
+                    raise ValueError(f"two {kind.__name__.lower()}s are called {name}")
+                found[name] = word
         return found
 
     @cached_property

@@ -16,6 +16,7 @@ from .serial_protocol import (
     READ,
     STATUS,
     STATUS_BYTES,
+    WRITE,
     baud_divisor,
     check_board,
 )
@@ -68,6 +69,7 @@ class RetinaBoard(wiring.Component):
         high = Signal()  # the second byte of a pixel
         code = Signal(16)
         low = Signal(8)  # the first byte of a sample
+        absent = Signal()  # no word of a cell has that number
         sum_of_both, dropped = Signal(17), Signal(16)
         m.d.comb += [
             code.eq(pixels.payload.code.as_signed()),
@@ -81,7 +83,10 @@ class RetinaBoard(wiring.Component):
                 m.d.sync += high.eq(0), pixels_left.eq(self.height * self.width)
                 with m.If(queue.r_rdy), m.Switch(queue.r_data):
                     with m.Case(EVENT):
+                        m.d.sync += event.payload.target.eq(0), absent.eq(0)
                         m.next = "X"
+                    with m.Case(WRITE):
+                        m.next = "TARGET"
                     with m.Case(FRAME):
                         m.d.sync += command.payload.op.eq(Op.FRAME)
                         m.next = "ASK"
@@ -96,6 +101,14 @@ class RetinaBoard(wiring.Component):
                         m.next = "STATUS"
                     with m.Default(), m.If(~skipped.all()):
                         m.d.sync += skipped.eq(skipped + 1)
+            with m.State("TARGET"):
+                m.d.comb += queue.r_en.eq(1)
+                with m.If(queue.r_rdy):
+                    m.d.sync += [
+                        event.payload.target.eq(queue.r_data),
+                        absent.eq(queue.r_data >= len(self.program.rule.targets)),
+                    ]
+                    m.next = "X"
             # A coordinate of a smaller array is cut to fewer bits: what does not fit, is dropped.
             outside = Signal()
             for state, following, field, size in (
@@ -108,7 +121,7 @@ class RetinaBoard(wiring.Component):
                         beyond = queue.r_data >= size
                         m.d.sync += [
                             field.eq(queue.r_data),
-                            outside.eq(beyond if state == "X" else outside | beyond),
+                            outside.eq((absent if state == "X" else outside) | beyond),
                         ]
                         m.next = following
             with m.State("LOW"):
@@ -119,7 +132,7 @@ class RetinaBoard(wiring.Component):
             with m.State("HIGH"):
                 m.d.comb += queue.r_en.eq(1)
                 with m.If(queue.r_rdy):
-                    m.d.sync += event.payload.code.eq(Cat(low, queue.r_data))
+                    m.d.sync += event.payload.code.eq(Cat(low, queue.r_data).as_signed())
                     m.next = "EVENT"
             with m.State("EVENT"):
                 with m.If(outside):

@@ -28,7 +28,8 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
     Returns
     -------
     What `manifest.json` holds: `top`, `sources` (file names), `height`, `width`, `channels`
-    (names), `word_bits`, `steps_per_frame`, `cycles_per_step`, and the program's figures.
+    (names), `word_bits`, `steps_per_frame`, `cycles_per_step`, `code_bits` of
+    a sample, its `targets` in their order, and the program's figures.
 
     Raises
     ------
@@ -49,7 +50,15 @@ def emit(program: Program, height: int, width: int, folder: Path) -> dict[str, A
         "word_bits": program.operand_bits,
         "planes": program.planes,
         "instructions": len(program.instructions),
-        "sample_bits": rule.event_format.bits,
+        "code_bits": rule.code_bits,
+        "targets": [
+            {
+                "kind": "event" if number < len(rule.events) else "channel",
+                "name": name,
+                "format": str(format),
+            }
+            for number, (name, format) in enumerate(rule.targets)
+        ],
     }
     files = {f"{name}.v": text for name, text in modules.items()}
     files["program.txt"] = program.listing()

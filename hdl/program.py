@@ -150,8 +150,10 @@ class Program:
     entries
         Where each routine starts. `clear`: the state from which all begins; `forget`: the end of a
         frame, no flag of an event is set any more; `read`: one instruction a channel, which makes
-        it the operand; `move`: the operands of all cells go one cell north; `sense`: the first of
-        the rule's events arrives; `step`: a step of the rule.
+        it the operand; `move`: the operands of all cells go one cell north; `sense`: a sample
+        arrives; `step`: a step of the rule.
+    senses
+        For each of the rule's `targets`, where in `sense` a sample for it begins.
     """
 
     rule: IntegerRule
@@ -161,6 +163,7 @@ class Program:
     inputs: dict[str, Word] = field(default_factory=dict)
     instructions: list[Instruction] = field(default_factory=list)
     entries: dict[str, int] = field(default_factory=dict)
+    senses: list[int] = field(default_factory=list)
     comments: dict[int, str] = field(default_factory=dict)
 
     @classmethod
@@ -183,11 +186,11 @@ class Program:
             if instruction.end:
                 return
 
-    def cycles(self, name: str, width: int) -> int:
+    def cycles(self, name: str, width: int, offset: int = 0) -> int:
         """Clocks that a routine takes on rows of `width` cells, from its first bit to its last."""
         return sum(
             max(width, SHORTEST) if instruction.flag is Flag.NOISE else instruction.cycles
-            for instruction in self.routine(name)
+            for instruction in self.routine(name, offset)
         )
 
     @property

@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from amaranth import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth import Array, Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -31,14 +31,19 @@ class CommandLayout(data.StructLayout):
 
 
 class EventLayout(data.StructLayout):
-    """A sample: its address and its code."""
+    """A sample: the cell's address, the code, and which word of the cell it is for.
+
+    `target` counts `IntegerRule.targets`: the rule's events, then the channels of its state. A word
+    of fewer bits takes the lowest ones of `code`.
+    """
 
     def __init__(self, program: Program, height: int, width: int) -> None:
         super().__init__(
             {
                 "x": max(1, (width - 1).bit_length()),
                 "y": max(1, (height - 1).bit_length()),
-                "code": signed(program.rule.event_format.bits),
+                "code": signed(program.rule.code_bits),
+                "target": max(1, (len(program.rule.targets) - 1).bit_length()),
             }
         )
 
@@ -115,7 +120,7 @@ def shape_code(program: Program, height: int, width: int) -> int:
     rule, code = program.rule, 0x811C9DC5
     facts = (
         f"{height} {width} {program.planes} {program.operand_bits} {program_depth(program)} "
-        f"{rule.event_format.bits} {' '.join(program.borders)} {rule.steps_per_frame} "
+        f"{rule.code_bits} {' '.join(program.borders)} {rule.steps_per_frame} {program.senses} "
         f"{sorted(program.entries.items())} {program.lanes_take_noise} {rule.noise_seed}"
     )
     for byte in facts.encode():
@@ -132,8 +137,8 @@ class Sequencer(wiring.Component):
     """Run the program on the array.
 
     After reset it clears the cells' memory, then is idle. While idle it takes a sample, or else a
-    command. A sample outside the array, and one that is offered while steps run, is taken and
-    dropped, and counted; while another one is taken, a sample waits.
+    command. A sample outside the array or for a word that is not there, and one that is offered
+    while steps run, is taken and dropped, and counted; while another one is taken, a sample waits.
 
     Attributes
     ----------
@@ -240,7 +245,7 @@ class Sequencer(wiring.Component):
             m.d.sync += drain.eq(drain - 1)
         m.d.comb += done.eq(drain == 1)
 
-        code = Signal(signed(program.rule.event_format.bits))
+        code = Signal(signed(program.rule.code_bits))
         self._drive(m, instruction, index, active, active & (index == last_bit), code)
         self._commands(m, start, entry, done, code)
         return m
@@ -306,7 +311,9 @@ class Sequencer(wiring.Component):
         steps, channel = Signal(8), Signal(8)
         whole_frame, reading = Signal(), Signal()
         rows_left = Signal(range(self.height + 1))
-        inside = (event.x < self.width) & (event.y < self.height)
+        targets = len(program.senses)
+        inside = (event.x < self.width) & (event.y < self.height) & (event.target < targets)
+        routine = Array(program.senses)[event.target]
         dropping = Signal()
         # The rows take a control word in the clock in which this takes it, too.
         moves = self.control.shift & self.control.enter[Shift.SOUTH - 1]
@@ -343,7 +350,7 @@ class Sequencer(wiring.Component):
                     m.d.sync += code.eq(event.code)
                     m.d.sync += self.rows.eq(1 << event.y), self.columns.eq(1 << event.x)
                     with m.If(inside):
-                        run(m, "sense")
+                        run(m, "sense", routine)
                         m.next = "SENSE"
                     with m.Else():
                         m.d.comb += dropping.eq(1)

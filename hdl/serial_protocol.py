@@ -4,6 +4,8 @@ To the board, a byte that names the command, then its arguments:
 
 =======  =================  ===========================================================
 `E`      x, y, code         a sample; its code in two bytes
+`W`      target, x, y,      the same for another word of the cell: see `EventLayout`
+         code
 `F`                         run a frame; the board answers with the prediction's codes,
                             row by row
 `R`      channel            the board answers with the channel's codes, row by row
@@ -12,12 +14,13 @@ To the board, a byte that names the command, then its arguments:
 
 A code is two bytes, the lower one first, in two's complement.
 
-Any other byte is counted and skipped, so four bytes of zeros bring both sides together again after
+Any other byte is counted and skipped, so five bytes of zeros bring both sides together again after
 a broken one. Samples wait on the board while it is busy, `QUEUE` bytes of them: a host that awaits
 the answer to each frame before it sends the next one's samples loses none.
 """
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +29,7 @@ from numpy.typing import NDArray
 from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import IntArray, QFormat
 
-EVENT, FRAME, READ, STATUS = b"EFRS"
+EVENT, FRAME, READ, STATUS, WRITE = b"EFRSW"
 
 #: Bytes that wait on the board while it is busy.
 QUEUE = 4096
@@ -34,7 +37,7 @@ QUEUE = 4096
 STATUS_BYTES = 6
 
 #: Ends whatever was begun.
-RESYNC = bytes(4)
+RESYNC = bytes(5)
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,13 @@ def encode_samples(codes: IntArray, mask: NDArray[np.bool_]) -> bytes:
     code = codes[y, x]
     packed = np.stack([np.full_like(x, EVENT), x, y, code & 0xFF, code >> 8 & 0xFF], axis=1)
     return packed.astype(np.uint8).tobytes()
+
+
+def encode_writes(writes: Iterable[tuple[int, int, int, int]]) -> bytes:
+    """Commands that write words of cells: target, y, x and code of each."""
+    return b"".join(
+        bytes([WRITE, target, x, y, code & 0xFF, code >> 8 & 0xFF]) for target, y, x, code in writes
+    )
 
 
 def decode_channel(answer: bytes, height: int, width: int, format: QFormat) -> IntArray:

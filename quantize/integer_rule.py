@@ -6,7 +6,7 @@ It loads without torch.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,9 +105,33 @@ class IntegerRule:
             return QFormat(1, 0, signed=False)
         return self.input_words[self.events[0].value]
 
+    @property
+    def targets(self) -> tuple[tuple[str, QFormat], ...]:
+        """Name and format of all that can be written from outside: what events write, channels."""
+        events = [(event.value, self.input_words[event.value]) for event in self.events]
+        return (*events, *zip(self.channel_names, self.channel_formats, strict=True))
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of the widest number that can be written from outside."""
+        return max(format.bits for _, format in self.targets)
+
     def initial_state(self, height: int, width: int) -> IntArray:
         """Return the codes of the first state, (C, H, W)."""
-        values = self.initial.state(height, width)
+        return self._codes(self.initial.state(height, width))
+
+    def cleared_state(self, height: int, width: int) -> IntArray:
+        """Return the codes of the state after a reset, (C, H, W): all cells are alike."""
+        fill = self.initial.fill[:, None, None]
+        return self._codes(np.broadcast_to(fill, (len(fill), height, width)))
+
+    def loads(self, height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield what makes the first state of the one after a reset: target, y, x and code."""
+        state = self.initial_state(height, width)
+        for channel, y, x in np.argwhere(state != self.cleared_state(height, width)).tolist():
+            yield len(self.events) + channel, y, x, int(state[channel, y, x])
+
+    def _codes(self, values: NDArray[np.float64]) -> IntArray:
         formats = zip(values, self.channel_formats, strict=True)
         return np.stack([format.quantize(channel) for channel, format in formats])
 
@@ -117,13 +141,19 @@ class IntegerRule:
         found: NDArray[np.float64] = state * np.array(units)[:, None, None]
         return found
 
-    def sample_codes(self, pixels: NDArray[np.floating]) -> IntArray:
+    def sample_codes(self, pixels: NDArray[np.floating], event: int = 0) -> IntArray:
         """Codes of pixels in [0, 1], any shape: what the sensor's converter delivers.
 
-        An 8-bit pixel p becomes p - 128; a narrower sample format drops low bits.
+        An 8-bit pixel p becomes p - 128; a narrower format drops low bits. What is no number in
+        [-1, 1) gets black and white as its lowest and highest code.
         """
-        eight_bit = np.rint(np.asarray(pixels, np.float64) * 255).astype(np.int64) - 128
-        shift = 7 - self.event_format.frac_bits
+        format = self.targets[event][1] if self.events else self.event_format
+        if (format.signed, format.int_bits) != (True, 1):
+            span = format.highest - format.lowest
+            scaled: IntArray = np.rint(np.asarray(pixels, np.float64) * span).astype(np.int64)
+            return scaled + format.lowest
+        eight_bit: IntArray = np.rint(np.asarray(pixels, np.float64) * 255).astype(np.int64) - 128
+        shift = 7 - format.frac_bits
         return eight_bit >> shift if shift >= 0 else eight_bit << -shift
 
     def pixels(self, prediction: IntArray) -> NDArray[np.float32]:
@@ -139,11 +169,17 @@ class IntegerRule:
         Parameters
         ----------
         sample, valid
-            (..., H, W) codes of events, and where there is one.
+            (..., H, W) codes of events, and where there is one; of a rule that takes several,
+            (E, ..., H, W).
         before
             Inputs of the frame before; by default all 0.
         """
-        return given(self.events, sample, valid, before)
+        if len(self.events) < 2:
+            return given(self.events, sample, valid, before)
+        found: dict[str, IntArray] = {}
+        for event, one, arrived in zip(self.events, sample, valid, strict=True):
+            found |= given((event,), one, arrived, before)
+        return found
 
     def step(
         self,

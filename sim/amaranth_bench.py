@@ -1,5 +1,6 @@
 """The array in Amaranth's own simulator: slow, but with nothing between Python and the design."""
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,10 @@ def run_amaranth(program: Program, stimulus: Stimulus) -> tuple[IntArray, int]:
 
     async def bench(ctx: Any) -> None:
         steps = 0
-        for samples, mask in zip(stimulus.samples, stimulus.mask, strict=True):
-            for y, x in np.argwhere(mask):
-                event = {"x": int(x), "y": int(y), "code": int(samples[y, x])}
+        written = rule.loads(height, width)
+        for frame in range(len(stimulus.mask)):
+            for target, y, x, code in chain(written, stimulus.arrivals(frame)):
+                event = {"x": x, "y": y, "code": code, "target": target}
                 await stream_put(ctx, device.samples, event)
             for _ in range(rule.steps_per_frame):
                 await stream_put(ctx, device.commands, {"op": Op.RUN, "argument": 1})

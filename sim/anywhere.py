@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scotopia.graph.intervals import Interval
 from scotopia.graph.qformat import IntArray
@@ -27,8 +26,7 @@ class Moment:
     """What goes into a step, as in `IntegerRule.step`."""
 
     state: IntArray
-    sample: IntArray
-    valid: NDArray[np.bool_]
+    inputs: dict[str, IntArray]
     noise: IntArray | None
 
 
@@ -43,7 +41,7 @@ def moments(rule: IntegerRule, count: int = COUNT, side: int = SIDE) -> Iterator
     Samples and random bits are anything.
     """
     rng = np.random.default_rng(0)
-    format = rule.event_format
+    events = [Interval.of(format) for _, format in rule.targets[: len(rule.events)]]
 
     def draw(range: Interval, ends: int) -> IntArray:
         if ends:
@@ -55,18 +53,20 @@ def moments(rule: IntegerRule, count: int = COUNT, side: int = SIDE) -> Iterator
         state = np.stack([draw(one, ends) for one in channel_ranges(rule)])
         if alike:
             state = state[:, ::16, ::16].repeat(16, 1).repeat(16, 2)[:, :side, :side]
-        sample = draw(Interval.of(format), ends)
-        valid = rng.random((side, side)) < 0.5
+        inputs = {}
+        for event, held in zip(rule.events, events, strict=True):
+            inputs[event.value] = draw(held, ends)
+            if event.flag:
+                inputs[event.flag] = (rng.random((side, side)) < 0.5).astype(np.int64)
         noise = rng.integers(0, 2, (rule.noise_planes, side, side)) if rule.noise_planes else None
-        yield Moment(state, sample, valid, noise)
+        yield Moment(state, inputs, noise)
 
 
 def compare_steps(rule: IntegerRule, program: Program, steps: Iterable[Moment]) -> Comparison:
     """Compare the step that the program's twin does with the rule's, the golden model's."""
     expected, found = [], []
     for moment in steps:
-        twin = ArrayTwin(program, *moment.valid.shape)
-        inputs = rule.given(moment.sample, moment.valid)
-        expected.append(rule.step(moment.state, inputs, moment.noise))
-        found.append(twin.step(moment.state, inputs, moment.noise))
+        twin = ArrayTwin(program, *moment.state.shape[1:])
+        expected.append(rule.step(moment.state, moment.inputs, moment.noise))
+        found.append(twin.step(moment.state, moment.inputs, moment.noise))
     return compare(np.stack(expected), np.stack(found), rule.channel_names)

@@ -40,10 +40,16 @@ async def run_stimulus(dut: Any) -> None:
         dut.load.value = 1
     watched_step, first, last, row = (int(number) for number in stimulus["window"])
     frames = [packed(stimulus[name]) for name in ("samples", "mask")]
+    # The first state of the channels goes with the first frame's samples, behind them.
+    (codes,), (loaded,) = (packed(stimulus[name]) for name in ("first_codes", "first_mask"))
+    events, channels = (int(number) for number in stimulus["targets"])
+    frames[0][0] |= codes << stimulus["samples"].shape[1]
+    frames[1][0] |= loaded << stimulus["mask"].shape[1]
     for sample, mask in zip(*frames, strict=True):
         if mask:
             dut.samples.value = sample
             dut.mask.value = mask
+            dut.targets.value = events + (channels if loaded and steps == 0 else 0)
         for step in range(steps_per_frame):
             if steps == watched_step:
                 dut.watch_from.value = first

@@ -68,6 +68,9 @@ MANY = 256
 #: A step that takes more clocks is long: the simulator goes on alone.
 LONG_STEP = 600
 
+#: x, y, code and target.
+Sample = tuple[int, int, int, int]
+
 #: A write to a register, and what the device answered in that clock.
 Writes = Generator[tuple[int, int] | None, Outputs, None]
 
@@ -82,7 +85,7 @@ class Driver:
     Attributes
     ----------
     samples, commands
-        What is to be offered, in this order: (x, y, code) and (op, argument).
+        What is to be offered, in this order: (x, y, code, target) and (op, argument).
     sample_rate, command_rate, ready_rate
         How likely each is offered, or the pixel stream ready, in a clock.
     writes
@@ -119,9 +122,9 @@ class Driver:
     def begin(self, rng: Random) -> None:
         """Forget what a scenario left."""
         self.rng = rng
-        self.samples: deque[tuple[int, int, int]] = deque()
+        self.samples: deque[Sample] = deque()
         self.commands: deque[tuple[int, int]] = deque()
-        self.sample: tuple[int, int, int] | None = None
+        self.sample: Sample | None = None
         self.command: tuple[int, int] | None = None
         self.sample_rate = self.command_rate = self.ready_rate = 1.0
         self.writes: Writes | None = None
@@ -140,9 +143,10 @@ class Driver:
             If the device did nothing for long, though it was asked to, or does not come to an end.
         """
         i, plan = self._inputs(), self.plan
-        sample = (i.code & ((1 << plan["sample_bits"]) - 1)) << (plan["x_bits"] + plan["y_bits"])
+        sample = i.target << plan["code_bits"] | i.code & (1 << plan["code_bits"]) - 1
+        sample = (sample << plan["y_bits"] | i.y) << plan["x_bits"] | i.x
         values = [
-            *(i.rst, i.samples_valid, sample | i.y << plan["x_bits"] | i.x),
+            *(i.rst, i.samples_valid, sample),
             *(i.commands_valid, i.argument << 2 | i.op),
             *(i.pixels_ready, i.address, i.write, i.write_data),
         ]
@@ -199,13 +203,13 @@ class Driver:
         if self.command is None and self.commands and rng.random() < self.command_rate:
             self.command = self.commands.popleft()
         # What is not valid is anything, so that nothing can depend on it.
-        x, y, code = self.sample or self.any_sample(everywhere=True)
+        x, y, code, target = self.sample or self.any_sample(everywhere=True)
         op, argument = self.command or (rng.randrange(4), rng.randrange(256))
         address, data = self.write or (rng.randrange(8), rng.getrandbits(32))
         return Inputs(
             self.rst,
             int(self.sample is not None),
-            *(x, y, code),
+            *(x, y, code, target),
             int(self.command is not None),
             *(op, argument),
             int(rng.random() < self.ready_rate),
@@ -241,20 +245,28 @@ class Driver:
 
     # For scenarios.
 
-    def any_sample(self, everywhere: bool = False) -> tuple[int, int, int]:
-        """Draw a sample, inside the array or at any address that can be expressed."""
+    def any_sample(self, everywhere: bool = False) -> Sample:
+        """Draw a sample, inside the array or at any address that can be expressed.
+
+        One in four, of a rule without events all, is for a channel of the state.
+        """
         rng, plan = self.rng, self.plan
         width = 1 << plan["x_bits"] if everywhere else self.width
         height = 1 << plan["y_bits"] if everywhere else self.height
-        half = 1 << (plan["sample_bits"] - 1)
-        return rng.randrange(width), rng.randrange(height), rng.randrange(-half, half)
+        half = 1 << (plan["code_bits"] - 1)
+        code, target = rng.randrange(-half, half), rng.randrange(plan["events"] or 1)
+        if everywhere and rng.random() < 0.2:
+            target = rng.randrange(1 << max(1, (plan["targets"] - 1).bit_length()))
+        elif not plan["events"] or rng.random() < 0.25:
+            target = rng.randrange(plan["events"], plan["targets"])
+        return rng.randrange(width), rng.randrange(height), code, target
 
     def frame_of_samples(self, density: float = 0.5) -> None:
         """Offer a sample to some of the cells."""
         cells = [(x, y) for y in range(self.height) for x in range(self.width)]
         for x, y in cells if len(cells) <= MANY else self.rng.sample(cells, MANY):
             if self.rng.random() < density:
-                self.samples.append((x, y, self.any_sample()[2]))
+                self.samples.append((x, y, *self.any_sample()[2:]))
 
     def start_writes(self, writes: Writes) -> None:
         """Begin to write registers."""
@@ -375,7 +387,7 @@ async def late_pixels(d: Driver) -> None:
     d.commands.append((Op.FRAME, 0))
     await d.finish()
     d.ready_rate = 0.0
-    await d.do(Op.READ, d.channels - 2)  # the sample
+    await d.do(Op.READ, d.rng.randrange(d.channels))
     await d.clocks(4 * d.step)
     for _ in range(d.width * d.height):
         d.ready_rate = 1.0
@@ -412,11 +424,11 @@ async def samples_in_every_clock(d: Driver) -> None:
 async def samples_that_repeat(d: Driver) -> None:
     """Send several samples to one pixel: the last one counts, whatever its bits."""
     for _ in range(3):
-        x, y, _code = d.any_sample()
+        x, y, _code, target = d.any_sample()
         codes = [d.any_sample()[2] for _ in range(4)]
-        d.samples.extend((x, y, code) for code in (*codes, -1, 0))
-        d.samples.extend((d.any_sample()[0], y, code) for code in codes)
-        d.samples.extend((x, y, code) for code in (*codes[::-1], 0, -1, codes[0]))
+        d.samples.extend((x, y, code, target) for code in (*codes, -1, 0))
+        d.samples.extend((d.any_sample()[0], y, code, target) for code in codes)
+        d.samples.extend((x, y, code, target) for code in (*codes[::-1], 0, -1, codes[0]))
         await d.finish()
         await d.do(Op.RUN, 1)
         await d.observe()
@@ -435,6 +447,20 @@ async def no_samples(d: Driver) -> None:
         await d.observe()
 
 
+@scenario("every channel loaded")
+async def every_channel_loaded(d: Driver) -> None:
+    """Load the rule's first state, then any codes, and run from there; load again in between."""
+    d.samples.extend((x, y, code, target) for target, y, x, code in d.plan["loads"])
+    for steps in (2, 1, 1):
+        d.commands.append((Op.RUN, steps))
+        await d.observe()
+        for target in range(d.plan["events"], d.plan["targets"]):
+            for _ in range(min(d.width * d.height, 64)):
+                x, y, code, _target = d.any_sample()
+                d.samples.append((x, y, code, target))
+        await d.observe()
+
+
 @scenario("samples outside the array")
 async def samples_outside(d: Driver) -> None:
     """Send to each address that can be expressed, at several times."""
@@ -442,15 +468,15 @@ async def samples_outside(d: Driver) -> None:
     for rate in (1.0, 0.3):
         d.sample_rate = rate
         d.rng.shuffle(addresses)
-        d.samples.extend((x, y, d.any_sample()[2]) for x, y in addresses)
+        d.samples.extend((x, y, *d.any_sample(everywhere=True)[2:]) for x, y in addresses)
         d.commands.append((Op.RUN, 1))
         await d.finish()
         await d.observe()
     # One alone, with a command behind it: dropped, and the command is taken in the next clock.
     few = d.width * d.height <= 64  # a raster of many cells takes as many clocks
     for x, y in addresses[:64]:
-        d.samples.append((x, y, d.any_sample()[2]))
-        d.commands.append((Op.READ, d.channels - 2) if few else (Op.FORGET, 0))
+        d.samples.append((x, y, *d.any_sample()[2:]))
+        d.commands.append((Op.READ, d.rng.randrange(d.channels)) if few else (Op.FORGET, 0))
         await d.finish()
 
 
@@ -506,7 +532,7 @@ async def during_clear(d: Driver) -> None:
         await d.reset()
         await d.clocks(offset)
         d.samples.extend(d.any_sample() for _ in range(2))
-        d.commands.extend([(Op.RUN, 1), (Op.READ, d.channels - 2)])
+        d.commands.extend([(Op.RUN, 1), (Op.READ, d.rng.randrange(d.channels))])
         await d.finish()
     d.frame_of_samples()
     await d.do(Op.FRAME)
@@ -725,11 +751,11 @@ async def dropped_stops(d: Driver) -> None:
     ]
     await d.finish()
     x, y = d.rng.choice(outside)
-    d.samples.extend([(x, y, 0)] * (2**16 + 40))
+    d.samples.extend([(x, y, 0, 0)] * (2**16 + 40))
     await d.finish()
     d.start_writes(once(Register.STATUS, 2))
     await d.clocks(3)
-    d.samples.extend([(x, y, 0)] * 3)
+    d.samples.extend([(x, y, 0, 0)] * 3)
     await d.finish()
 
 

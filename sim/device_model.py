@@ -34,6 +34,7 @@ class Inputs(NamedTuple):
     x: int
     y: int
     code: int
+    target: int
     commands_valid: int
     op: int
     argument: int
@@ -87,10 +88,13 @@ class Mismatch(Exception):
 
 @dataclass(frozen=True)
 class Clocks:
-    """How many clocks each routine takes on a device, from its first bit to its last."""
+    """How many clocks each routine takes on a device, from its first bit to its last.
+
+    `sense` has those of each target.
+    """
 
     clear: int
-    sense: int
+    sense: tuple[int, ...]
     step: int
     forget: int
     read: int
@@ -200,9 +204,11 @@ class DeviceModel:
 
     def _reset(self) -> None:
         rule = self.programs[0].rule  # a seed and formats that all programs of one shape share
-        self.state = rule.initial_state(self.height, self.width)
-        self.sample = np.zeros((self.height, self.width), np.int64)
-        self.valid = np.zeros((self.height, self.width), np.bool_)
+        self.state = rule.cleared_state(self.height, self.width)
+        shape = self.height, self.width
+        self.inputs = {name: np.zeros(shape, np.int64) for name in rule.input_words}
+        self.targets = rule.targets
+        self.events = rule.events
         self.noise = RowRegisters(self.height, self.width, rule.noise_seed)
         self.task = Task(self.clocks.clear, self.clocks.clear + SLACK)
         self.waited = 0  # clocks, as in `Task`
@@ -264,7 +270,8 @@ class DeviceModel:
         if self.phase is Phase.IDLE:
             self._write(i, idle=True)
             if i.samples_valid:
-                drop = not (i.x < self.width and i.y < self.height)
+                there = i.x < self.width and i.y < self.height and i.target < len(self.targets)
+                drop = not there
                 if not drop:
                     self._take(i)
             elif i.commands_valid:
@@ -367,8 +374,19 @@ class DeviceModel:
         self.refused = self.stalled = False
 
     def _take(self, i: Inputs) -> None:
-        self.sample[i.y, i.x], self.valid[i.y, i.x] = i.code, True
-        self._begin(Task(self.clocks.sense, self.clocks.sense + SLACK))
+        _, format = self.targets[i.target]
+        code = i.code & (1 << format.bits) - 1
+        if format.signed and code > format.highest:
+            code -= 1 << format.bits
+        if i.target < len(self.events):
+            event = self.events[i.target]
+            self.inputs[event.value][i.y, i.x] = code
+            if event.flag:
+                self.inputs[event.flag][i.y, i.x] = 1
+        else:
+            self.state[i.target - len(self.events), i.y, i.x] = code
+        clocks = self.clocks.sense[i.target]
+        self._begin(Task(clocks, clocks + SLACK))
 
     def _obey(self, op: Op, argument: int) -> None:
         clocks = self.clocks
@@ -376,25 +394,30 @@ class DeviceModel:
             case Op.RUN:
                 self._begin(self._steps(argument))
             case Op.FORGET:
-                self.valid[:] = False
+                self._forget()
                 self._begin(Task(clocks.forget, clocks.forget + SLACK))
             case Op.READ:
                 self._begin(self._reads(argument))
             case Op.FRAME:
                 task = self._steps(self.loaded.rule.steps_per_frame)
-                self.valid[:] = False
+                self._forget()
                 raster = self._reads(0)
                 task.earliest += clocks.forget + raster.earliest
                 task.latest += clocks.forget + SLACK + raster.latest
                 task.words, task.frame = raster.words, True
                 self._begin(task)
 
+    def _forget(self) -> None:
+        for event in self.events:
+            if event.flag:
+                self.inputs[event.flag][:] = 0
+
     def _steps(self, count: int) -> Task:
         program = self.loaded if count else self.programs[0]
         rule = program.rule
         for _ in range(count):
             noise = self.noise.planes(rule.noise_planes) if rule.noise_planes else None
-            self.state = rule.step(self.state, rule.given(self.sample, self.valid), noise)
+            self.state = rule.step(self.state, self.inputs, noise)
         self.steps += count
         least, most = count * program.clocks.step, count * (program.clocks.step + SLACK)
         # One that does nothing need not be busy, nor for long.

@@ -60,6 +60,8 @@ def _routines(program: Program) -> Iterator[tuple[str, int]]:
     for name in program.entries:
         if name == "read":  # an instruction a channel
             yield from (("read", channel) for channel in range(len(program.rule.channel_formats)))
+        elif name == "sense":
+            yield from (("sense", offset) for offset in program.senses)
         else:
             yield name, 0
 
@@ -147,8 +149,7 @@ class _Question:
 
         moment = Moment(
             np.stack([codes(word) for word in program.words.values()]),
-            codes(program.inputs["sample"]),
-            codes(program.inputs["valid"]) > 0,
+            {name: codes(word) for name, word in program.inputs.items()},
             np.stack([truth(plane) for plane in self.start.noise]) if self.start.noise else None,
         )
         return compare_steps(rule, self.wrong.program, [moment]).mismatches > 0
@@ -212,7 +213,7 @@ class _Start:
         self.operand = [plane(f"operand {number}") for number in range(program.operand_bits)]
         self.carry, self.flag, self.sensed = plane("carry"), plane("flag"), plane("sensed")
         self.noise = [plane(f"noise {number}") for number in range(program.rule.noise_planes)]
-        self.sample = graph.symbols("sample", program.rule.event_format.bits)
+        self.sample = graph.symbols("sample", program.rule.code_bits)
         words = set(word_planes(program))
         self._between = [plane for n, plane in enumerate(self.memory) if n not in words]
 

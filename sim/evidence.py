@@ -49,9 +49,9 @@ def evidence(rule: IntegerRule, stimulus: Stimulus, mismatch: Mismatch) -> Evide
         name: padded(channel, rule.border)[rows, columns].tolist()
         for name, channel in zip(rule.channel_names, before, strict=True)
     }
-    place = mismatch.step // rule.steps_per_frame, mismatch.y, mismatch.x
-    sample = int(stimulus.samples[place]) if stimulus.mask[place] else None
-    return Evidence(mismatch, codes, sample)
+    frame, cell = mismatch.step // rule.steps_per_frame, (mismatch.y, mismatch.x)
+    arrived = [code for _, y, x, code in stimulus.arrivals(frame) if (y, x) == cell]
+    return Evidence(mismatch, codes, arrived[0] if arrived else None)
 
 
 def window(program: Program, mismatch: Mismatch, width: int) -> Window:

@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from scotopia.hdl.emit import verilog_modules
 from scotopia.hdl.estimate import cycles_per_frame
 from scotopia.hdl.program import LATENCY, Program
@@ -54,8 +56,8 @@ class Journey:
         How many it takes, as stated.
     op, argument
         Of a command; "run" has the bits of its steps as an argument.
-    place
-        Column and row of a sample inside.
+    place, target
+        Column and row of a sample inside, and the word that it is for.
     channel
         What is sent.
     """
@@ -69,6 +71,7 @@ class Journey:
     argument: Sequence[int] = ()
     place: tuple[int, int] | None = None
     channel: int | None = None
+    target: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,14 +167,18 @@ class Machine:
             "commands__payload": [*bits_of(op, bits), *argument],
         }
 
-    def sample(self, x: int | None, y: int | None) -> dict[str, Sequence[int]]:
-        """Inputs that offer a sample of any code; None is any coordinate."""
-        graph, payload = self.device.graph, []
-        for name, side, place in (("x", self.width, x), ("y", self.height, y)):
-            bits = max(1, (side - 1).bit_length())
+    def sample(self, x: int | None, y: int | None, target: int | None) -> dict[str, Sequence[int]]:
+        """Inputs that offer a sample of any code; None is any coordinate, or any target."""
+        graph, rule, payload = self.device.graph, self.program.rule, []
+        for name, count, place in (
+            ("x", self.width, x),
+            ("y", self.height, y),
+            ("code", 1 << rule.code_bits, None),
+            ("target", len(rule.targets), target),
+        ):
+            bits = max(1, (count - 1).bit_length())
             payload += graph.symbols(name, bits) if place is None else bits_of(place, bits)
-        code = graph.symbols("code", self.program.rule.event_format.bits)
-        return {"samples__valid": [TRUE], "samples__payload": [*payload, *code]}
+        return {"samples__valid": [TRUE], "samples__payload": payload}
 
     def journeys(self) -> Iterator[Journey]:
         """Yield all there are."""
@@ -187,19 +194,23 @@ class Machine:
             op: Op | None = None,
             place: tuple[int, int] | None = None,
             channel: int | None = None,
+            target: int = 0,
         ) -> Journey:
-            return Journey(name, "idle", "idle", offer, clocks, op, (), place, channel)
+            return Journey(name, "idle", "idle", offer, clocks, op, (), place, channel, target)
 
         yield Journey("reset", "reset", "idle", {}, clocks("clear"))
         yield idle("nothing", {"samples__valid": [FALSE], "commands__valid": [FALSE]}, 1)
         for x in range(width, 1 << (width - 1).bit_length()):
-            yield idle(f"a sample outside, in column {x}", self.sample(x, None), 1)
+            yield idle(f"a sample outside, in column {x}", self.sample(x, None, None), 1)
         for y in range(height, 1 << (height - 1).bit_length()):
-            yield idle(f"a sample outside, in row {y}", self.sample(None, y), 1)
-        for y in range(height):
-            for x in range(width):
-                offer = self.sample(x, y)
-                yield idle(f"a sample for ({x}, {y})", offer, clocks("sense"), place=(x, y))
+            yield idle(f"a sample outside, in row {y}", self.sample(None, y, None), 1)
+        targets = len(program.senses)
+        for target in range(targets, 1 << (targets - 1).bit_length()):
+            yield idle(f"a sample outside, for word {target}", self.sample(None, None, target), 1)
+        for target, y, x in np.ndindex(targets, height, width):
+            offer, name = self.sample(x, y, target), f"a sample for word {target} of ({x}, {y})"
+            due = program.cycles("sense", width, program.senses[target]) + AROUND
+            yield idle(name, offer, due, place=(x, y), target=target)
         yield idle("FORGET", self.command(Op.FORGET, 0), 1 + clocks("forget"), Op.FORGET)
         sending = height * (clocks("move") + 2 * width - 1)
         channels = len(program.rule.channel_names)

@@ -27,7 +27,7 @@ from scotopia.hdl.sequencer import Op, Register, shape_code
 
 from .check import Check, Verdict
 from .definitions import prove_overflow, prove_rounding, prove_step
-from .exploration import TELLING, Look, Machine, Passage, bits_of
+from .exploration import TELLING, Journey, Look, Machine, Passage, bits_of
 from .port_faults import PORT_FAULTS
 from .proof import Bug, Proof, Refuted, Undecided, must_fail, satisfiable
 from .stress import Device as Shape
@@ -263,13 +263,7 @@ def _prove_isolation(timeout: float) -> Proof:
             elif journey.op in (Op.FRAME, Op.FORGET):
                 near = [bit for bits in owned.values() for bit in bits]
             elif journey.place == (x, y):
-                given = machine.program.inputs
-                due = list(before)
-                sample, valid = given["sample"], given["valid"]
-                code = journey.offer["samples__payload"][-sample.bits :]
-                due[sample.plane : sample.plane + sample.bits] = code
-                due[valid.plane] = TRUE
-                if after != due:
+                if after != _written(machine.program, journey, before):
                     raise Refuted(f"{journey.name} is not what its cell takes")
                 continue
             else:
@@ -320,6 +314,19 @@ def _prove_isolation(timeout: float) -> Proof:
         ),
     )
     return _over_journeys(look, "journeys of 3 x 3 cells from any idle state", bugs)
+
+
+def _written(program: Program, journey: Journey, before: Sequence[int]) -> list[int]:
+    """Bits of a cell after it took a sample."""
+    rule, target, due = program.rule, journey.target, list(before)
+    inputs = [program.inputs[event.value] for event in rule.events]
+    word = [*inputs, *program.words.values()][target]
+    behind = max(1, (len(rule.targets) - 1).bit_length())
+    code = journey.offer["samples__payload"][-behind - rule.code_bits :]
+    due[word.plane : word.plane + word.bits] = code[: word.bits]
+    if target < len(rule.events) and (flag := rule.events[target].flag):
+        due[program.inputs[flag].plane] = TRUE
+    return due
 
 
 def _prove_waiting(timeout: float) -> Proof:
@@ -480,7 +487,14 @@ def _prove_dropped(timeout: float) -> Proof:
         columns = max(1, (machine.width - 1).bit_length())
         rows = max(1, (machine.height - 1).bit_length())
         x, y = graph.number(payload[:columns], 8), graph.number(payload[columns:][:rows], 8)
-        outside = z3.Not(z3.And(z3.ULT(x, machine.width), z3.ULT(y, machine.height)))
+        target = graph.number(payload[columns + rows + machine.program.rule.code_bits :], 8)
+        outside = z3.Not(
+            z3.And(
+                z3.ULT(x, machine.width),
+                z3.ULT(y, machine.height),
+                z3.ULT(target, len(machine.program.rule.targets)),
+            )
+        )
         drops = z3.And(valid, ready, z3.Or(busy, outside))
         clears = z3.And(
             graph.formula(given["registers__write"][0]),

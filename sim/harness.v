@@ -2,7 +2,7 @@
 //
 // `load` and `state` hold a whole array, so that the simulator and Python meet once a step instead
 // of once a clock. On a rising `start` it loads `words` through the register port (if `load`), sends
-// the samples of `mask` (if `sense`), runs one step, reads every channel back through the pixel stream
+// the samples of `mask` for the first `targets` words of the cells (if `sense`), runs one step, reads every channel back through the pixel stream
 // (if `fetch`), and ends the frame (if `forget`). `watched` is high from clock `watch_from`
 // of the step on.
 // Written by hand in Verilog, not generated, so that it shares nothing with what it tests.
@@ -17,6 +17,8 @@ module harness #(
     parameter SAMPLE_BITS = 8,
     parameter X_BITS = 4,
     parameter Y_BITS = 4,
+    parameter TARGETS = 11,
+    parameter TARGET_BITS = 4,
     parameter INSTRUCTIONS = 1
 );
   // What software writes and reads. No ports: a simulator would copy all of them in each clock.
@@ -27,8 +29,9 @@ module harness #(
   reg        forget = 0;
   reg [31:0] watch_from = 0;
   reg [INSTRUCTIONS*64-1:0]                 words = 0;
-  reg [HEIGHT*WIDTH-1:0]                    mask = 0;
-  reg [HEIGHT*WIDTH*SAMPLE_BITS-1:0]        samples = 0;
+  reg [TARGETS*HEIGHT*WIDTH-1:0]             mask = 0;
+  reg [TARGETS*HEIGHT*WIDTH*SAMPLE_BITS-1:0] samples = 0;
+  reg [7:0]  targets = 0;
   reg        done = 1;
   reg        watched = 0;
   reg [31:0] cycles = 0;
@@ -52,11 +55,13 @@ module harness #(
   reg  [31:0] index = 0;    // of the cell
   reg  [31:0] half = 0;     // of the program: its 32-bit words
   reg  [7:0]  channel = 0;
+  reg  [7:0]  target = 0;
   reg  [31:0] x = 0, y = 0; // of cell `index`
 
   wire sample_ready, command_ready, pixel_valid, busy;
   wire [WORD_BITS+1:0] pixel;
-  wire sample_valid = phase == SENSE && mask[index];
+  wire [31:0] place = target * CELLS + index;
+  wire sample_valid = phase == SENSE && mask[place];
   wire command_valid = phase == RUN || phase == READ || phase == FORGET;
   wire [1:0] op = phase == RUN ? OP_RUN : phase == READ ? OP_READ : OP_FORGET;
   wire [7:0] argument = phase == RUN ? 8'd1 : channel;
@@ -68,7 +73,12 @@ module harness #(
   retina dut (
       .clk(clk),
       .rst(reset[0]),
-      .samples__payload({samples[index*SAMPLE_BITS+:SAMPLE_BITS], y[Y_BITS-1:0], x[X_BITS-1:0]}),
+      .samples__payload({
+        target[TARGET_BITS-1:0],
+        samples[place*SAMPLE_BITS+:SAMPLE_BITS],
+        y[Y_BITS-1:0],
+        x[X_BITS-1:0]
+      }),
       .samples__valid(sample_valid),
       .samples__ready(sample_ready),
       .commands__payload({argument, op}),
@@ -83,7 +93,7 @@ module harness #(
       .busy(busy)
   );
 
-  wire next_cell = phase == SENSE ? !mask[index] || sample_ready : phase == RECEIVE && pixel_valid;
+  wire next_cell = phase == SENSE ? !mask[place] || sample_ready : phase == RECEIVE && pixel_valid;
 
   always @(posedge clk) begin
     cycles <= cycles + 1;
@@ -98,6 +108,7 @@ module harness #(
         if (start && !started) begin
           done <= 0;
           channel <= 0;
+          target <= 0;
           half <= 0;
           phase <= load ? LOAD : sense ? SENSE : RUN;
         end
@@ -107,7 +118,11 @@ module harness #(
         half <= half + 1;
         if (half == 2 * INSTRUCTIONS - 1) phase <= sense ? SENSE : RUN;
       end
-      SENSE: if (next_cell && last) phase <= RUN;
+      SENSE:
+      if (next_cell && last) begin
+        target <= target + 1;
+        if (target == targets - 1) phase <= RUN;
+      end
       RUN: if (command_ready) phase <= fetch ? READ : forget ? FORGET : SETTLE;
       READ: if (command_ready) phase <= RECEIVE;
       RECEIVE:

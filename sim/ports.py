@@ -162,7 +162,8 @@ def _ports(
     """Values of every port in the contract, and its bits."""
     plan = device.plan(0, ())
     x_bits, y_bits, word = plan["x_bits"], plan["y_bits"], plan["word_bits"]
-    mask = (1 << plan["sample_bits"]) - 1
+    code_bits = plan["code_bits"]
+    mask = (1 << code_bits) - 1
     bits = {
         "registers__address": 3,
         **dict.fromkeys(("registers__write_data", "registers__read_data"), 32),
@@ -178,9 +179,11 @@ def _ports(
     }
     for name in ("pixels_ready", "samples_valid", "commands_valid"):
         found[name.replace("_", "__")] = found.pop(name)
-    sample = (fields["code"] & mask) << x_bits + y_bits | fields["y"] << x_bits | fields["x"]
+    sample = fields["target"] << code_bits | fields["code"] & mask
+    sample = (sample << y_bits | fields["y"]) << x_bits | fields["x"]
     pixel = fields["pixels_tlast"] << word + 1 | fields["pixels_tuser"] << word
-    found["samples__payload"] = sample, x_bits + y_bits + plan["sample_bits"]
+    targets = max(1, (plan["targets"] - 1).bit_length())
+    found["samples__payload"] = sample, x_bits + y_bits + code_bits + targets
     found["commands__payload"] = fields["argument"] << 2 | fields["op"], 10
     found["pixels__payload"] = pixel | fields["pixels_code"], word + 2
     assert set(found) == {*WRITTEN, *READ.values(), "pixels__payload"}

@@ -114,7 +114,7 @@ def manifest_for(rule: IntegerRule, folder: Path, height: int, width: int) -> di
         ("height", manifest["height"], height),
         ("width", manifest["width"], width),
         ("channels", manifest["channels"], list(rule.channel_names)),
-        ("sample_bits", manifest["sample_bits"], rule.event_format.bits),
+        ("code_bits", manifest.get("code_bits"), rule.code_bits),
     ):
         if found != expected:
             raise InputError(
@@ -207,9 +207,11 @@ class Bench:
                 "WIDTH": width,
                 "CHANNELS": len(rule.channel_formats),
                 "WORD_BITS": int(manifest["word_bits"]),
-                "SAMPLE_BITS": rule.event_format.bits,
+                "SAMPLE_BITS": rule.code_bits,
                 "X_BITS": max(1, (width - 1).bit_length()),
                 "Y_BITS": max(1, (height - 1).bit_length()),
+                "TARGETS": len(rule.targets),
+                "TARGET_BITS": max(1, (len(rule.targets) - 1).bit_length()),
                 # As many as the device has room for.
                 "INSTRUCTIONS": -(-int(manifest["instructions"]) // PORTION) * PORTION,
             },
@@ -356,14 +358,27 @@ class Build:
         # A step with all beside it takes this many clocks; one that needs twice as many never ends.
         reading = height * (width + 2) * (2 + len(rule.channel_formats))
         loading = 2 * (int(self.manifest["instructions"]) + PORTION)
-        sensing = height * width + SENSE_CLOCKS * int(stimulus.mask.sum((1, 2)).max())
+        events, channels = len(rule.events), len(rule.channel_formats)
+        first = np.array(list(rule.loads(height, width)), np.int64).reshape(-1, 4)
+        samples, mask = (  # (T, E, H, W), also of one event or none
+            given.reshape(len(given), -1, height, width)[:, :events]
+            for given in (stimulus.samples, stimulus.mask)
+        )
+        codes, loaded = np.zeros((2, channels, height, width), np.int64)
+        where = first[:, 0] - events, first[:, 1], first[:, 2]
+        codes[where], loaded[where] = first[:, 3], 1
+        arriving = len(first) + int(mask.sum((1, 2, 3)).max())
+        sensing = (events + channels) * height * width + SENSE_CLOCKS * arriving
         clocks = int(self.manifest["cycles_per_step"]) + reading + loading + sensing
         with tempfile.TemporaryDirectory(dir=self.work, prefix="run-") as name:
             folder = Path(name)
             np.savez(
                 folder / STIMULUS,
-                samples=_bits(stimulus.samples, rule.event_format.bits),
-                mask=stimulus.mask.reshape(len(stimulus.mask), -1).astype(np.uint8),
+                samples=_bits(samples, rule.code_bits),
+                first_codes=_bits(codes[None], rule.code_bits),
+                first_mask=loaded.reshape(1, -1).astype(np.uint8),
+                targets=(events, channels),
+                mask=mask.reshape(len(mask), -1).astype(np.uint8),
                 steps_per_frame=rule.steps_per_frame,
                 every=stimulus.every,
                 words=np.array(instructions, np.uint64),
@@ -463,7 +478,7 @@ def plain(path: Path, work: Path) -> Path:
 
 
 def _bits(codes: IntArray, bits: int) -> NDArray[np.uint8]:
-    """Codes (T, H, W) as bits (T, H * W * bits), the lowest first."""
+    """Codes (T, ..., H, W) as bits (T, ... * H * W * bits), the lowest first."""
     planes = (codes[..., None] >> np.arange(bits)) & 1
     return planes.reshape(len(codes), -1).astype(np.uint8)
 

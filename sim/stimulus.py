@@ -1,5 +1,6 @@
 """What goes into a verification, and what must come out by the golden model."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,9 +23,10 @@ class Stimulus:
     Attributes
     ----------
     samples
-        (T, H, W) codes; 0 where no pixel arrives, so that nothing can leak past the mask.
+        (T, H, W) codes; 0 where no pixel arrives, so that nothing can leak past the mask. Of a
+        rule that takes several events, (T, E, H, W).
     mask
-        (T, H, W) where a pixel arrives.
+        As many, where a pixel arrives.
     expected
         (S, C, H, W) codes by the golden model: the state after every `every`-th of the
         T * steps_per_frame steps.
@@ -40,7 +42,7 @@ class Stimulus:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width."""
-        return self.mask.shape[1], self.mask.shape[2]
+        return self.mask.shape[-2], self.mask.shape[-1]
 
     @classmethod
     def of(
@@ -50,9 +52,25 @@ class Stimulus:
         mask: NDArray[np.bool_],
         every: int = 1,
     ) -> "Stimulus":
-        """Run the golden model over `frames` (T, H, W) in [0, 1], of which it sees `mask`."""
-        samples = np.where(mask, rule.sample_codes(frames), 0)
+        """Run the golden model over `frames` (T, H, W) in [0, 1], of which it sees `mask`.
+
+        Of several events, each sees another half of that, drawn by chance; without any, nothing
+        arrives.
+        """
+        if len(rule.events) > 1:
+            events = range(len(rule.events))
+            half = np.random.default_rng(0).random((len(mask), len(events), *mask.shape[1:])) < 0.5
+            mask = mask[:, None] & half
+            codes = np.stack([rule.sample_codes(frames, event) for event in events], 1)
+        else:
+            mask, codes = mask & bool(rule.events), rule.sample_codes(frames)
+        samples = np.where(mask, codes, 0)
         return cls(samples, mask, golden_states(rule, samples, mask, every), every)
+
+    def arrivals(self, frame: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield what arrives before the steps of a frame: target, y, x and code."""
+        for *event, y, x in np.argwhere(self.mask[frame]).tolist():
+            yield event[0] if event else 0, y, x, int(self.samples[frame, *event, y, x])
 
 
 def golden_states(
@@ -63,7 +81,7 @@ def golden_states(
     watch: Watch | None = None,
 ) -> IntArray:
     """States (S, C, H, W) after every `every`-th step, by the golden model."""
-    height, width = samples.shape[1:]
+    height, width = samples.shape[-2:]
     state = rule.initial_state(height, width)
     registers = RowRegisters(height, width, rule.noise_seed)
     states, steps = [], 0

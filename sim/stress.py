@@ -76,13 +76,16 @@ class Driven:
         """Return the model of it."""
         program, width = self.programs[0], self.width
         layout = InstructionLayout(program)
-        routines = ("clear", "sense", "step", "forget", "read", "move")
+        routines = ("clear", "step", "forget", "read", "move")
         return DeviceModel(
             [
                 Loadable(
                     program.rule,
                     self.words(program),
-                    Clocks(**{name: program.cycles(name, width) for name in routines}),
+                    Clocks(
+                        sense=tuple(program.cycles("sense", width, at) for at in program.senses),
+                        **{name: program.cycles(name, width) for name in routines},
+                    ),
                 )
                 for program in self.programs
             ],
@@ -116,7 +119,10 @@ class Driven:
             "clear": program.cycles("clear", self.width),
             "read": program.cycles("read", self.width) + program.cycles("move", self.width),
             "step_entry": program.entries["step"],
-            "sample_bits": program.rule.event_format.bits,
+            "code_bits": program.rule.code_bits,
+            "targets": len(program.rule.targets),
+            "events": len(program.rule.events),
+            "loads": list(program.rule.loads(self.height, self.width)),
             "word_bits": program.operand_bits,
             "x_bits": max(1, (self.width - 1).bit_length()),
             "y_bits": max(1, (self.height - 1).bit_length()),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -520,9 +521,11 @@ def run_program(program: Program, stimulus: Stimulus) -> IntArray:
     registers = RowRegisters(height, width, rule.noise_seed)
     twin.run("clear")
     states, steps = [], 0
-    for samples, mask in zip(stimulus.samples, stimulus.mask, strict=True):
-        for y, x in np.argwhere(mask):
-            twin.run("sense", sample=int(samples[y, x]), sensed=1 << int(y) * width + int(x))
+    written = rule.loads(height, width)
+    for frame in range(len(stimulus.mask)):
+        for target, y, x, code in chain(written, stimulus.arrivals(frame)):
+            offset = program.senses[target]
+            twin.run("sense", offset, sample=code, sensed=1 << y * width + x)
         for _ in range(rule.steps_per_frame):
             twin.run("step", noise=twin.packed(registers.planes(rule.noise_planes)))
             steps += 1

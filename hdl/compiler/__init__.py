@@ -5,8 +5,6 @@ them in order; `step` does them, its sums in `sums` and `results` and all else i
 `cells` writes their instructions. Whatever does not fit the cells' memory is done in more passes.
 """
 
-import numpy as np
-
 from scotopia.graph.errors import InputError
 from scotopia.graph.qformat import QFormat
 from scotopia.quantize.integer_rule import IntegerRule
@@ -35,15 +33,10 @@ def compile_rule(rule: IntegerRule, planes: int | None = None) -> Program:
     Raises
     ------
     InputError
-        If it does not fit, or if its cells are not alike at first.
+        If it does not fit.
     """
     if planes is not None and planes not in PLANES:
         raise InputError(f"planes {planes} is not supported: choose one of {PLANES}")
-    if rule.initial.patch.any() or rule.initial.spread.any():
-        raise InputError(
-            "the cells of the rule's initial state differ, the array clears all alike: "
-            "give them the same state"
-        )
     plan = plan_step(rule.graph)
     schedule = Schedule(plan)
     largest = planes or PLANES[-1]
@@ -111,14 +104,10 @@ class _Compiler:
         self.cells.begin("clear")
         for start in range(0, self.program.planes, 32):
             self.cells.emit(Instruction(32, write=start, write_bits=32))
-        rule = self.program.rule
-        channels = zip(
-            self.program.words.values(), rule.channel_formats, rule.initial.fill, strict=True
-        )
-        for word, format, value in channels:
-            code = int(format.quantize(np.array(value)))
+        state = self.program.rule.cleared_state(1, 1)
+        for word, code in zip(self.program.words.values(), state.flat, strict=True):
             if code:
-                self.cells.write(word.plane, code, word.bits)
+                self.cells.write(word.plane, int(code), word.bits)
         self.cells.end()
 
     def _forget(self) -> None:
@@ -143,15 +132,17 @@ class _Compiler:
         self.cells.end()
 
     def _sense(self) -> None:
+        program = self.program
         self.cells.begin("sense")
-        self.cells.emit(Instruction(1, flag=Flag.SENSE))
-        self.cells.emit(Instruction(1, addend=Addend.FLAG, subtract=True))  # carry = flag
-        for event in self.program.rule.events[:1]:
-            for name, addend in ((event.value, Addend.SAMPLE), (event.flag, Addend.ONE)):
-                if name is not None:
-                    word = self.program.inputs[name]
-                    self.cells.select(word, word, addend)
-        self.cells.end()
+        inputs = [(program.inputs[e.value], e.flag) for e in program.rule.events]
+        for word, flag in (*inputs, *((word, None) for word in program.words.values())):
+            program.senses.append(len(program.instructions) - program.entries["sense"])
+            self.cells.emit(Instruction(1, flag=Flag.SENSE))
+            self.cells.emit(Instruction(1, addend=Addend.FLAG, subtract=True))  # carry = flag
+            self.cells.select(word, word, Addend.SAMPLE)
+            if flag is not None:
+                self.cells.select(program.inputs[flag], program.inputs[flag], Addend.ONE)
+            self.cells.end()
 
 
 def operand_bits(plan: Plan) -> int:

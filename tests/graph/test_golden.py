@@ -163,3 +163,12 @@ def test_pruned_graph_computes_the_same(seed: int, moment: Any) -> None:
         assert given or pruned.readers[word] or word in pruned.outputs
     after = golden.step(graph, now.state, now.inputs, now.noise)
     assert (golden.step(pruned, now.state, now.inputs, now.noise) == after).all()
+
+
+def test_two_words_of_one_name_are_refused() -> None:
+    build = Builder()
+    (x,) = build.channels({"x": QFormat(1, 3)})
+    for _ in range(2):
+        build.inputs({"a": QFormat(1, 3)})
+    with pytest.raises(ValueError, match="two inputs are called a"):
+        build.graph({"x": x})

@@ -218,18 +218,6 @@ def test_clearing_brings_the_first_state() -> None:
     np.testing.assert_array_equal(found, program.rule.initial_state(2, 3))
 
 
-def test_first_state_of_cells_that_differ_is_refused() -> None:
-    build = Builder()
-    (a,) = build.channels({"a": X})
-    rule = GraphRule(build.graph({"a": a}), initial=Initial.cell(np.ones(1)))
-    with pytest.raises(InputError) as caught:
-        Program.compile(rule)
-    assert str(caught.value) == (
-        "the cells of the rule's initial state differ, the array clears all alike: "
-        "give them the same state"
-    )
-
-
 # Rules of today.
 
 

@@ -80,7 +80,14 @@ def test_manifest_describes_the_device(program: Program, tmp_path: Path) -> None
         "word_bits": program.operand_bits,
         "planes": 64,
         "instructions": len(program.instructions),
-        "sample_bits": 5,
+        "code_bits": 5,
+        "targets": [
+            {"kind": "event", "name": "sample", "format": "Q1.4"},
+            {"kind": "channel", "name": "x0", "format": "Q1.4"},
+            {"kind": "channel", "name": "x1", "format": "Q1.4"},
+            {"kind": "channel", "name": "sample", "format": "Q1.4"},
+            {"kind": "channel", "name": "trace", "format": "UQ0.3"},
+        ],
     }
     assert emit(program, 3, 5, tmp_path) == expected
     assert json.loads((tmp_path / MANIFEST).read_text()) == expected

@@ -196,7 +196,7 @@ def test_simulators_library_is_compiled_by_one_build_and_given_to_all(
 
 @pytest.mark.parametrize(
     ("field", "found", "asked"),
-    [("height", 9, HEIGHT), ("width", 9, WIDTH), ("sample_bits", 9, 5), ("channels", ["x0"], None)],
+    [("height", 9, HEIGHT), ("width", 9, WIDTH), ("code_bits", 9, 5), ("channels", ["x0"], None)],
 )
 def test_folder_of_another_device_is_refused(
     bench: Bench,
