@@ -360,10 +360,9 @@ class Build:
         loading = 2 * (int(self.manifest["instructions"]) + PORTION)
         events, channels = len(rule.events), len(rule.channel_formats)
         first = np.array(list(rule.loads(height, width)), np.int64).reshape(-1, 4)
-        samples, mask = (  # (T, E, H, W), also of one event or none
-            given.reshape(len(given), -1, height, width)[:, :events]
-            for given in (stimulus.samples, stimulus.mask)
-        )
+        frames = len(stimulus.mask)  # (T, E, H, W), also of one event or none
+        samples = stimulus.samples.reshape(frames, -1, height, width)[:, :events]
+        mask = stimulus.mask.reshape(frames, -1, height, width)[:, :events]
         codes, loaded = np.zeros((2, channels, height, width), np.int64)
         where = first[:, 0] - events, first[:, 1], first[:, 2]
         codes[where], loaded[where] = first[:, 3], 1
@@ -378,7 +377,7 @@ class Build:
                 first_codes=_bits(codes[None], rule.code_bits),
                 first_mask=loaded.reshape(1, -1).astype(np.uint8),
                 targets=(events, channels),
-                mask=mask.reshape(len(mask), -1).astype(np.uint8),
+                mask=mask.reshape(frames, -1).astype(np.uint8),
                 steps_per_frame=rule.steps_per_frame,
                 every=stimulus.every,
                 words=np.array(instructions, np.uint64),

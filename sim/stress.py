@@ -105,6 +105,8 @@ class Driven:
     def plan(self, seed: int, scenarios: Sequence[str]) -> dict[str, Any]:
         """Return what `cocotb_stress` has to know."""
         program = self.programs[0]
+        programs = [self.words(program) for program in self.programs]
+        longest = max(map(len, programs))
         return {
             "device": str(self),
             "seed": seed,
@@ -127,7 +129,8 @@ class Driven:
             "x_bits": max(1, (self.width - 1).bit_length()),
             "y_bits": max(1, (self.height - 1).bit_length()),
             "word_mask": (1 << InstructionLayout(program).size) - 1,
-            "words": [self.words(program) for program in self.programs],
+            # Of one length, so that loading one leaves nothing of the other.
+            "words": [[*words, *[0] * (longest - len(words))] for words in programs],
         }
 
 

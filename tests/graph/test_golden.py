@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from scotopia.graph import golden
+from scotopia.graph.build import Builder
 from scotopia.graph.operations import (
     OPERATIONS,
     Add,

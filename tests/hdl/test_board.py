@@ -16,11 +16,13 @@ from scotopia.hdl.serial_protocol import (
     RESYNC,
     STATUS,
     STATUS_BYTES,
+    WRITE,
     Status,
     baud_divisor,
     check_board,
     decode_channel,
     encode_samples,
+    encode_writes,
 )
 from scotopia.model.config import INPUTS
 from scotopia.quantize.formats import Precision
@@ -148,10 +150,31 @@ def test_what_is_no_command_is_counted_and_skipped(rule: IntegerRule) -> None:
         )
         assert await line.status() == Status(0, 3, 3, False)
         await line.send(bytes([READ, 99]))  # a channel that is not there: no answer
-        await line.send(bytes([EVENT, 0]) + RESYNC)  # an event that was cut short, and a zero more
-        assert await line.status() == Status(0, 3, 4, False)
+        await line.send(bytes([EVENT, 0]) + RESYNC)  # an event that was cut short, two zeros more
+        assert await line.status() == Status(0, 3, 5, False)
+        await line.send(bytes([WRITE]) + RESYNC)  # a write that was cut short
+        assert await line.status() == Status(0, 3, 5, False)
 
     simulate(rule, host)
+
+
+def test_words_are_written_into_cells(rule: IntegerRule) -> None:
+    format = rule.channel_formats[0]
+    words = [(1, 0, 2, format.lowest), (1, 1, 0, 3), (1, 0, 2, 5)]  # for channel 0, behind an event
+    absent = len(rule.targets), 0, 0, 7
+    found = []
+
+    async def host(line: Line) -> None:
+        await line.send(encode_writes([*words, absent]) + bytes([READ, 0]))
+        answer = await line.receive(2 * HEIGHT * WIDTH)
+        found.append(decode_channel(answer, HEIGHT, WIDTH, format))
+        assert await line.status() == Status(0, 1, 0, False)
+
+    simulate(rule, host)
+    expected = np.zeros((HEIGHT, WIDTH), np.int64)
+    for _, y, x, code in words:
+        expected[y, x] = code
+    np.testing.assert_array_equal(found, [expected])
 
 
 def test_byte_without_stop_bit_is_lost_and_told(rule: IntegerRule) -> None:
