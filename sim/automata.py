@@ -3,37 +3,37 @@
 Everything else in the proof compares the product with itself, from the golden model down. Here the
 right answers come from elsewhere: Life and its kin were defined, and what becomes of their patterns
 was published, long before. Each automaton is here twice, and the two share nothing: as a transition
-function on a set of cells, in the words of its definition, and as the weights of an `LayeredRule`.
-That a small network with ReLU computes such an automaton exactly, one neuron or two for each count
-of neighbours that matters, is from Gilpin, "Cellular automata as convolutional neural networks"
+function on a set of cells, in the words of its definition, and as the weights of a step graph.
+That a small network computes such an automaton exactly, one neuron or two for each count of
+neighbours that matters, is from Gilpin, "Cellular automata as convolutional neural networks"
 (Physical Review E 100, 032402, 2019).
 
-Only the encoding is our own. A state of n > 0 is one channel of n - 1 that is -1 where the others
-are 0, since -1 and 0 are the codes of one bit. A pattern comes in through the samples, as every
-stimulus does: of two samples of a pixel, one frame apart, the second differs from the first by -n,
-and in the step that takes it, the input `flicker` shows that difference.
+Only the encoding is our own: a channel of one bit for each state but that of rest. A pattern is the
+rule's first state.
 """
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
 
 from scotopia.graph import processes
+from scotopia.graph.build import Builder
 from scotopia.graph.errors import InputError
+from scotopia.graph.operations import Border
 from scotopia.graph.qformat import IntArray, QFormat
+from scotopia.graph.surroundings import Initial
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
-from scotopia.model.config import Border, Kind, RuleConfig
-from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
+from scotopia.quantize.integer_rule import GraphRule
 
 from .check import Check, Verdict
 from .compare import compare
 from .simulators import Bench, Build
-from .stimulus import Stimulus, golden_states
+from .stimulus import Stimulus
 from .verify import run_program
 
 Place = tuple[int, int]  #: row and column
@@ -49,6 +49,9 @@ AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)
 
 #: The four of von Neumann's neighbourhood among them.
 ORTHOGONAL = (1, 3, 4, 6)
+
+#: Of the bit that says whether a cell is in a state.
+BIT = QFormat(1, 0, signed=False)
 
 #: The next state of a cell, by its own and those `AROUND` it.
 Transition = Callable[[int, Sequence[int]], int]
@@ -74,7 +77,7 @@ class Neuron:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """The next state by neurons: channel n - 1 (state n) is outputs[n - 1] . neurons."""
+    """The next state by neurons: whether it is n + 1 is outputs[n] . neurons."""
 
     neurons: tuple[Neuron, ...]
     outputs: IntArray
@@ -96,8 +99,6 @@ class Automaton:
         The definition.
     network
         The same as weights.
-    kind
-        Of the rule: both kinds of update are exact here.
     """
 
     name: str
@@ -105,7 +106,6 @@ class Automaton:
     states: int
     transition: Transition
     network: Network
-    kind: Kind = "residual"
 
     def step(
         self, world: World, shape: Place | None = None, border: Border = "zero"
@@ -136,68 +136,20 @@ class Automaton:
                     after[y, x] = state
         return after
 
-    def rule(self, border: Border, steps_per_frame: int = 1) -> LayeredRule:
-        """Return the automaton as a rule, with its range proof.
-
-        Rows of hidden neurons: those of the network, then one for each state that is 1 where a
-        sample brings that state or one above it, then, for a residual, the state as it was.
-        """
-        live, count = self.states - 1, len(self.network.neurons)
-        residual = self.kind == "residual"
-        code = QFormat(1, (live - 1).bit_length())  # its lowest code is -live or below
-        bit = QFormat(1 - code.frac_bits, code.frac_bits, signed=False)
-        gate = QFormat(0, 2, signed=False)
-        hidden = count + live * (2 if residual else 1)
-
-        seen = np.zeros((hidden, live + 1, 9), np.int64)
-        bias = np.zeros(hidden, np.int64)
-        update = np.zeros((live, hidden), np.int64)
-        for row, neuron in enumerate(self.network.neurons):
-            seen[row, :live] = -neuron.weight.reshape(live, 9)
-            bias[row] = 1 - neuron.threshold
-        update[:, :count] = self.network.outputs
-        for state in range(live):
-            row = count + state
-            seen[row, live, 4], bias[row] = -1, -state
-            update[state, row] = 1
-            if state:
-                update[state - 1, row] = -1
-            if residual:
-                seen[row + live, state, 4] = -1
-                update[state, row + live] = -1
-
-        config = RuleConfig(
-            kind=self.kind,
-            channels=live,
-            hidden=hidden,
-            inputs=("flicker",),
-            steps_per_frame=steps_per_frame,
-            border=border,
-            trace_bits=1,
-        )
-        weight, bias_out, frac = -update, np.zeros(live, np.int64), np.zeros(live, np.int64)
-        if not residual:  # a gate that is always 3/4 leads all the way, since it is rounded
-            weight = np.concatenate([weight, np.zeros_like(weight)])
-            bias_out = np.concatenate([bias_out, np.full(live, gate.highest)])
-            frac = np.concatenate([frac, np.full(live, gate.frac_bits - code.frac_bits)])
-        formats = (code,) * live
-        return LayeredRule(
-            config=config,
-            state_formats=formats,
-            sample_format=code,
-            input_formats=(code,),
-            gate_format=gate,
-            perceive=IntegerLayer(
-                seen, np.zeros(hidden, np.int64), bias, (*formats, code), (bit,) * hidden
-            ),
-            update=IntegerLayer(
-                weight[:, :, None],
-                frac,
-                bias_out,
-                (bit,) * hidden,
-                update_formats(config, formats, gate),
-            ),
-        ).with_proof()
+    def rule(
+        self, border: Border, steps_per_frame: int = 1, start: IntArray | None = None
+    ) -> GraphRule:
+        """Return the automaton as a rule, with its range proof; `start` as in `Trial.codes`."""
+        build, live = Builder(), self.states - 1
+        cells = build.channels({f"state {number}": BIT for number in range(1, self.states)})
+        weight = np.stack([neuron.weight.reshape(live, 9) for neuron in self.network.neurons])
+        bias = [1 - neuron.threshold for neuron in self.network.neurons]
+        neurons = build.linear(cells, weight, bias, border).fit(BIT)
+        after = build.linear(neurons, self.network.outputs[:, :, None], np.zeros(live)).fit(BIT)
+        graph = build.graph({f"state {number + 1}": one for number, one in enumerate(after)})
+        none = np.zeros(live)
+        initial = Initial.zeros(live) if start is None else Initial(none, start.astype(float), none)
+        return GraphRule(graph, steps_per_frame, initial=initial).with_proof()
 
 
 # The automata.
@@ -213,7 +165,7 @@ def counting(weight: IntArray, accepted: Collection[int]) -> Network:
     Raises
     ------
     InputError
-        If 0 is accepted: nothing could be loaded into a world that does not stay at rest.
+        If 0 is accepted: a world at rest would not stay so, and a set of live cells is not all.
     """
     if 0 in accepted:
         raise InputError("count 0 makes live cells of nothing: choose counts of 1 or more")
@@ -280,7 +232,6 @@ RULE_30 = Automaton(
     2,
     _rule_30,
     counting(np.array([[4, 2, 1], [0, 8, 0], [0, 0, 0]]), {1, 2, 3, 4, *range(8, 16)}),
-    kind="gated",
 )
 
 
@@ -321,7 +272,6 @@ BRIANS_BRAIN = Automaton(
         ),
         np.array([[1, -1, 0], [0, 0, 1]]),
     ),
-    kind="gated",
 )
 
 GREENBERG_HASTINGS = Automaton(
@@ -407,18 +357,16 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        """Steps in all: a frame at rest, one that loads generation 0, then the generations."""
-        frames = -(-(self.steps_per_frame + 1 + self.generations) // self.steps_per_frame)
-        return frames * self.steps_per_frame
+        """Steps in all, a generation each."""
+        return -(-self.generations // self.steps_per_frame) * self.steps_per_frame
 
     @property
     def compared(self) -> list[int]:
-        """Generations after which the states are compared; those below 0 are at rest."""
-        before = self.steps_per_frame + 1
-        return [step - before for step in range(self.every, self.steps + 1, self.every)]
+        """Generations after which the states are compared."""
+        return list(range(self.every, self.steps + 1, self.every))
 
     def history(self) -> dict[int, World]:
-        """Worlds by the definition at the generations that are compared.
+        """Worlds by the definition at generation 0 and those that are compared.
 
         Raises
         ------
@@ -430,36 +378,34 @@ class Trial:
             if generation:
                 shape = None if self.plane else self.shape
                 world = self.automaton.step(world, shape, self.border)
-            if generation in compared:
+            if not generation or generation in compared:
                 worlds[generation] = moved(world, 0, 0, self.shape)
                 if len(worlds[generation]) != len(world):
                     raise ValueError(f"{self.title} does not fit {self.shape}")
         return worlds
 
-    def codes(self, history: History) -> IntArray:
-        """Learned channels, (S, states - 1, H, W), that a history stands for."""
-        codes = np.zeros((len(self.compared), self.automaton.states - 1, *self.shape), np.int64)
-        for index, generation in enumerate(self.compared):
-            for (y, x), state in history.get(generation, {}).items():
-                codes[index, state - 1, y, x] = -1
+    def codes(self, world: World) -> IntArray:
+        """Channels, (states - 1, H, W), that a world stands for."""
+        codes = np.zeros((self.automaton.states - 1, *self.shape), np.int64)
+        for (y, x), state in world.items():
+            codes[state - 1, y, x] = 1
         return codes
 
     def worlds(self, codes: IntArray) -> dict[int, World]:
         """Undo `codes`."""
-        worlds: dict[int, World] = {g: {} for g in self.compared if g >= 0}
+        worlds: dict[int, World] = {generation: {} for generation in self.compared}
         for index, channel, y, x in np.argwhere(codes).tolist():
             worlds[self.compared[index]][y, x] = channel + 1
         return worlds
 
-    def stimulus(self, rule: LayeredRule) -> Stimulus:
-        """Samples that load generation 0, and what the golden model makes of them."""
-        frames = self.steps // self.steps_per_frame
-        samples = np.zeros((frames, *self.shape), np.int64)
-        mask = np.zeros((frames, *self.shape), bool)
-        for place, state in self.start.items():
-            mask[0][place] = mask[1][place] = True
-            samples[1][place] = -state
-        return Stimulus(samples, mask, golden_states(rule, samples, mask, self.every), self.every)
+    def rule(self) -> GraphRule:
+        """Return the automaton as a rule that starts from the pattern."""
+        return self.automaton.rule(self.border, self.steps_per_frame, self.codes(self.start))
+
+    def stimulus(self, rule: GraphRule) -> Stimulus:
+        """Return as many frames as it takes, and what the golden model makes of them."""
+        frames = np.zeros((self.steps // self.steps_per_frame, *self.shape))
+        return Stimulus.of(rule, frames, frames > 0, self.every)
 
 
 def drawn(text: str, y: int = 0, x: int = 0) -> World:
@@ -540,7 +486,7 @@ def _shoots(history: History, shape: Place) -> bool:
 def _settles(history: History, shape: Place) -> bool:
     # Eight blocks, six gliders, four beehives, four blinkers, one boat, one loaf, one ship.
     sizes = sorted([4] * 8 + [5] * 6 + [6] * 4 + [3] * 4 + [5] + [7] + [6])
-    return len(history[1103]) == 116 and census(history[1103], shape) == sizes
+    return len(history[1104]) == 116 and census(history[1104], shape) == sizes
 
 
 def _replicates(history: History, shape: Place) -> bool:
@@ -769,13 +715,13 @@ TRIALS = (
         drawn(".OO OO. .O."),
         (132, 214),
         "wrap",
-        1103,
-        "stable: 8 blocks, 6 gliders, 4 beehives, 4 blinkers, boat, loaf, ship "
+        1104,
+        "stable from 1103 on: 8 blocks, 6 gliders, 4 beehives, 4 blinkers, boat, loaf, ship "
         "(LifeWiki, R-pentomino)",
         _settles,
         plane=True,
         steps_per_frame=48,
-        every=64,
+        every=48,
     ),
     Trial(
         HIGHLIFE,
@@ -927,9 +873,8 @@ def prove(
 
     With Icarus, choose small ones: the R-pentomino's array is too large for it.
 
-    Every state that is read is compared with the definition's world, cell by cell; the sample and
-    the trace, of which the definition knows nothing, with the golden model's. Then what is known
-    of the pattern must hold of the worlds that the Verilog made.
+    Every state that is read is compared with the definition's world, cell by cell. Then what is
+    known of the pattern must hold of the worlds that the Verilog made.
 
     Parameters
     ----------
@@ -960,7 +905,7 @@ def prove(
             for trial in group:
                 on_check(trial.title)
                 start = time.perf_counter()
-                rule = trial.automaton.rule(trial.border, trial.steps_per_frame)
+                rule = trial.rule()
                 program = Program.compile(rule)
                 if build is None:
                     folder = Path(work, str(number))
@@ -970,7 +915,9 @@ def prove(
                 stages = {
                     "golden model": stimulus.expected,
                     "program": run_program(program, stimulus),
-                    f"Verilog ({simulator.capitalize()})": build.run(stimulus)[0],
+                    f"Verilog ({simulator.capitalize()})": replace(build, rule=rule).run(stimulus)[
+                        0
+                    ],
                 }
                 wrong, detail = judge(trial, stages)
                 checks.append(
@@ -978,7 +925,7 @@ def prove(
                         "automata",
                         trial.title,
                         Verdict.FAILED if wrong else Verdict.PASSED,
-                        sum(g > 0 for g in trial.compared) * trial.shape[0] * trial.shape[1],
+                        len(trial.compared) * trial.shape[0] * trial.shape[1],
                         "cells compared",
                         time.perf_counter() - start,
                         detail,
@@ -990,18 +937,14 @@ def prove(
 def judge(trial: Trial, stages: Mapping[str, IntArray]) -> tuple[bool, str]:
     """Compare the states that stages made with the definition, and the last's with what is known.
 
-    The first stage is the golden model.
-
     Returns
     -------
     wrong, detail
         Whether anything is, and a line about it: the stage, generation and cell of a mismatch.
     """
     history = trial.history()
-    live = trial.automaton.states - 1
-    names = trial.automaton.rule(trial.border).config.channel_names
-    golden = next(iter(stages.values()))
-    expected = np.concatenate([trial.codes(history), golden[:, live:]], axis=1)
+    names = trial.automaton.rule(trial.border).channel_names
+    expected = np.stack([trial.codes(history[generation]) for generation in trial.compared])
     for stage, states in stages.items():
         first = compare(expected, states, names).first
         if first is not None:
@@ -1010,7 +953,7 @@ def judge(trial: Trial, stages: Mapping[str, IntArray]) -> tuple[bool, str]:
                 f"{stage}, generation {trial.compared[first.step]}, cell (x {first.x}, "
                 f"y {first.y}), channel {first.channel}: expected {first.expected}, {found}"
             )
-    worlds = trial.worlds(states[:, :live])
+    worlds = {0: history[0]} | trial.worlds(states)
     if not any(world and world != trial.start for world in worlds.values()):
         return True, f"nothing was born in {len(worlds)} generations"
     if not trial.holds(worlds, trial.shape):
