@@ -28,6 +28,8 @@ class PortFault:
         Where, a regular expression that must match there once, and what it becomes.
     scenario
         The one out of `cocotb_stress.SCENARIOS` that is there to find it.
+    targets
+        It makes no difference to a rule that has fewer `targets`.
     """
 
     name: str
@@ -36,6 +38,7 @@ class PortFault:
     pattern: str
     text: str
     scenario: str
+    targets: int = 1
 
     def plant(self, text: str) -> str:
         """Return the module's text with the fault.
@@ -90,6 +93,7 @@ _STALLS = "random stalls on every stream"
 _READ_NONE = "READ of a channel that is not there"
 _WHILE_BUSY = "words written while busy"
 _OUTSIDE = "samples outside the array"
+_LOADED = "every channel loaded"
 _EVERY_CLOCK = "samples in every clock"
 _SWAP = "another rule loaded under traffic"
 _CLEARED = "status cleared at the clock of a drop"
@@ -164,8 +168,15 @@ PORT_FAULTS: tuple[PortFault, ...] = tuple(
         ),
         (
             *("a row that is not there is taken for one", Area.SAMPLES, _S),
-            r"(samples__payload\[\d+:\d+\] < )(\d+'h[0-9a-f]+);(?=\s+assign \\\$\d+  = \\\$\d+  &)",
+            r"(samples__payload\[\d+:\d+\] < )(\d+'h[0-9a-f]+);(?=\s+assign \\\$\d+  = \\\$\d+  &"
+            r"[^;]*;\s+assign \\\$\d+  = samples__payload)",
             *(r"\1\2 + 1'h1;", _OUTSIDE),
+        ),
+        (
+            *("a sample is for another word of its cell", Area.SAMPLES, _S),
+            r"(casez \(samples__payload\[\d+:\d+\]\)\s+\S+\s+\\\$\d+  = )\S+;"
+            r"(\s+\S+\s+\\\$\d+  = )(\S+);",
+            *(r"\1\3;\2\3;", _LOADED, 2),
         ),
         # Words.
         (

@@ -388,29 +388,31 @@ def _port_faults(
     bench: StressBench, device: RuleDevice, folder: Path, on_stage: Callable[[str], None]
 ) -> list[Stage]:
     """Plant every fault at the ports, and drive each through the scenario that is to find it."""
-    planted = [fault.fault(folder) for fault in PORT_FAULTS]
+    targets = len(device.programs[0].rule.targets)
+    chosen = [fault for fault in PORT_FAULTS if fault.targets <= targets]
+    planted = [fault.fault(folder) for fault in chosen]
     instrument(folder, planted)
     bench.build_device(device, folder)
     stages = []
     with processes.workers() as pool:
-        sent = pickle.dumps((bench, device))
+        sent = pickle.dumps((bench, device, chosen))
         futures = [pool.submit(_drive_with_fault, sent, i) for i in range(len(planted))]
-        for fault, future in zip(planted, futures, strict=True):
+        for fault, future in zip(chosen, futures, strict=True):
             on_stage(fault.name)
-            stages.append(replace(future.result(), name=fault.name))
+            stages.append(future.result())
     return stages
 
 
 def _drive_with_fault(sent: bytes, index: int) -> Stage:
-    """Drive what was built with one of `PORT_FAULTS` awake through the scenario that is for it."""
-    bench, device = pickle.loads(sent)
+    """Drive what was built with one of the faults awake through the scenario that is for it."""
+    bench, device, faults = pickle.loads(sent)
     start = time.perf_counter()
-    scenario = PORT_FAULTS[index].scenario
-    trace = bench.run_device(device, 0, (scenario,), [f"+fault={index + 1}"])
+    fault = faults[index]
+    trace = bench.run_device(device, 0, (fault.scenario,), [f"+fault={index + 1}"])
     (finding,) = check_trace(device, trace)
     return Stage(
-        PORT_FAULTS[index].name,
-        f"{device}, {scenario}; every output in every clock",
+        fault.name,
+        f"{device}, {fault.scenario}; every output in every clock",
         finding.steps * device.height * device.width,
         int(bool(finding.detail)),
         time.perf_counter() - start,

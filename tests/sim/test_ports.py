@@ -158,12 +158,10 @@ def test_port_that_never_changes_and_one_of_the_users_own_are_named(
     assert found["samples__valid"].exercised and not found["rst"].exercised
     assert found["rst"].detail == "0 of 1 bits were 0 and 1"
     assert found["frames"].detail == "1 of 16 bits were 0 and 1"
-    bits = device.programs[0].rule.sample_format.bits
-    assert found[
-        "samples__payload"
-    ].detail == f"{4 + bits - 1} of {4 + bits} bits were 0 and 1" or (
-        found["samples__payload"].detail == f"{4 + bits} of {4 + bits} bits were 0 and 1"
-    )
+    code, targets = device.programs[0].rule.code_bits, len(device.programs[0].rule.targets)
+    moved = 3 + code  # all but the lowest bit of y and the target
+    bits = 4 + code + (targets - 1).bit_length()
+    assert found["samples__payload"].detail == f"{moved} of {bits} bits were 0 and 1"
     assert not found["registers__read_data"].exercised  # it was X, which is no bit
     assert (found["scan_in"].exercised, found["scan_in"].detail) == (
         False,
@@ -192,8 +190,8 @@ def test_ports_are_read_from_any_head(head: str, device: RuleDevice, tmp_path: P
 
 def busy_model(device: RuleDevice, command: Op) -> DeviceModel:
     model = device.model()
-    model.clock(Inputs(1, *[0] * 11), Outputs(*[0] * 11))
-    quiet, answer = Inputs(*[0] * 12)._replace(address=7), Outputs(*[0] * 11)
+    model.clock(Inputs(1, *[0] * 12), Outputs(*[0] * 11))
+    quiet, answer = Inputs(*[0] * 13)._replace(address=7), Outputs(*[0] * 11)
     for _ in range(model.clocks.clear):
         model.clock(quiet, answer._replace(busy=1, read_data=0))
     told = answer._replace(samples_ready=1, commands_ready=1)
@@ -208,7 +206,7 @@ def busy_model(device: RuleDevice, command: Op) -> DeviceModel:
 def test_many_clocks_in_turn_are_what_they_are_one_by_one(
     device: RuleDevice, command: Op, ready: int, valid: int
 ) -> None:
-    quiet = Inputs(*[0] * 12)._replace(address=7)
+    quiet = Inputs(*[0] * 13)._replace(address=7)
     shown = Outputs(*[0] * 11)._replace(busy=1, samples_ready=ready, pixels_valid=valid)
     clocks = device.model().clocks
     routines = (clocks.step, clocks.forget, clocks.read + clocks.move)
