@@ -77,7 +77,7 @@ def measure_plain(rule: IntegerRule, folder: Path, stimulus: Stimulus) -> float:
                 mask=stimulus.mask[0],
                 steps=steps,
                 channels=len(rule.channel_formats),
-                sample_bits=rule.sample_format.bits,
+                sample_bits=rule.code_bits,
             )
             start = processor_time()
             runner.test(

@@ -397,9 +397,9 @@ def _port_faults(
     with processes.workers() as pool:
         sent = pickle.dumps((bench, device, chosen))
         futures = [pool.submit(_drive_with_fault, sent, i) for i in range(len(planted))]
-        for fault, future in zip(chosen, futures, strict=True):
+        for fault, future in zip(planted, futures, strict=True):
             on_stage(fault.name)
-            stages.append(future.result())
+            stages.append(replace(future.result(), name=fault.name))
     return stages
 
 

@@ -85,7 +85,7 @@ def test_instrumented_verilog_holds_every_fault_and_sleeps(
     edits = [number for number, fault in enumerate(faults, 1) if fault.edits]
     text = "".join(path.read_text() for path in verilog.glob("*.v"))
     assert sorted(map(int, re.findall(r"fault == (\d+) \?", text))) == edits
-    stimulus = random_stimulus(rule, 1, 2, 3, 3)
+    stimulus = random_stimulus(rule, 1, 4, 3, 3)
     with Bench() as bench:
         build = bench.build(rule, verilog, 3, 3)
         found = run_states(build, faults, stimulus)

@@ -68,7 +68,7 @@ def test_every_stage_agrees_and_every_fault_is_found(
     assert all("first at step" in stage.detail for stage in stages[6:9])
     ports, fault = stages[5], stages[9]
     assert ports.name == "contract of the ports = Verilog (Verilator)"
-    assert ports.compared.startswith("3 x 4 cells, 22 scenarios of ")
+    assert ports.compared.startswith("3 x 4 cells, 23 scenarios of ")
     assert ports.cell_updates > 200 * 3 * 4 and ports.cycles > 100_000
     assert ports.detail == "every port and register exercised"
     assert {f"registers: {register.name}" for register in Register} < {
