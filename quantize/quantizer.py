@@ -18,7 +18,7 @@ import numpy as np
 
 from scotopia.graph.build import Builder
 from scotopia.graph.errors import InputError
-from scotopia.graph.intervals import Interval, derive
+from scotopia.graph.intervals import SUM_BITS, Interval, derive
 from scotopia.graph.operations import (
     AROUND,
     Add,
@@ -403,7 +403,11 @@ class _Quantizer:
         bits = precision.update if precision.update and ends else precision.weight
         count, inputs, taps = linear.weight.shape
         formats = weight_formats(linear.weight, bits, self.choice.scales)
-        rows = by_weight(formats, inputs, taps)
+        most = self._most_fractions(linear)
+        rows = [
+            [_coarser(format, fine) for format in row]
+            for row, fine in zip(by_weight(formats, inputs, taps), most, strict=True)
+        ]
         weight = np.array(
             [
                 [
@@ -419,6 +423,19 @@ class _Quantizer:
             fine = min(max(format.frac_bits for format in row) + finest, 30)
             bias.append(float(np.rint(np.ldexp(value, fine)) * 2.0**-fine))
         return self._add(Linear(a, weight, np.array(bias), linear.border))
+
+    def _most_fractions(self, linear: Linear) -> list[int]:
+        """Most fraction bits of the weights of each output, for its sums to have `SUM_BITS`.
+
+        What a kernel of small weights loses by that is below the sum's last bits.
+        """
+        intervals, words = self._intervals(), self._now(linear.a)
+        largest = np.array([max(abs(end) for end in intervals[word].ends) for word in words])
+        units = np.array([2.0 ** -self.fractions[word] for word in words])
+        sums = np.abs(linear.weight).sum(2) @ (largest * units) + np.abs(linear.bias)
+        finest = max((self.fractions[word] for word in words), default=0)
+        # A sign, a bit for what rounding adds, and one for weights that are rounded up.
+        return [SUM_BITS - 3 - _whole_bits(float(total)) - finest for total in sums]
 
     def _fit(self, index: int) -> None:
         """Bring those of an operation's words to formats that are to be."""
@@ -561,6 +578,12 @@ _BIT = QFormat(1, 0, signed=False)
 
 def _is_power(value: float) -> bool:
     return value != 0 and math.frexp(abs(value))[0] == 0.5
+
+
+def _coarser(format: QFormat, most: int) -> QFormat:
+    """Return a format with at most so many fraction bits."""
+    fine = min(format.frac_bits, most)
+    return QFormat(max(format.int_bits, 1 - fine), fine)
 
 
 def _whole_bits(largest: float) -> int:

@@ -196,3 +196,23 @@ def test_every_input_is_written_by_an_event() -> None:
     rule = layered()
     with pytest.raises(InputError, match="events write nothing, the inputs are shown, arrived"):
         FloatRule(rule.graph, 1)
+
+
+def test_kernels_of_all_sizes_keep_their_sum_within_32_bits() -> None:
+    build, rng = Builder(), np.random.default_rng(0)
+    x = build.channels({f"x{i}": QFormat(6, 11) for i in range(24)})
+    weight = rng.choice([1.9, 2.0**-7, 2.0**-9], (3, 24, 1)) * rng.uniform(0.5, 1, (3, 24, 1))
+    total = build.linear(x, weight, [0.1, 0.2, 0.3])
+    other = build.linear(total.maximum(0), rng.uniform(-0.01, 0.01, (24, 3, 1)), np.zeros(24))
+    after = {f"x{i}": (one + x[i] * 0.5) for i, one in enumerate(other)}
+    rule = FloatRule(
+        build.graph(after),
+        initial=Initial(np.full(24, 18.0), np.zeros((24, 0, 0)), np.full(24, 8.0)),
+    )
+    seen = measure(rule, episodes(1, 5, 4))
+    made = quantize(rule, seen, Choice(Precision(weight=10, hidden=12), scales="kernel"))
+    assert 28 <= made.ranges.accumulator_bits <= 32
+    state = rule.initial.state(3, 3)
+    exact = Interpreter(rule.graph)(torch.from_numpy(state)[None], {})[0].numpy()
+    found = made.values(made.step(made.initial_state(3, 3), {}))
+    assert np.abs(found - exact).max() < 0.05
