@@ -319,7 +319,12 @@ def train(
     learning_rate: Annotated[float | None, training("Peak of the learning rate.")] = None,
     average: Annotated[float | None, training("Decay of the weights' running average.")] = None,
     quantize: Annotated[
-        str | None, Reads(), quantization("Float rule to start from: OUT becomes an integer rule.")
+        str | None,
+        Reads(),
+        quantization(
+            "Rule to start from, float or integer: OUT becomes an integer rule. Of other tasks an "
+            "integer rule of any graph, which keeps its formats."
+        ),
     ] = None,
     weight_bits: Annotated[
         int | None, quantization("Bits of a weight, 2 to 16; default 8.")
@@ -377,7 +382,7 @@ def train(
             if name not in {*moved, *OF_ALL_TASKS} and value:
                 what = "clips are" if name == "clips" else f"--{name.replace('_', '-')} is"
                 raise InputError(f"{what} for task scotopic: leave it out for {task}")
-        course = learning(task, target, args, loss, start, moved)
+        course = learning(task, target, args, loss, start, quantize, moved)
     else:
         from .train_scotopic import videos_of
 
@@ -395,7 +400,7 @@ def train(
 
 #: Options of `train` that every task has, beside those that move the weights.
 OF_ALL_TASKS = frozenset(
-    {"out", "resume", "device", "validate_every", "log", "start", "loss", "json_file"}
+    {"out", "resume", "device", "validate_every", "log", "start", "quantize", "loss", "json_file"}
     | {"task", "target", "args"}
 )
 

@@ -17,6 +17,9 @@ from scotopia.model.options import LoopOptions
 from scotopia.model.tasks import Task
 from scotopia.model.train import Trainer
 from scotopia.model.trainable import TrainableGraph
+from scotopia.quantize.fake_graph import FakeQuantGraph
+from scotopia.quantize.integer_rule import KIND as INTEGER_KIND
+from scotopia.quantize.integer_rule import GraphRule, IntegerRule
 
 from .importing import arguments_of
 from .rules import rule_path
@@ -63,6 +66,7 @@ def learning(
     arguments: str,
     loss: str | None,
     start: str | None,
+    quantized: str | None,
     given: dict[str, Any],
 ) -> Learning:
     """Find a task, and the rule that is to learn it.
@@ -79,6 +83,8 @@ def learning(
         "file.py:function", which is run; None for the task's own.
     start
         Name or file of a float graph; None for the task's own.
+    quantized
+        Name or file of an integer rule whose weights are trained in its place; or None.
     given
         Fields of `LoopOptions`; None is one that was not given.
 
@@ -110,17 +116,36 @@ def learning(
         task.loss_name = loss
     options = replace(task.defaults, **{k: v for k, v in given.items() if v is not None})
     torch.manual_seed(options.seed)
+    rule = _start(task, name, start) if quantized is None else _integers(quantized, start)
+    task.check(rule.rule)
+    return Learning(task, options, rule, quantized or start)
+
+
+def _start(task: Task, name: str, start: str | None) -> TrainableGraph:
     if start is None:
         rule = task.start()
         if not isinstance(rule, FloatRule):
             raise InputError(f"start of {name} is a {type(rule).__name__}: return a FloatRule")
-    else:
-        path = rule_path(start)
-        if (kind := rule_kind(path)) != KIND:
-            raise InputError(
-                f"start {start} is a Scotopia {kind}, and task {name} trains float graphs: name "
-                "one that `scotopia import` wrote"
-            )
-        rule = FloatRule.load(path)
-    task.check(rule)
-    return Learning(task, options, TrainableGraph(rule), start)
+        return TrainableGraph(rule)
+    path = rule_path(start)
+    if (kind := rule_kind(path)) != KIND:
+        raise InputError(
+            f"start {start} is a Scotopia {kind}, and task {name} trains float graphs: name "
+            "one that `scotopia import` wrote"
+        )
+    return TrainableGraph(FloatRule.load(path))
+
+
+def _integers(name: str, start: str | None) -> FakeQuantGraph:
+    if start is not None:
+        raise InputError(f"start {start} is given beside --quantize {name}: leave one out")
+    path = rule_path(name)
+    if (kind := rule_kind(path)) != INTEGER_KIND:
+        raise InputError(
+            f"rule {name} is a Scotopia {kind}, and a task trains integer rules in their formats: "
+            f"name what `scotopia quantize {name}` writes"
+        )
+    rule = IntegerRule.load(path)
+    if not isinstance(rule, GraphRule):
+        raise InputError(f"rule {name} is one of two layers: leave out --task")
+    return FakeQuantGraph(rule)

@@ -239,6 +239,10 @@ class StepGraph:
 
     def pruned(self) -> "StepGraph":
         """Return the graph without what nothing reads; channels, inputs and random words stay."""
+        return self.pruned_words()[0]
+
+    def pruned_words(self) -> tuple["StepGraph", dict[int, int]]:
+        """Return it, and the numbers in it of the words that stay, by those in this one."""
         needed = [False] * self.count
         for word in self.outputs:
             needed[word] = True
@@ -262,7 +266,7 @@ class StepGraph:
                 new[word] = len(new)
         outputs = tuple(new[word] for word in self.outputs)
         names = {new[word]: name for word, name in self.names.items() if word in new}
-        return StepGraph(tuple(operations), outputs, names)
+        return StepGraph(tuple(operations), outputs, names), new
 
     @cached_property
     def readers(self) -> list[list[int]]:

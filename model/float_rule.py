@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from scotopia.graph import file
 from scotopia.graph.errors import InputError
-from scotopia.graph.operations import Constant, Linear
 from scotopia.graph.step import StepGraph
 from scotopia.graph.surroundings import (
     Event,
@@ -23,6 +22,7 @@ from scotopia.graph.surroundings import (
     unpack_events,
     unpack_initial,
 )
+from scotopia.graph.trained import Masks, check_trained, numbers_of, pack_trained, unpack_trained
 
 from .files import check_training_record, read_rule_file, write_rule_file
 
@@ -42,8 +42,7 @@ class FloatRule:
         A cell stands for block x block pixels of a video, row by row: each has an event, and a
         prediction among the first channels.
     trained
-        Which of its numbers training may change, by index of the operation: of a `Linear` masks of
-        its weights (O, I, K) and biases (O,), of a `Constant` one of its values (L,).
+        Which of its numbers training may change.
     """
 
     graph: StepGraph
@@ -52,7 +51,7 @@ class FloatRule:
     initial: Initial = dataclasses.field(default_factory=lambda: Initial.zeros(0))
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     block: int = 1
-    trained: Mapping[int, tuple[NDArray[np.bool_], ...]] = dataclasses.field(default_factory=dict)
+    trained: Masks = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         steps = self.steps_per_frame
@@ -67,12 +66,7 @@ class FloatRule:
                 f"block {self.block} asks for {pixels} events, the rule has {len(self.events)}: "
                 "give an event for each pixel of a cell"
             )
-        for index, masks in self.trained.items():
-            numbers = self.numbers(index) if 0 <= index < len(self.graph.operations) else ()
-            if not numbers or [one.shape for one in masks] != [one.shape for one in numbers]:
-                raise InputError(
-                    f"operation {index} has not the numbers that are trained of it: write it again"
-                )
+        check_trained(self.graph, self.trained)
 
     @property
     def channel_names(self) -> tuple[str, ...]:
@@ -116,15 +110,13 @@ class FloatRule:
 
     def numbers(self, index: int) -> tuple[NDArray[np.float64], ...]:
         """Return the numbers of an operation that could be trained, as `trained` names them."""
-        operation = self.graph.operations[index]
-        if isinstance(operation, Linear):
-            return operation.weight, operation.bias
-        return (np.array(operation.values),) if isinstance(operation, Constant) else ()
+        return numbers_of(self.graph.operations[index])
 
     def save(self, path: Path) -> None:
         """Write the rule to one file, whole or not at all."""
         graph, weights = file.pack(self.graph)
         initial, values = pack_initial(self.initial)
+        trained, masks = pack_trained(self.trained)
         description = {
             "graph": graph,
             "steps_per_frame": self.steps_per_frame,
@@ -132,12 +124,7 @@ class FloatRule:
             "initial": initial,
             "training": self.training,
             "block": self.block,
-            "trained": {str(index): len(masks) for index, masks in self.trained.items()},
-        }
-        masks = {
-            f"trained.{index}.{place}": mask.astype(np.uint8)
-            for index, parts in self.trained.items()
-            for place, mask in enumerate(parts)
+            "trained": trained,
         }
         write_rule_file(path, KIND, description, weights | values | masks)
 
@@ -159,12 +146,7 @@ class FloatRule:
                 unpack_initial(packed["initial"], tensors),
                 check_training_record(packed["training"]),
                 packed.get("block", 1),  # older files have none
-                {
-                    int(index): tuple(
-                        tensors[f"trained.{index}.{place}"].astype(bool) for place in range(count)
-                    )
-                    for index, count in packed.get("trained", {}).items()
-                },
+                unpack_trained(packed.get("trained", {}), tensors),
             )
         except InputError as error:
             raise InputError(f"rule {path}: {error}") from error

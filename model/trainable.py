@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from scotopia.graph.errors import InputError
 from scotopia.graph.file import pack
-from scotopia.graph.operations import Constant, Linear
+from scotopia.graph.operations import Linear
+from scotopia.graph.step import StepGraph
+from scotopia.graph.trained import with_numbers
 
 from . import compiled, native
 from .float_rule import FloatRule
@@ -64,12 +66,16 @@ class TrainableGraph(Learner):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy the numbers; the graph is one for all, for which code is compiled once."""
-        made = type(self)(self.rule).to(next(self.parameters()).device)
+        made = self._anew().to(next(self.parameters()).device)
         made.load_state_dict(self.state_dict())
         for copied, own in zip(made.parameters(), self.parameters(), strict=True):
             copied.requires_grad_(own.requires_grad)
         made.training_record = copy.deepcopy(self.training_record, memo)
         return made
+
+    def _anew(self) -> Self:
+        """Make another of what this one was made of."""
+        return type(self)(self.rule)
 
     @property
     def parameter_count(self) -> int:
@@ -156,21 +162,16 @@ class TrainableGraph(Learner):
 
     def float_rule(self) -> FloatRule:
         """Return the rule with the numbers of now, and its record."""
-        operations = list(self.rule.graph.operations)
-        for index, parts in self.weights().items():
-            numbers = [part.detach().cpu().double().numpy() for part in parts]
-            operation = operations[index]
-            if isinstance(operation, Linear):
-                operations[index] = dataclasses.replace(
-                    operation, weight=numbers[0], bias=numbers[1]
-                )
-            else:
-                assert isinstance(operation, Constant)
-                operations[index] = dataclasses.replace(
-                    operation, values=tuple(numbers[0].tolist())
-                )
-        graph = dataclasses.replace(self.rule.graph, operations=tuple(operations))
-        return dataclasses.replace(self.rule, graph=graph, training=self.training_record)
+        return dataclasses.replace(self.rule, graph=self.graph, training=self.training_record)
+
+    @property
+    def graph(self) -> StepGraph:
+        """The graph with the numbers of now."""
+        numbers = {
+            index: [part.detach().cpu().double().numpy() for part in parts]
+            for index, parts in self.weights().items()
+        }
+        return with_numbers(self.rule.graph, numbers)
 
     def save(self, path: Path) -> None:
         """Write it as a float graph."""

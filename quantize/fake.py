@@ -1,66 +1,20 @@
-"""The fake-quantized rule: floats that sit where the integer rule's codes are.
+"""The fake-quantized scotopic rule: floats that sit where the integer rule's codes are.
 
-Its step is the integer rule's graph, run by `model.interpret` or `model.compiled`, which are exact
-and have gradients. Its weights are floats, not rounded, so that small steps of training add up;
-where the graph reads them they are, each to its own grid, by the straight-through estimator as in
-`model.settle`. So it is what quantization-aware training trains.
+As `fake_graph`, with the parameters of the float rule, which it is trained from and for.
 """
 
-import math
-from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from scotopia.graph.qformat import QFormat
 from scotopia.graph.step import StepGraph
 from scotopia.model.interpret import Interpreter
 from scotopia.model.rule import Rule
 
 from .formats import Formats, bias_format, by_weight, folded_layers
+from .grids import Grids, exact_type
 from .layered_rule import LayeredRule
-
-
-class Grids:
-    """Formats of the single numbers of a tensor.
-
-    Parameters
-    ----------
-    formats
-        One for each number of a tensor, row by row.
-    """
-
-    def __init__(self, formats: Sequence[QFormat]) -> None:
-        def column(number: Callable[[QFormat], float]) -> Tensor:
-            return torch.tensor([number(format) for format in formats], dtype=torch.float64)
-
-        self.scale = column(lambda format: math.ldexp(1, format.frac_bits))
-        self.lowest = column(lambda format: format.lowest)
-        self.highest = column(lambda format: format.highest)
-
-    def round(self, values: Tensor) -> Tensor:
-        """Round numbers to their formats, to nearest; those that are clipped have no gradient."""
-        rounded: Tensor = _Nearest.apply(values, self)  # type: ignore[no-untyped-call]
-        return rounded
-
-
-class _Nearest(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, grids: Grids) -> Tensor:
-        # Not where the tensor is: there may be no doubles, which hold all codes.
-        numbers = values.detach().cpu().double().flatten()
-        codes = torch.floor(numbers * grids.scale + 0.5)
-        inside = (codes >= grids.lowest) & (codes <= grids.highest)
-        ctx.save_for_backward(inside.reshape(values.shape).to(values.device))
-        codes = torch.minimum(torch.maximum(codes, grids.lowest), grids.highest)
-        return (codes / grids.scale).reshape(values.shape).to(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None
 
 
 class FakeQuantRule(Rule):
@@ -151,8 +105,7 @@ class FakeQuantRule(Rule):
             (B, 1, H, W) in [0, 1): what is added below the last bit of the gated update, in place
             of rounding.
         """
-        # Exact where there are doubles: Apple's MPS has none.
-        kind = torch.float32 if state.device.type == "mps" else torch.float64
+        kind = exact_type(state.device)
         weights = {
             index: tuple(part.to(kind) for part in parts) for index, parts in self.weights().items()
         }

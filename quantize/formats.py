@@ -176,34 +176,7 @@ class Formats:
 
     @classmethod
     def of(cls, rule: LayeredRule) -> "Formats":
-        """Return the formats of a rule; its weights are as wide as their codes need.
-
-        A layer's scales are by kernel or by weight where that takes fewer bits: a scale then leaves
-        out what last bits are 0 in all of its weights, and all are as wide as the widest.
-        """
-
-        def weights(layer: IntegerLayer) -> tuple[WeightFormats, ...]:
-            outputs, inputs, taps = layer.weight.shape
-            widths = [_width(codes) for codes in layer.weight]
-            fractions = layer.weight_frac.tolist()
-            found: tuple[WeightFormats, ...] = tuple(
-                QFormat(n - f, f) for n, f in zip(widths, fractions, strict=True)
-            )
-            least = sum(widths) * inputs * taps
-            for size in (taps, 1):
-                groups = layer.weight.reshape(outputs, -1, size)
-                zeros, kept = _common_zeros(groups)
-                width = _width(groups >> zeros[..., None])
-                if width * layer.weight.size >= least:
-                    continue
-                least = width * layer.weight.size
-                left = layer.weight_frac[:, None] - zeros + kept
-                found = tuple(
-                    tuple(QFormat(n - f, f) for n, f in zip(*row, strict=True))
-                    for row in zip((width + kept).tolist(), left.tolist(), strict=True)
-                )
-            return found
-
+        """Return the formats of a rule; its weights are as wide as their codes need."""
         return cls(
             config=rule.config,
             state=rule.state_formats,
@@ -211,8 +184,8 @@ class Formats:
             inputs=rule.input_formats,
             hidden=rule.perceive.outputs,
             gate=rule.gate_format,
-            perceive_weights=weights(rule.perceive),
-            update_weights=weights(rule.update),
+            perceive_weights=formats_of(rule.perceive.weight, rule.perceive.weight_frac),
+            update_weights=formats_of(rule.update.weight, rule.update.weight_frac),
             rounding=rule.rounding,
             overflow=rule.overflow,
             dither=rule.dither,
@@ -319,6 +292,40 @@ def weight_formats(
             for row, frac in zip(weight, most, strict=True)
         ]
     return tuple(_coarsest(formats, row) for formats, row in zip(found, weight, strict=True))
+
+
+def formats_of(codes: IntArray, fractions: IntArray) -> tuple[WeightFormats, ...]:
+    """Return the formats of weights that are as wide as their codes need.
+
+    Scales are by kernel or by weight where that takes fewer bits: a scale then leaves out what last
+    bits are 0 in all of its weights, and all are as wide as the widest.
+
+    Parameters
+    ----------
+    codes
+        (O, I, K).
+    fractions
+        (O,) fraction bits of each output's codes.
+    """
+    outputs, inputs, taps = codes.shape
+    widths = [_width(of_output) for of_output in codes]
+    found: tuple[WeightFormats, ...] = tuple(
+        QFormat(n - f, f) for n, f in zip(widths, fractions.tolist(), strict=True)
+    )
+    least = sum(widths) * inputs * taps
+    for size in (taps, 1):
+        groups = codes.reshape(outputs, -1, size)
+        zeros, kept = _common_zeros(groups)
+        width = _width(groups >> zeros[..., None])
+        if width * codes.size >= least:
+            continue
+        least = width * codes.size
+        left = fractions[:, None] - zeros + kept
+        found = tuple(
+            tuple(QFormat(n - f, f) for n, f in zip(*row, strict=True))
+            for row in zip((width + kept).tolist(), left.tolist(), strict=True)
+        )
+    return found
 
 
 def _spliced(

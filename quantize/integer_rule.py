@@ -31,6 +31,7 @@ from scotopia.graph.surroundings import (
     unpack_events,
     unpack_initial,
 )
+from scotopia.graph.trained import Masks, check_trained, pack_trained, unpack_trained
 from scotopia.model.files import check_training_record, read_rule_file, write_rule_file
 
 #: Kind of the files.
@@ -293,7 +294,13 @@ def kind_of(packed: Mapping[str, Any]) -> type[IntegerRule]:
 
 @dataclass(frozen=True, eq=False)
 class GraphRule(IntegerRule):
-    """An integer rule that is written down as its graph."""
+    """An integer rule that is written down as its graph.
+
+    Attributes
+    ----------
+    trained
+        Which numbers of the graph training may change.
+    """
 
     graph: StepGraph
     steps_per_frame: int = 1
@@ -302,8 +309,10 @@ class GraphRule(IntegerRule):
     noise_seed: int = 1
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     proof: Mapping[str, Interval] | None = None
+    trained: Masks = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_trained(self.graph, self.trained)
         for name, low, high in (("steps_per_frame", 1, 64), ("noise_seed", 0, 2**32 - 1)):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
@@ -324,6 +333,7 @@ class GraphRule(IntegerRule):
         """See `IntegerRule`."""
         graph, weights = file.pack(self.graph)
         initial, values = pack_initial(self.initial)
+        trained, masks = pack_trained(self.trained)
         description = {
             "graph": graph,
             "steps_per_frame": self.steps_per_frame,
@@ -332,8 +342,9 @@ class GraphRule(IntegerRule):
             "noise_seed": self.noise_seed,
             "training": self.training,
             "proof": self.packed_proof,
+            "trained": trained,
         }
-        return description, weights | values
+        return description, weights | values | masks
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
@@ -347,6 +358,7 @@ class GraphRule(IntegerRule):
             initial,
             packed["noise_seed"],
             check_training_record(packed["training"]),
+            trained=unpack_trained(packed.get("trained", {}), tensors),  # older files have none
         )
         return (
             rule.with_proof()

@@ -11,10 +11,11 @@ or from the clip that follows:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scotopia.graph.build import Builder
 from scotopia.graph.errors import InputError
@@ -100,9 +101,36 @@ def quantize(rule: FloatRule, seen: Seen, choice: Choice) -> GraphRule:
         if not (np.isfinite(operation.weight).all() and np.isfinite(operation.bias).all()):
             name = rule.graph.name(rule.graph.words(index)[0])
             raise InputError(f"a weight of {name} is not finite: train the rule again")
-    graph = _Quantizer(rule.graph, seen, choice).run()
-    made = GraphRule(graph, rule.steps_per_frame, rule.events, rule.initial, training=rule.training)
+    quantizer = _Quantizer(rule.graph, seen, choice)
+    graph, new = quantizer.run().pruned_words()
+    made = GraphRule(
+        graph,
+        rule.steps_per_frame,
+        rule.events,
+        rule.initial,
+        training=rule.training,
+        trained=dict(_trained(rule, quantizer.sums, graph, new)),
+    )
     return made.with_proof()
+
+
+def _trained(
+    rule: FloatRule, sums: Mapping[int, Words], graph: StepGraph, new: Mapping[int, int]
+) -> Iterator[tuple[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]]]:
+    """Yield which weights of the new graph are trained in the old one, by layer.
+
+    Parameters
+    ----------
+    sums
+        Words that stand for those of each layer of the rule.
+    new
+        Words of the new graph, by these.
+    """
+    for index, words in sums.items():
+        lanes = [lane for lane, word in enumerate(words) if word in new]
+        if index in rule.trained and lanes:
+            weight, bias = rule.trained[index]
+            yield graph.origin(new[words[lanes[0]]])[0], (weight[lanes], bias[lanes])
 
 
 class _Quantizer:
@@ -113,6 +141,7 @@ class _Quantizer:
         self.build = Builder()
         self.fractions: list[int] = []  # of the new graph's words
         self.word: dict[int, int] = {}  # new words, by the old ones
+        self.sums: dict[int, Words] = {}  # new words of the old graph's layers
         self.bits = _bits(graph)
         self._known_intervals: list[Interval] = []
         self.channel_formats = self._channel_formats()
@@ -128,8 +157,7 @@ class _Quantizer:
                     self.build.names[new] = self.graph.names[old]
             self._fit(index)
         outputs = self._outputs()
-        made = StepGraph(tuple(self.build.operations), outputs, dict(self.build.names))
-        return made.pruned()
+        return StepGraph(tuple(self.build.operations), outputs, dict(self.build.names))
 
     # Which words get which formats.
 
@@ -329,7 +357,8 @@ class _Quantizer:
                 if operation.weight.shape[2] == AROUND:
                     state = self.choice.precision.state
                     self._narrowed(operation.a, state, state)
-                return self._linear(index, operation)
+                self.sums[index] = self._linear(index, operation)
+                return self.sums[index]
             case Multiply(a=a, b=b):
                 for one, other in zip(a, b, strict=True):
                     if self._is_product(one, other):

@@ -10,7 +10,7 @@ import ctypes
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from scotopia.graph.errors import InputError
 from scotopia.graph.intervals import derive
-from scotopia.graph.operations import Channel, Constant, Fit, Input, Linear, Random
+from scotopia.graph.operations import Channel, Fit, Input, Linear, Random
 from scotopia.graph.step import StepGraph
+from scotopia.graph.trained import with_numbers
 
 from .. import native
 from .plan import Plan
@@ -195,16 +196,8 @@ def _code(graph: StepGraph, given: Weights, patterns: Mapping[int, NDArray[np.bo
 
 def _wide(graph: StepGraph, given: Weights, kept: Iterable[int]) -> tuple[frozenset[int], bool]:
     """Words that are computed in double precision, to be exact, and whether any of them is kept."""
-    operations = list(graph.operations)
-    for index, parts in given.items():
-        numbers = [part.detach().double().numpy() for part in parts]
-        operation = operations[index]
-        if isinstance(operation, Linear):
-            operations[index] = replace(operation, weight=numbers[0], bias=numbers[1])
-        else:
-            assert isinstance(operation, Constant)
-            operations[index] = replace(operation, values=tuple(numbers[0].tolist()))
-    ranges = derive(StepGraph(tuple(operations), graph.outputs))
+    numbers = {i: [part.detach().double().numpy() for part in parts] for i, parts in given.items()}
+    ranges = derive(with_numbers(graph, numbers))
     bits = [one.bits for one in ranges.words]
     kept_bits = max((bits[word] for word in kept), default=0)
     for found in (ranges.sums, ranges.rounded):

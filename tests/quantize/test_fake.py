@@ -14,8 +14,9 @@ from scotopia.model.config import INPUTS
 from scotopia.model.rule import Rule, to_state
 from scotopia.model.task import reconstruct, shown
 from scotopia.model.unroll import draw_dither, unroll_compiled, unroll_plainly
-from scotopia.quantize.fake import FakeQuantRule, Grids
+from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
+from scotopia.quantize.grids import Grids
 from scotopia.quantize.layered_rule import FIRE_BITS, LayeredRule, fire_threshold
 from scotopia.quantize.task import reconstruct as reconstruct_by_codes
 from scotopia.sim.random_rules import MODES, any_rule
