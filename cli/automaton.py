@@ -1,8 +1,8 @@
-"""A rule of either kind as functions on arrays: all that an experiment may know of a rule."""
+"""A rule of any kind as functions on arrays: all that an experiment may know of a rule."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -10,89 +10,106 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scotopia.graph.engine import Engine
 from scotopia.graph.lfsr import RowRegisters
-from scotopia.model.blocks import to_cells, to_pixels
-from scotopia.model.config import REGISTER, RuleConfig
-from scotopia.model.rule import Rule, hard_sigmoid, to_state
-from scotopia.model.task import FIRE_SEED
-from scotopia.model.unroll import draw_fired
-from scotopia.quantize.layered_rule import LayeredRule
+from scotopia.graph.operations import AROUND, Channel, Linear, Window
+from scotopia.graph.qformat import IntArray
+from scotopia.graph.step import StepGraph
+from scotopia.model.float_rule import FloatRule
+from scotopia.model.interpret import Interpreter
+from scotopia.model.rule import to_state
+from scotopia.model.running import NOISE_SEED, advance, random_words
+from scotopia.quantize.integer_rule import IntegerRule
 
-State = NDArray[Any]  # (channels, H, W), numbers as the rule keeps them
+State = NDArray[Any]  # (channels and gates, h, w) of the cells, numbers as the rule keeps them
+Inputs = Mapping[str, NDArray[Any]]  # of a frame's steps, by name, (h, w)
 Values = NDArray[np.float64]
-Video = NDArray[np.float32]  # (T, H, W), in [0, 1]
+Video = NDArray[np.float32]  # (T, H, W) of the pixels, in [0, 1]
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Automaton:
-    """A rule of either kind, as functions on arrays without a batch.
+    """A rule of any kind, as functions on arrays without a batch.
 
-    All arrays have a place for each pixel, also where a cell stands for block x block of them: its
-    predictions, samples and traces are then one channel each, and what it has but once is repeated.
+    Behind its channels a state holds how far the gates were open in the step that led to it.
 
     Attributes
     ----------
-    config
-        Shape of the rule.
+    channel_names, steps_per_frame
+        Of the rule.
     start
-        (height, width) to the state before the first sample.
-    step
-        State (channels, H, W), samples (H, W), valid (H, W) and the number of steps before this
-        one, which decides what is left to chance, to the next state.
-    samples
-        Pixels in [0, 1], of any shape, to what the sensor delivers.
-    values
-        State to real numbers (channels, H, W): in [-1, 1], a trace in [0, 1).
+        (rows, columns) of cells to the first state.
+    steps
+        State, inputs of a frame, and the number of steps before, which decides what is left to
+        chance, to the state after each step of the frame.
+    given
+        Pixels in [0, 1] and which of them arrive, (H, W), and the inputs of the frame before, to
+        the inputs of a frame.
+    all_values
+        State to real numbers.
     scramble
-        A generator and a state to random numbers of the state's shape, uniform in each channel's
-        range.
-    gates
-        State, samples and valid to the gates (learned, H, W) that it opens, in [0, 1]; None if the
-        rule has none or does not tell.
+        A generator and a state to random numbers of the state's shape, in the range of each
+        channel.
+    sees
+        Whether it is shown anything; else it runs by itself.
+    block
+        A cell stands for block x block pixels.
+    wraps
+        Whether cells at the border see the opposite side.
+    formats, ends
+        Of each channel, and its lowest and highest value; none of a float rule.
+    gated
+        Channels that have a gate, the word that the graph calls "gate" and their name.
+    own
+        Numbers of the channels that a cell keeps to itself: nothing of its neighbours is in them.
     """
 
-    config: RuleConfig
+    channel_names: tuple[str, ...]
+    steps_per_frame: int
     start: Callable[[int, int], State]
-    step: Callable[[State, State, Mask, int], State]
-    samples: Callable[[Video], State]
-    values: Callable[[State], Values]
+    steps: Callable[[State, Inputs, int], Iterator[State]]
+    given: Callable[[Video, Mask, Inputs], Inputs]
+    all_values: Callable[[State], Values]
     scramble: Callable[[np.random.Generator, State], State]
-    gates: Callable[[State, State, Mask], Values] | None = None
+    sees: bool = True
+    block: int = 1
+    wraps: bool = False
+    formats: tuple[str, ...] = ()
+    ends: tuple[tuple[float, float], ...] = ()
+    gated: tuple[str, ...] = ()
+    own: tuple[int, ...] = ()
 
-    @property
-    def channel_names(self) -> tuple[str, ...]:
-        """Names of the channels, the input register's two last."""
-        return (*(f"x{i}" for i in range(self.learned)), *REGISTER)
+    def values(self, state: State) -> Values:
+        """Values of the channels, (channels, h, w)."""
+        return self.all_values(state)[: len(self.channel_names)]
 
-    @property
-    def learned(self) -> int:
-        """Learned channels: the prediction and those that a cell has once."""
-        return self.config.channels - self.config.pixels + 1
+    def opened(self, state: State) -> Values:
+        """How far the gates were open, (gates, h, w)."""
+        return self.all_values(state)[len(self.channel_names) :]
 
-    def prediction(self, state: State) -> Values:
-        """Brightness that a state predicts, (H, W); 0 to 1, not clipped."""
-        brightness: Values = (self.values(state)[0] + 1) * (128 / 255)  # the rules' `to_pixel`
-        return brightness
+    def inputs(self, frames: Video, mask: Mask) -> list[Inputs]:
+        """Return what is given in each frame of a clip, of which `mask` lets pixels through."""
+        found: list[Inputs] = []
+        for pixels, arrives in zip(frames, mask, strict=True):
+            before = found[-1] if found else {}
+            found.append(self.given(pixels, arrives, before) if self.sees else {})
+        return found
 
-    def run(self, state: State, frames: Video, mask: Mask, frame: int = 0) -> Iterator[State]:
-        """Show the pixels of `frames` that `mask` lets through; yield the state of each step.
+    def run(self, state: State, given: Sequence[Inputs], frame: int = 0) -> Iterator[State]:
+        """Run frames from a state on; yield the state of each step.
 
         `frame` is the number of the first frame.
         """
-        number = frame * self.config.steps_per_frame
-        for sample, valid in zip(self.samples(frames), mask, strict=True):
-            for _ in range(self.config.steps_per_frame):
-                state = self.step(state, sample, valid, number)
-                number += 1
-                yield state
+        for number, inputs in enumerate(given, frame):
+            for after in self.steps(state, inputs, number * self.steps_per_frame):
+                yield after
+            state = after
 
-    def run_frames(
-        self, state: State, frames: Video, mask: Mask, frame: int = 0
-    ) -> Iterator[State]:
+    def run_frames(self, state: State, given: Sequence[Inputs], frame: int = 0) -> Iterator[State]:
         """As `run`, but yield the state of each frame's last step."""
-        count = self.config.steps_per_frame
-        return islice(self.run(state, frames, mask, frame), count - 1, None, count)
+        count = self.steps_per_frame
+        return islice(self.run(state, given, frame), count - 1, None, count)
 
 
 class Drawn:
@@ -100,133 +117,162 @@ class Drawn:
 
     Parameters
     ----------
-    draw
-        Draws those of the next steps, (steps, planes, H, W).
+    height, width, seed
+        Of the registers.
+    count
+        Planes of a step.
     """
 
-    def __init__(self, draw: Callable[[], NDArray[Any]]) -> None:
-        self._draw = draw
+    def __init__(self, height: int, width: int, seed: int, count: int) -> None:
+        self._registers = RowRegisters(height, width, seed)
+        self._shape = count, height, width
         self._kept: list[NDArray[np.uint8]] = []
-        self._shape: tuple[int, ...] = ()
 
-    def __getitem__(self, number: int) -> NDArray[np.uint8]:
+    def __getitem__(self, number: int) -> IntArray:
         while number >= len(self._kept):
-            for planes in self._draw():
-                self._shape = planes.shape
-                self._kept.append(np.packbits(planes.astype(np.uint8)))
+            planes = self._registers.planes(self._shape[0])
+            self._kept.append(np.packbits(planes.astype(np.uint8)))
         count = int(np.prod(self._shape))
-        return np.unpackbits(self._kept[number], count=count).reshape(self._shape)
+        bits = np.unpackbits(self._kept[number], count=count)
+        return bits.reshape(self._shape).astype(np.int64)
 
 
-def automaton(rule: Rule | LayeredRule) -> Automaton:
+def automaton(rule: FloatRule | IntegerRule) -> Automaton:
     """Wrap a rule."""
-    return _of_integers(rule) if isinstance(rule, LayeredRule) else _of_floats(rule)
+    return _of_integers(rule) if isinstance(rule, IntegerRule) else _of_floats(rule)
 
 
-def _of_integers(rule: LayeredRule) -> Automaton:
-    formats = rule.channel_formats
+def gates_of(graph: StepGraph) -> dict[str, int]:
+    """Words that are the gate of a channel, by the channel's name."""
+    words = {name: word for word, name in graph.names.items()}
+    gates = {name: words.get(f"gate {name}") for name in graph.channels}
+    return {name: word for name, word in gates.items() if word is not None}
+
+
+def own_channels(graph: StepGraph) -> tuple[int, ...]:
+    """Numbers of the channels in which nothing of a cell's neighbours is, after any steps."""
+    reads: list[set[int | None]] = []  # by word: words of channels, and None for neighbours
+    for index, operation in enumerate(graph.operations):
+        around = isinstance(operation, Window) or (
+            isinstance(operation, Linear) and operation.weight.shape[2] == AROUND
+        )
+        for lane, word in enumerate(graph.words(index)):
+            if isinstance(operation, Channel):
+                reads.append({word})
+                continue
+            arguments = operation.arguments
+            if not isinstance(operation, Linear):
+                arguments = tuple((words[lane],) for words in arguments)
+            found: set[int | None] = {None} if around else set()
+            reads.append(found.union(*(reads[one] for words in arguments for one in words)))
+    words = list(graph.channels.values())
+    own = {word: reads[after] for word, after in zip(words, graph.outputs, strict=True)}
+    while shared := [word for word, seen in own.items() if not seen <= set(own)]:
+        for word in shared:
+            del own[word]
+    return tuple(number for number, word in enumerate(words) if word in own)
+
+
+def _of_integers(rule: IntegerRule) -> Automaton:
+    formats = rule.graph.formats
+    gates = {name: word for name, word in gates_of(rule.graph).items() if word in formats}
+    graph = rule.graph.keeping({f"gate {name}": word for name, word in gates.items()})
+    units = np.array([2.0**-format.frac_bits for format in graph.channel_formats])
 
     @cache
-    def drawn(height: int, width: int) -> Drawn:
-        registers = RowRegisters(height, width, rule.noise_seed)
-        return Drawn(lambda: registers.planes(rule.noise_planes)[None])
+    def tools(height: int, width: int) -> tuple[Engine, Drawn]:
+        drawn = Drawn(height, width, rule.noise_seed, rule.noise_planes)
+        return Engine(graph, height, width), drawn
 
-    def step(state: State, sample: State, valid: Mask, number: int) -> State:
-        noise = None
-        if rule.noise_planes:
-            noise = drawn(*valid.shape)[number].astype(np.int64)
-        return rule.step(state, rule.given(sample, valid), noise)
+    def steps(state: State, inputs: Inputs, number: int) -> Iterator[State]:
+        engine, drawn = tools(*state.shape[1:])
+        for one in range(number, number + rule.steps_per_frame):
+            noise = partial(drawn.__getitem__, one) if rule.noise_planes else None
+            engine.state = state  # others may have run in between
+            state = engine.advance(inputs, 1, noise)
+            yield state
 
     def scramble(random: np.random.Generator, state: State) -> State:
-        planes = [random.integers(f.lowest, f.highest + 1, state.shape[1:]) for f in formats]
-        return np.stack(planes).astype(state.dtype)
+        every = [
+            random.integers(one.lowest, one.highest + 1, state.shape[1:])
+            for one in graph.channel_formats
+        ]
+        return np.stack(every).astype(state.dtype)
 
     return Automaton(
-        rule.config,
-        start=rule.initial_state,
-        step=step,
-        samples=rule.sample_codes,
-        values=lambda state: np.stack(
-            [f.values(codes) for f, codes in zip(formats, state, strict=True)]
+        rule.channel_names,
+        rule.steps_per_frame,
+        start=lambda height, width: _with_gates(rule.initial_state(height, width), len(gates)),
+        steps=steps,
+        given=lambda pixels, mask, before: rule.given(
+            np.where(mask, rule.sample_codes(pixels), 0), mask, before
         ),
+        all_values=lambda state: state * units[:, None, None],
         scramble=scramble,
+        sees=bool(rule.events),
+        wraps="wrap" in graph.borders,
+        formats=tuple(map(str, rule.channel_formats)),
+        ends=tuple(
+            (format.lowest * 2.0**-format.frac_bits, format.highest * 2.0**-format.frac_bits)
+            for format in rule.channel_formats
+        ),
+        gated=tuple(gates),
+        own=own_channels(rule.graph),
     )
 
 
-def _of_floats(rule: Rule) -> Automaton:
-    config = rule.config
-    block, channels, pixels = config.block, config.channels, config.pixels
-
-    def cells(planes: NDArray[Any]) -> torch.Tensor:
-        """(N, H, W) to (1, N * pixels, H / block, W / block)."""
-        tensor = torch.from_numpy(np.asarray(planes, np.float32))[:, None]
-        return to_cells(tensor, block).flatten(0, 1)[None]
-
-    def spread(once: torch.Tensor) -> torch.Tensor:
-        """(N, H / block, W / block) to (N, H, W)."""
-        return once.repeat_interleave(block, 1).repeat_interleave(block, 2)
-
-    def view(found: torch.Tensor) -> State:
-        """Give what cells have, (C, H / block, W / block), a place for each pixel."""
-        predictions, once = found[:pixels], found[pixels:channels]
-        samples, traces = found[channels:].chunk(2)
-        parts = [to_pixels(one, block) for one in (predictions, samples, traces)]
-        planes: State = torch.cat([parts[0], spread(once), *parts[1:]]).numpy()
-        return planes
-
-    def state_of_cells(state: State) -> torch.Tensor:
-        """Undo `view`; with a batch of one."""
-        once = torch.from_numpy(np.ascontiguousarray(state[1:-2, ::block, ::block], np.float32))
-        return torch.cat([cells(state[:1]), once[None], cells(state[-2:])], 1)
+def _of_floats(rule: FloatRule) -> Automaton:
+    gates = gates_of(rule.graph)
+    graph = rule.graph.keeping({f"gate {name}": word for name, word in gates.items()})
+    run, count = Interpreter(graph), rule.steps_per_frame
 
     @cache
     def drawn(height: int, width: int) -> Drawn:
-        """As `task.run` draws them, a frame's at once."""
-        generator = torch.Generator().manual_seed(FIRE_SEED)
+        return Drawn(height, width, NOISE_SEED, graph.random_bits)
 
-        def draw() -> NDArray[Any]:
-            fired = draw_fired(rule, torch.empty(1, 1, 1, height, width), generator)
-            assert fired is not None
-            return fired[0].numpy()
-
-        return Drawn(draw)
+    def tensor(plane: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(plane, np.float32))[None]
 
     @torch.no_grad()
-    def step(state: State, sample: State, valid: Mask, number: int) -> State:
-        before = state_of_cells(state)
-        fired = None
-        if config.fire_rate < 1:
-            fired = torch.from_numpy(drawn(*before.shape[2:])[number])[None]
-        return view(rule(before, cells(sample[None]), cells(valid[None]), fired)[0])
-
-    @torch.no_grad()
-    def gates(state: State, sample: State, valid: Mask) -> Values:
-        updates: list[torch.Tensor] = []
-        hook = rule.update.register_forward_hook(lambda _, __, out: updates.append(out))
-        try:
-            rule(state_of_cells(state), cells(sample[None]), cells(valid[None]))
-        finally:
-            hook.remove()
-        opened = hard_sigmoid(updates[-1].chunk(2, 1)[1])[0]
-        planes = torch.cat([to_pixels(opened[:pixels], block), spread(opened[pixels:])])
-        return planes.double().numpy()
-
-    def start(height: int, width: int) -> State:
-        _, _, rows, columns = cells(np.zeros((1, height, width))).shape
-        return view(rule.initial_state(1, rows, columns)[0])
+    def steps(state: State, inputs: Inputs, number: int) -> Iterator[State]:
+        noise = None
+        if run.random:
+            planes = drawn(*state.shape[1:])
+            words = [random_words(graph, planes[one]) for one in range(number, number + count)]
+            noise = tensor(np.stack(words))
+        held = {
+            name: tensor(plane)[:, None].expand(-1, count, -1, -1) for name, plane in inputs.items()
+        }
+        found, _ = advance(run, tensor(state), held, count, 1, noise)
+        yield from found[0].numpy()
 
     def scramble(random: np.random.Generator, state: State) -> State:
-        values = random.uniform(-1, 1, state_of_cells(state).shape[1:])
-        traces = values[-pixels:]
-        traces[:] = random.uniform(0, 1 - 2.0**-config.trace_bits, traces.shape)
-        return view(torch.from_numpy(values.astype(state.dtype)))
+        flat = state.reshape(len(state), -1)
+        low, high = flat.min(1)[:, None, None], flat.max(1)[:, None, None]
+        return random.uniform(low, high, state.shape).astype(state.dtype)
+
+    def given(pixels: Video, mask: Mask, before: Inputs) -> Inputs:
+        shown = to_state(torch.from_numpy(np.where(mask, pixels, 0).astype(np.float32))).numpy()
+        return rule.given(shown, mask, before)
 
     return Automaton(
-        config,
-        start=start,
-        step=step,
-        samples=lambda frames: to_state(torch.from_numpy(frames)).numpy(),
-        values=lambda state: state.astype(np.float64),
+        rule.channel_names,
+        count,
+        start=lambda height, width: _with_gates(
+            rule.initial.state(height, width).astype(np.float32), len(gates)
+        ),
+        steps=steps,
+        given=given,
+        all_values=lambda state: state.astype(np.float64),
         scramble=scramble,
-        gates=gates if config.kind == "gated" else None,
+        sees=bool(rule.events),
+        block=rule.block,
+        wraps="wrap" in graph.borders,
+        gated=tuple(gates),
+        own=own_channels(rule.graph),
     )
+
+
+def _with_gates(state: State, gates: int) -> State:
+    """Add gates that are closed."""
+    return np.concatenate([state, np.zeros((gates, *state.shape[1:]), state.dtype)])

@@ -1,22 +1,24 @@
-"""Look inside a trained rule: its channels over time, a sample's ripple, the recovery from damage.
+"""Look inside a rule: its channels over time, how far a change is heard, how damage heals.
 
 All experiments know a rule only as an `Automaton`, so that they are the same for a float rule and
-for an integer rule, and so that a test can put any step in its place.
+for an integer rule, and so that a test can put any step in its place. What a rule shows is its
+picture: of one that sees video the prediction, of one that runs by itself what `Picture` finds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scotopia.graph.errors import InputError
-from scotopia.model.config import RuleConfig
-from scotopia.model.rule import Rule
+from scotopia.model.float_rule import FloatRule
+from scotopia.model.running import prediction
 from scotopia.model.score import WARM_UP, psnr_curve
-from scotopia.quantize.layered_rule import LayeredRule
+from scotopia.quantize.integer_rule import IntegerRule
 
 from .automaton import Automaton, Mask, State, Values, Video, automaton
+from .pictures import is_rgba, on_white
 
 #: Frames that the experiments watch after the warm-up, at least.
 WATCHED = 30
@@ -24,13 +26,57 @@ WATCHED = 30
 #: A difference in brightness that an 8-bit pixel can show.
 VISIBLE = 1 / 255
 
-#: A learned channel is saturated this near to either end of its range: one code of Q1.7.
-END = 1 / 128
-
 #: A damaged region has recovered when its PSNR is this near to the undamaged one's, in dB.
 RECOVERED = 0.5
 
+#: That of a rule that runs by itself has, when it is so near to what it had been, in dB.
+HEALED = 30.0
+
 Region = tuple[slice, slice]  # rows, columns
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is shown of states: (H, W, K), of pixels and K colours, 0 to 1.
+
+    Attributes
+    ----------
+    kind
+        "prediction" of a video, brightness; "rgba", premultiplied colours on white; or "channel",
+        the first one.
+    block
+        A cell stands for block x block pixels.
+    low, high
+        Values of the first channel that are black and white.
+    """
+
+    kind: str
+    block: int = 1
+    low: float = 0.0
+    high: float = 1.0
+
+    @classmethod
+    def of(cls, subject: Automaton, values: Video) -> "Picture":
+        """Choose it by what the states (T, C, h, w) of a run are."""
+        if subject.sees:
+            return cls("prediction", subject.block)
+        if is_rgba(values):
+            return cls("rgba")
+        low, high = float(values[:, 0].min()), float(values[:, 0].max())
+        return cls("channel", low=low, high=high if high > low else low + 1)
+
+    def __call__(self, values: Values) -> Values:
+        """Return the picture of a state's values (C, h, w), not clipped if it is a prediction."""
+        if self.kind == "rgba":
+            return on_white(values)
+        if self.kind == "channel":
+            return (values[0, :, :, None] - self.low) / (self.high - self.low)
+        return prediction(values, self.block)[..., None].astype(np.float64)
+
+    def clipped(self, subject: Automaton, states: Sequence[State]) -> Video:
+        """Pictures of states, (T, H, W, K), clipped to [0, 1]."""
+        pictures = [self(subject.values(state)) for state in states]
+        return np.clip(pictures, 0, 1).astype(np.float32)
 
 
 # Every channel over time
@@ -45,23 +91,24 @@ class History:
     states
         The T states at the ends of the frames.
     values
-        (T, C, H, W), all channels.
-    predictions
-        (T, H, W), brightness, clipped to [0, 1].
+        (T, C, h, w), all channels of all cells.
+    picture, pictures
+        What is shown, and (T, H, W, K) how that looks, in [0, 1].
     statistics
         Name to (T, C): mean, std, min and max over the cells, and `saturated`, the share of cells
-        within `END` of -1 or 1 (of a trace: NaN, since both its ends are its daily work).
+        at an end of the channel's format (NaN without a format, or if it has but one bit).
     gates, gates_at_samples
-        (T, learned): mean opening over a frame's steps and over all cells, or those that a sample
-        reached in that frame (NaN without one); None if the rule does not tell.
+        (T, gates): mean opening over a frame's steps and over all cells, or those that a sample
+        reached in that frame (NaN without one).
     """
 
     states: list[State]
     values: Video
-    predictions: Video
+    picture: Picture
+    pictures: Video
     statistics: dict[str, Values]
-    gates: Values | None
-    gates_at_samples: Values | None
+    gates: Values
+    gates_at_samples: Values
 
 
 def watch(subject: Automaton, frames: Video, mask: Mask) -> History:
@@ -72,15 +119,16 @@ def watch(subject: Automaton, frames: Video, mask: Mask) -> History:
     InputError
         If a state is not finite.
     """
-    state = subject.start(*frames.shape[1:])
+    height, width = (side // subject.block for side in frames.shape[1:])
+    given = subject.inputs(frames, mask)
+    state = subject.start(height, width)
     states, gates, gates_at_samples = [], [], []
-    for number, (sample, valid) in enumerate(zip(subject.samples(frames), mask, strict=True)):
-        opened = np.zeros((subject.learned, *valid.shape))
-        steps = subject.config.steps_per_frame
-        for step in range(number * steps, (number + 1) * steps):
-            if subject.gates:
-                opened += subject.gates(state, sample, valid) / steps
-            state = subject.step(state, sample, valid, step)
+    for number, inputs in enumerate(given):
+        opened = np.zeros((len(subject.gated), height, width))
+        steps = subject.steps_per_frame
+        for after in subject.steps(state, inputs, number * steps):
+            opened += subject.opened(after) / steps
+        state = after
         if not np.isfinite(state).all():
             raise InputError(
                 f"the rule's state is not finite at frame {number}: its weights are too large, "
@@ -88,32 +136,32 @@ def watch(subject: Automaton, frames: Video, mask: Mask) -> History:
             )
         states.append(state)
         gates.append(opened.mean(axis=(1, 2)))
-        reached = opened[:, valid]
-        gates_at_samples.append(
-            reached.mean(axis=1) if valid.any() else np.full(len(opened), np.nan)
-        )
+        cells = mask[number].reshape(height, subject.block, width, subject.block).any((1, 3))
+        none = np.full(len(opened), np.nan)
+        gates_at_samples.append(opened[:, cells].mean(axis=1) if cells.any() else none)
     values = np.stack([subject.values(state) for state in states]).astype(np.float32)
+    picture = Picture.of(subject, values)
     return History(
         states=states,
         values=values,
-        predictions=_brightness(subject, states),
-        statistics=statistics(values),
-        gates=np.stack(gates) if subject.gates else None,
-        gates_at_samples=np.stack(gates_at_samples) if subject.gates else None,
+        picture=picture,
+        pictures=picture.clipped(subject, states),
+        statistics=statistics(values, subject.ends),
+        gates=np.stack(gates),
+        gates_at_samples=np.stack(gates_at_samples),
     )
 
 
-def _brightness(subject: Automaton, states: list[State]) -> Video:
-    """Brightness that states predict, (T, H, W), clipped to [0, 1]."""
-    predictions = [subject.prediction(state) for state in states]
-    return np.clip(predictions, 0, 1).astype(np.float32)
-
-
-def statistics(values: Video) -> dict[str, Values]:
-    """Figures of (T, C, H, W) over the cells, as `History.statistics` has them."""
+def statistics(values: Video, ends: Sequence[tuple[float, float]] = ()) -> dict[str, Values]:
+    """Figures of (T, C, h, w) over the cells, as `History.statistics` has them."""
     cells = (2, 3)
-    saturated = (np.abs(values) >= 1 - END).mean(axis=cells)
-    saturated[:, -1] = np.nan
+    saturated = np.full(values.shape[:2], np.nan)
+    for channel, (low, high) in enumerate(ends):
+        if (low, high) != (0, 1):
+            plane = values[:, channel]
+            # What is not signed rests at 0.
+            full = (plane >= high) | ((plane <= low) & (low < 0))
+            saturated[:, channel] = full.mean((1, 2))
     return {
         "mean": values.mean(axis=cells, dtype=np.float64),
         "std": values.std(axis=cells, dtype=np.float64),
@@ -123,23 +171,23 @@ def statistics(values: Video) -> dict[str, Values]:
     }
 
 
-# The receptive field of one sample
+# How far a change is heard
 
 
 @dataclass(frozen=True, eq=False)
 class Ripple:
-    """What one changed sample does to the prediction, over S steps.
+    """What one changed sample does to the picture, over S steps; or one cell that is erased.
 
     Attributes
     ----------
     frame, x, y
-        Where the sample is changed.
+        Where the sample is changed, or the pixel that the cell is.
     added
         Whether that pixel arrived only because the experiment made it, in both runs.
     before, after
-        The sample's brightness in either run.
+        The sample's brightness in either run; of an erased cell, the picture's.
     difference
-        (S, H, W): |difference| of the predictions' brightness, after each step.
+        (S, H, W): |difference| of the pictures, the mean of their colours, after each step.
     total, visible, largest
         (S,): sum of the difference, its sum over the cells where it is above `VISIBLE`, maximum.
     radius
@@ -153,7 +201,7 @@ class Ripple:
         one.
     half_life, visible_half_life
         Steps from the peak of `total`, or of `visible`, until it is down to half; None if it never
-        is. An integer rule's last bits may flicker on for long, all over the array: the sum of
+        is. An integer rule's last bits may change on for long, all over the array: the sum of
         that is large, yet nobody sees it.
     block
         A cell stands for block x block pixels.
@@ -219,36 +267,51 @@ def distances(
 
 
 def perturb(
-    subject: Automaton, state: State, frames: Video, mask: Mask, at: tuple[int, int], frame: int = 0
+    subject: Automaton,
+    history: History,
+    frames: Video,
+    mask: Mask,
+    at: tuple[int, int],
+    frame: int,
 ) -> Ripple:
-    """Run on from `state` twice, with one sample of the first frame changed by a half.
+    """Run on twice from what a run was before a frame, with a change in one of the two.
+
+    One sample of that frame is changed by a half; of a rule that is shown nothing, a cell is set to
+    0, as one is where nothing has grown.
 
     Parameters
     ----------
-    state
-        Before the first of `frames`.
     frames, mask
-        (T, H, W), T at least 1.
+        (T, H, W) of the whole clip.
     at
-        Column and row of the sample.
+        Column and row of the sample, or of the cell.
     frame
-        Number of the first frame.
+        Above 0.
     """
     x, y = at
-    reached = mask.copy()
-    reached[0, y, x] = True
-    changed = frames.copy()
-    before = float(frames[0, y, x])
-    after = before + 0.5 if before <= 0.5 else before - 0.5
-    changed[0, y, x] = after
+    state, picture = history.states[frame - 1], history.picture
+    reached, changed, other = mask.copy(), frames.copy(), state
+    if subject.sees:
+        reached[frame, y, x] = True
+        before = float(frames[frame, y, x])
+        after = before + 0.5 if before <= 0.5 else before - 0.5
+        changed[frame, y, x] = after
+    else:
+        other = state.copy()
+        other[:, y, x] = 0
+        before, after = (float(picture(subject.values(one))[y, x].mean()) for one in (state, other))
 
-    block = subject.config.block
-    away = distances(frames.shape[1:], x, y, subject.config.border == "wrap", block)
+    away = distances(frames.shape[1:], x, y, subject.wraps, subject.block)
     difference, front = [], []
-    runs = (subject.run(state, clip, reached, frame) for clip in (frames, changed))
-    for one, other in zip(*runs, strict=True):
-        difference.append(np.abs(subject.prediction(one) - subject.prediction(other)))
-        front.append(_farthest((one != other).any(axis=0), away))
+    runs = (
+        subject.run(begin, subject.inputs(clip, reached)[frame:], frame)
+        for begin, clip in ((state, frames), (other, changed))
+    )
+    for one, two in zip(*runs, strict=True):
+        pictures = [picture(subject.values(state)) for state in (one, two)]
+        difference.append(np.abs(pictures[0] - pictures[1]).mean(axis=2))
+        cells = (one != two).any(axis=0)
+        front.append(_farthest(cells.repeat(subject.block, 0).repeat(subject.block, 1), away))
     exact = np.stack(difference)
     total = exact.sum(axis=(1, 2))
     with np.errstate(invalid="ignore"):
@@ -257,12 +320,12 @@ def perturb(
     # A difference of one code of Q1.7 is 1/255 but for float64's rounding: it is not above.
     seen = exact > VISIBLE * (1 + 1e-9)
     visible = (exact * seen).sum(axis=(1, 2))
-    later = np.flatnonzero(mask[1:, y, x])
+    later = np.flatnonzero(mask[frame + 1 :, y, x])
     return Ripple(
         frame=frame,
         x=x,
         y=y,
-        added=not bool(mask[0, y, x]),
+        added=subject.sees and not bool(mask[frame, y, x]),
         before=before,
         after=after,
         difference=exact.astype(np.float32),
@@ -274,7 +337,7 @@ def perturb(
         front=np.array(front),
         half_life=half_life(total),
         visible_half_life=half_life(visible),
-        block=block,
+        block=subject.block,
         renewed=int(later[0]) + 1 if len(later) else None,
     )
 
@@ -300,19 +363,21 @@ class Recovery:
     Attributes
     ----------
     damaged
-        (H, W), brightness that the damaged state predicts before it runs on, in [0, 1].
-    predictions
-        (T, H, W), after each frame.
+        (H, W, K), the picture of the damaged state before it runs on, in [0, 1].
+    pictures
+        (T, H, W, K), after each frame.
     psnr
-        (T,): of the predictions against the truth, inside the region, in dB.
+        (T,): of the pictures against the truth, inside the region, in dB; of a rule that runs by
+        itself against the undamaged run.
     first
-        Frames until the PSNR is within `RECOVERED` of the undamaged run's; None if it never is.
+        Frames until the PSNR is within `RECOVERED` of the undamaged run's, or above `HEALED`; None
+        if it never is.
     lasting
         Frames until it is and stays so; None if it is not at the end.
     """
 
     damaged: Video
-    predictions: Video
+    pictures: Video
     psnr: Values
     first: int | None
     lasting: int | None
@@ -325,67 +390,85 @@ def central_region(height: int, width: int, block: int = 1) -> Region:
     return slice(top, top + side), slice(left, left + side)
 
 
-def set_to_zero(subject: Automaton, state: State, region: Region, seed: int) -> State:
-    """Value of a state in which the region is as before the first sample; no seed is needed."""
-    return _replaced(state, subject.start(*state.shape[1:]), region)
+def set_to_start(subject: Automaton, state: State, cells: Region, seed: int) -> State:
+    """Value of a state in which the cells are as at first; or 0, of one that runs by itself."""
+    first = subject.start(*state.shape[1:]) if subject.sees else np.zeros_like(state)
+    return _replaced(state, first, cells)
 
 
-def set_to_random(subject: Automaton, state: State, region: Region, seed: int) -> State:
-    """Value of a state in which the region's numbers are random, in every channel's range."""
-    return _replaced(state, subject.scramble(np.random.default_rng(seed), state), region)
+def set_to_random(subject: Automaton, state: State, cells: Region, seed: int) -> State:
+    """Value of a state in which the cells' numbers are random, in every channel's range."""
+    return _replaced(state, subject.scramble(np.random.default_rng(seed), state), cells)
 
 
-def set_learned_to_random(subject: Automaton, state: State, region: Region, seed: int) -> State:
-    """As `set_to_random`, but the input register, last sample and trace, stays as it is."""
-    damaged = set_to_random(subject, state, region, seed)
-    damaged[subject.learned :] = state[subject.learned :]
+def set_shared_to_random(subject: Automaton, state: State, cells: Region, seed: int) -> State:
+    """As `set_to_random`, but what the cells keep to themselves stays as it is."""
+    damaged = set_to_random(subject, state, cells, seed)
+    damaged[list(subject.own)] = state[list(subject.own)]
     return damaged
 
 
 #: Kinds of damage.
 DAMAGES: dict[str, Callable[[Automaton, State, Region, int], State]] = {
-    "zero": set_to_zero,
+    "zero": set_to_start,
     "random": set_to_random,
-    "learned": set_learned_to_random,
+    "shared": set_shared_to_random,
 }
 
 
-def _replaced(state: State, other: State, region: Region) -> State:
+def damages_of(subject: Automaton) -> list[str]:
+    """Kinds of damage that differ for a rule: of its channels, cells may share all, or none."""
+    some = 0 < len(subject.own) < len(subject.channel_names)
+    return [name for name in DAMAGES if name != "shared" or some]
+
+
+def _replaced(state: State, other: State, cells: Region) -> State:
     damaged = state.copy()
-    damaged[:, *region] = other[:, *region]
+    damaged[:, *cells] = other[:, *cells]
     return damaged
+
+
+def cells_of(region: Region, block: int) -> Region:
+    """Return the cells of a region of pixels."""
+    rows, columns = (slice(side.start // block, side.stop // block) for side in region)
+    return rows, columns
 
 
 def recover(
     subject: Automaton,
+    history: History,
     state: State,
     frames: Video,
     mask: Mask,
     region: Region,
-    undamaged: Video,
-    frame: int = 0,
+    frame: int,
 ) -> Recovery:
-    """Run on from a damaged state.
+    """Run on from a damaged state, and compare with what was without the damage.
 
     Parameters
     ----------
+    history
+        Without the damage.
     state
-        Before the first of `frames`.
-    undamaged
-        (T, H, W): what the rule predicts without the damage.
-    frame
-        Number of the first frame.
+        Before a frame of that number.
+    frames, mask
+        (T, H, W) of the whole clip.
     """
-    states = [state, *subject.run_frames(state, frames, mask, frame)]
-    shown = _brightness(subject, states)
-    predictions = shown[1:]
-    psnr = region_psnr(frames, predictions, region)
-    near = psnr >= region_psnr(frames, undamaged, region) - RECOVERED
+    given = subject.inputs(frames, mask)[frame:]
+    shown = history.picture.clipped(subject, [state, *subject.run_frames(state, given, frame)])
+    pictures, undamaged = shown[1:], history.pictures[frame:]
+    if subject.sees:
+        truth = frames[frame:, ..., None]
+        psnr = region_psnr(truth, pictures, region)
+        near = psnr >= region_psnr(truth, undamaged, region) - RECOVERED
+    else:
+        psnr = region_psnr(undamaged, pictures, region)
+        near = psnr >= HEALED
     far = np.flatnonzero(~near)
     lasting = int(far[-1]) + 2 if len(far) else 1  # a frame's end is the earliest moment
     return Recovery(
         damaged=shown[0],
-        predictions=predictions,
+        pictures=pictures,
         psnr=psnr,
         first=int(np.argmax(near)) + 1 if near.any() else None,
         lasting=lasting if lasting <= len(near) else None,
@@ -393,8 +476,8 @@ def recover(
 
 
 def region_psnr(frames: Video, estimates: Video, region: Region) -> Values:
-    """PSNR (T,) of a region in each frame, in dB."""
-    return psnr_curve(frames[:, *region], estimates[:, *region])
+    """PSNR (T,) of a region in each frame of pictures (T, H, W, K), in dB."""
+    return psnr_curve(*(one[:, *region].reshape(len(one), 1, -1) for one in (frames, estimates)))
 
 
 # All of it
@@ -406,10 +489,10 @@ class Inspection:
 
     Attributes
     ----------
+    subject
+        What was looked into.
     frames, mask
-        (T, H, W): the truth, and which of its pixels arrive.
-    channel_names, learned
-        As an `Automaton` has them.
+        (T, H, W): the truth, and which of its pixels arrive; of a rule that is shown nothing, 0.
     onset
         Frame before which the state is damaged, and in which a sample is changed.
     region
@@ -418,11 +501,9 @@ class Inspection:
         By kind of damage, as in `DAMAGES`.
     """
 
-    config: RuleConfig
+    subject: Automaton
     frames: Video
     mask: Mask
-    channel_names: tuple[str, ...]
-    learned: int
     history: History
     onset: int
     ripple: Ripple
@@ -440,7 +521,7 @@ def parse_pixel(text: str) -> tuple[int, int]:
 
 
 def inspect(
-    rule: Rule | LayeredRule,
+    rule: FloatRule | IntegerRule,
     frames: Video,
     mask: Mask,
     at: tuple[int, int] | None = None,
@@ -453,9 +534,10 @@ def inspect(
     Parameters
     ----------
     frames, mask
-        (T, H, W).
+        (T, H, W); of a rule that takes no events, only how many there are of which size counts.
     at
-        Column and row of the sample to change; by default the shown one nearest the centre.
+        Column and row of the sample to change; by default the shown one nearest the centre. Of a
+        rule that takes no events, of the cell to erase; by default the one in the centre.
     seed
         Of the random damage.
     warm_up
@@ -483,31 +565,13 @@ def inspect(
     subject = automaton(rule)
     on_stage("channels")
     history = watch(subject, frames, mask)
-    state, rest, shown = history.states[warm_up - 1], frames[warm_up:], mask[warm_up:]
-    on_stage("one sample")
-    ripple = perturb(subject, state, rest, shown, at or nearest_shown(shown[0]), warm_up)
-    region = central_region(height, width, rule.config.block)
+    on_stage("one sample" if subject.sees else "one cell")
+    ripple = perturb(subject, history, frames, mask, at or nearest_shown(mask[warm_up]), warm_up)
+    region = central_region(height, width, subject.block)
+    cells = cells_of(region, subject.block)
     recoveries = {}
-    for name, damage in DAMAGES.items():
+    for name in damages_of(subject):
         on_stage(f"damage: {name}")
-        recoveries[name] = recover(
-            subject,
-            damage(subject, state, region, seed),
-            rest,
-            shown,
-            region,
-            history.predictions[warm_up:],
-            warm_up,
-        )
-    return Inspection(
-        subject.config,
-        frames,
-        mask,
-        subject.channel_names,
-        subject.learned,
-        history,
-        warm_up,
-        ripple,
-        region,
-        recoveries,
-    )
+        damaged = DAMAGES[name](subject, history.states[warm_up - 1], cells, seed)
+        recoveries[name] = recover(subject, history, damaged, frames, mask, region, warm_up)
+    return Inspection(subject, frames, mask, history, warm_up, ripple, region, recoveries)

@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from scotopia.model.score import psnr_curve
 
 from .automaton import Video
-from .inspect import RECOVERED, VISIBLE, Inspection, Ripple, region_psnr
+from .inspect import HEALED, RECOVERED, VISIBLE, Inspection, Ripple, region_psnr
 from .page import data_uri, environment, finite, gray, png, sheet
 
-CHANNEL_BYTES = 7_000_000  # PNG bytes the page spends on hidden channels before it thins them out
-GRAYS = 64  # of a hidden channel's picture: all that a colour map can tell, in half the bytes
+CHANNEL_BYTES = 7_000_000  # PNG bytes the page spends on channels before it thins them out
+GRAYS = 64  # of a channel's picture: all that a colour map can tell, in half the bytes
 DECADES = 4  # of the ripple's logarithmic colour scale, from 1 down: the page says 0.0001
 RIPPLE_FRAMES = 3  # frames after the changed sample that the page shows step by step
 
 #: Kinds of damage as the page calls them: title, colour.
 DAMAGE_TITLES = {
-    "zero": ("All set to zero", "#63e6be"),
-    "random": ("All set to random codes", "#f2b45c"),
-    "learned": ("Random, input register kept", "#d79bf0"),
+    "zero": ("All erased", "#63e6be"),
+    "random": ("All set to random numbers", "#f2b45c"),
+    "shared": ("Random, what cells keep to themselves spared", "#d79bf0"),
 }
 
 
@@ -30,8 +30,8 @@ def figures_of(
     rule: str,
     kind: str,
     cost: dict[str, int],
-    clip: str,
-    density: float,
+    clip: str | None,
+    density: float | None,
     seed: int,
 ) -> dict[str, Any]:
     """All figures of an inspection, ready for JSON; what is not finite is None.
@@ -41,11 +41,11 @@ def figures_of(
     rule, kind, cost
         Name, "float rule" or "integer rule", and costs by name.
     clip, density, seed
-        What was shown.
+        What was shown; None for clip and density, if nothing was.
     """
     count, height, width = found.frames.shape
-    history, ripple = found.history, found.ripple
-    names = found.channel_names
+    history, ripple, subject = found.history, found.ripple, found.subject
+    truth = found.frames[..., None] if subject.sees else None
     rows, columns = found.region
     after = slice(found.onset, None)
     return {
@@ -58,23 +58,24 @@ def figures_of(
         "frames": count,
         "width": width,
         "height": height,
-        "block": found.config.block,
-        "steps_per_frame": found.config.steps_per_frame,
+        "block": subject.block,
+        "steps_per_frame": subject.steps_per_frame,
         "warm_up": found.onset,
-        "psnr": _pooled_psnr(found.frames[after], history.predictions[after]),
-        "psnr_by_frame": finite(psnr_curve(found.frames, history.predictions)),
+        "picture": history.picture.kind,
+        "psnr": None if truth is None else _pooled_psnr(truth[after], history.pictures[after]),
+        "psnr_by_frame": None
+        if truth is None
+        else finite(region_psnr(truth, history.pictures, (slice(None), slice(None)))),
         "channels": {
             name: {key: finite(curve[:, c], 5) for key, curve in history.statistics.items()}
-            for c, name in enumerate(names)
+            for c, name in enumerate(subject.channel_names)
         },
-        "gates": None
-        if history.gates is None or history.gates_at_samples is None
-        else {
+        "gates": {
             name: {
                 "mean": finite(history.gates[:, c], 5),
                 "at_samples": finite(history.gates_at_samples[:, c], 5),
             }
-            for c, name in enumerate(names[: found.learned])
+            for c, name in enumerate(subject.gated)
         },
         "sample": _ripple_figures(ripple),
         "damage": {
@@ -82,10 +83,11 @@ def figures_of(
             "x": columns.start,
             "y": rows.start,
             "side": rows.stop - rows.start,
-            "recovered_within_db": RECOVERED,
-            "undamaged_psnr": finite(
-                region_psnr(found.frames[after], history.predictions[after], found.region)
-            ),
+            "recovered_within_db": RECOVERED if subject.sees else None,
+            "recovered_above_db": None if subject.sees else HEALED,
+            "undamaged_psnr": None
+            if truth is None
+            else finite(region_psnr(truth[after], history.pictures[after], found.region)),
             "kinds": {
                 name: {
                     "psnr": finite(recovery.psnr),
@@ -100,8 +102,8 @@ def figures_of(
 
 def _pooled_psnr(frames: Video, estimates: Video) -> float:
     """PSNR over all frames together, in dB."""
-    flat = (1, -1, frames.shape[2])
-    return round(float(psnr_curve(frames.reshape(flat), estimates.reshape(flat))[0]), 4)
+    pooled = psnr_curve(*(one.reshape(1, 1, -1) for one in (frames, estimates)))
+    return round(float(pooled[0]), 4)
 
 
 def _ripple_figures(ripple: Ripple) -> dict[str, Any]:
@@ -142,18 +144,19 @@ def _ripple_figures(ripple: Ripple) -> dict[str, Any]:
 
 def render_page(found: Inspection, figures: dict[str, Any]) -> str:
     """Value of an inspection as one HTML page that refers to nothing outside itself."""
-    names = found.channel_names
-    channels, stride = _channel_sheets(found.history.values, found.learned)
+    subject, history = found.subject, found.history
+    channels, stride = _channel_sheets(history.values)
     truth = gray(found.frames)
     samples = np.stack([truth * found.mask, found.mask * np.uint8(255)], axis=-1)
     steps = _ripple_steps(found)
     box = _around(figures["damage"], found.frames.shape[1:])
     data = {
         "figures": figures,
-        "names": list(names),  # in order, which JSON's objects do not promise
-        "truth": sheet(truth),
-        "samples": sheet(samples),
+        "names": list(subject.channel_names),  # in order, which JSON's objects do not promise
+        "truth": sheet(truth) if subject.sees else None,
+        "samples": sheet(samples) if subject.sees else None,
         "arrived": found.mask.sum(axis=(1, 2)).tolist(),
+        "picture": sheet(_pixels(history.pictures)),
         "channels": channels,
         "ripple": {
             "steps": [int(step) + 1 for step in steps],
@@ -170,7 +173,7 @@ def render_page(found: Inspection, figures: dict[str, Any]) -> str:
                     "name": name,
                     "title": DAMAGE_TITLES[name][0],
                     "colour": DAMAGE_TITLES[name][1],
-                    **sheet(gray(np.stack([recovery.damaged, *recovery.predictions])[:, *box])),
+                    **sheet(_pixels(np.stack([recovery.damaged, *recovery.pictures])[:, *box])),
                 }
                 for name, recovery in found.recoveries.items()
             ],
@@ -182,51 +185,49 @@ def render_page(found: Inspection, figures: dict[str, Any]) -> str:
         .render(
             figures=figures,
             data=data,
-            names=names,
-            learned=found.learned,
+            names=subject.channel_names,
+            formats=subject.formats,
+            sees=subject.sees,
+            own=[subject.channel_names[c] for c in subject.own],
             channels=channels,
             stride=stride,
-            percent=f"{100 * figures['density']:g}",
+            percent=f"{100 * figures['density']:g}" if subject.sees else "",
             visible=VISIBLE,
             titles=DAMAGE_TITLES,
-            steps_shown=RIPPLE_FRAMES * found.config.steps_per_frame,
+            steps_shown=RIPPLE_FRAMES * subject.steps_per_frame,
         )
     )
 
 
-def _channel_sheets(values: Video, learned: int) -> tuple[list[dict[str, Any]], int]:
-    """Value of the channels (T, C, H, W) as sheets of codes, and every how many frames.
+def _pixels(pictures: Video) -> NDArray[np.uint8]:
+    """Value of pictures (T, H, W, K) as gray (T, H, W), or as colours."""
+    return gray(pictures[..., 0] if pictures.shape[-1] == 1 else pictures)
 
-    A code stands for (code - 128) / 128 * scale, a trace's for code / 256. The prediction and the
-    last sample have scale 1, so that their codes are the 8-bit pixels; the hidden channels a scale
-    that all but one value in 200 fit in, and fewer codes.
+
+def _channel_sheets(values: Video) -> tuple[list[dict[str, Any]], int]:
+    """Value of the channels (T, C, h, w) as sheets of codes, and every how many frames.
+
+    A code stands for (code - 128) / 128 * scale, or for code / 255 * scale of a channel that is
+    never negative. All but one value in 200 fit into a channel's scale.
     """
-    hidden = []
-    for c in range(1, learned):
-        plane = values[:, c]
-        scale = float(np.quantile(np.abs(plane), 0.995)) or 1.0
-        hidden.append((scale, _codes(plane, scale) // (256 // GRAYS) * (256 // GRAYS)))
+    planes = []
+    for plane in np.moveaxis(values, 1, 0):
+        scale = float(np.quantile(np.abs(plane), 0.995)) or float(np.abs(plane).max()) or 1.0
+        signed = bool(plane.min() < 0)
+        codes = _codes(plane, scale) if signed else gray(plane / scale)
+        step = 256 // GRAYS
+        planes.append((scale, signed, codes // step * step))
 
     def sheets(stride: int) -> list[dict[str, Any]]:
         return [
-            {"scale": round(scale, 4), "signed": True, "stride": stride, **sheet(codes[::stride])}
-            for scale, codes in hidden
+            {"scale": round(scale, 4), "signed": signed, "stride": stride, **sheet(codes[::stride])}
+            for scale, signed, codes in planes
         ]
 
     shown = sheets(1)
     size = sum(len(str(one["sheet"])) for one in shown) * 3 // 4  # base64
     stride = max(1, math.ceil(size / CHANNEL_BYTES))
-    if stride > 1:
-        shown = sheets(stride)
-    prediction, sample, trace = (values[:, c] for c in (0, learned, learned + 1))
-    pixel = {"scale": 1.0, "signed": True, "stride": 1}
-    ages = np.clip(np.rint(trace * 256), 0, 255).astype(np.uint8)
-    return [
-        {**pixel, **sheet(_codes(prediction, 1))},
-        *shown,
-        {**pixel, **sheet(_codes(sample, 1))},
-        {"scale": 1.0, "signed": False, "stride": 1, **sheet(ages // 4 * 4)},
-    ], stride
+    return (shown if stride == 1 else sheets(stride)), stride
 
 
 def _codes(plane: Video, scale: float) -> NDArray[np.uint8]:
@@ -238,7 +239,7 @@ def _codes(plane: Video, scale: float) -> NDArray[np.uint8]:
 
 def _ripple_steps(found: Inspection) -> NDArray[np.int64]:
     """Steps that the page shows, from 0: all of the first frames, then each frame's last."""
-    count, every = len(found.ripple.difference), found.config.steps_per_frame
+    count, every = len(found.ripple.difference), found.subject.steps_per_frame
     step = np.arange(count)
     shown: NDArray[np.int64] = step[(step < RIPPLE_FRAMES * every) | (step % every == every - 1)]
     return shown

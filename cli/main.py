@@ -1253,20 +1253,29 @@ def play(
 def inspect(
     rule: RuleArgument,
     clip: Annotated[
-        str, Reads(), typer.Option(help="davis_road (in the package), or any clip.")
-    ] = "davis_road",
+        str | None,
+        Reads(),
+        typer.Option(
+            help="Any clip; by default davis_road, which is in the package. None for a rule that "
+            "takes no events."
+        ),
+    ] = None,
     density: DensityOption = 0.01,
     seed: SeedOption = 0,
     frames: Annotated[
-        int | None, typer.Option(help="Only the clip's first frames, 50 or more.")
+        int | None,
+        typer.Option(
+            help="Only the clip's first frames, 50 or more; of a rule without events, 100 by "
+            "default."
+        ),
     ] = None,
     size: SizeOption = None,
     at: Annotated[
         str | None,
         typer.Option(
             metavar="X,Y",
-            help="Column and row of the sample that is changed; by default the one nearest the "
-            "centre.",
+            help="Column and row of the sample that is changed, or of the cell that is erased; by "
+            "default nearest the centre.",
         ),
     ] = None,
     out: Annotated[Path, Writes(), typer.Option("--out", "-o", help="Page to write.")] = Path(
@@ -1274,41 +1283,59 @@ def inspect(
     ),
     json_file: JsonOption = None,
 ) -> None:
-    """Look inside a rule: its channels over time, how far a sample is heard, how damage heals."""
+    """Look inside a rule: its channels over time, how far a change is heard, how damage heals.
+
+    A rule that takes no events runs by itself, from its first state on SIZE x SIZE cells, 64 by
+    default.
+    """
+    import numpy as np
+
     from scotopia.model.sampling import seen_mask
+    from scotopia.quantize.integer_rule import IntegerRule
 
     from .clips import read_clip
-    from .evaluate import cost, name_of
+    from .evaluate import by_kind, cost
+    from .growth import FRAMES, SIDE
     from .inspect import inspect as run_inspection
     from .inspect import parse_pixel
     from .inspect_page import figures_of, render_page
     from .rules import SHIPPED
 
     loaded = load_rule(rule)
+    (subject,) = by_kind([loaded]).values()
     pixel = parse_pixel(at) if at is not None else None
-    shown = read_clip(clip, size)
-    if frames is not None and not 1 <= frames <= len(shown.frames):
-        raise InputError(
-            f"--frames {frames} is not from 1 to the {len(shown.frames)} frames of {shown.name}: "
-            "give fewer, or leave it out"
-        )
-    video = shown.frames[:frames]
-    seen = loaded.config.inputs if name_of(loaded) == "nca" else loaded.input_words
-    mask = seen_mask(shown.name, video.shape, density, seed, seen)
+    name = None
+    if subject.events:
+        shown = read_clip(clip or "davis_road", size)
+        if frames is not None and not 1 <= frames <= len(shown.frames):
+            raise InputError(
+                f"--frames {frames} is not from 1 to the {len(shown.frames)} frames of "
+                f"{shown.name}: give fewer, or leave it out"
+            )
+        name, video = shown.name, shown.frames[:frames]
+        mask = seen_mask(name, video.shape, density, seed, subject.graph.inputs)
+    else:
+        if clip is not None:
+            raise InputError(f"rule {rule} takes no events, so no clip: leave out --clip")
+        side, count = size or SIDE, FRAMES if frames is None else frames
+        video = np.zeros((max(count, 0), side, side), np.float32)
+        mask = np.zeros(video.shape, bool)
     with console.status("inspect") as status:
         found = run_inspection(
-            loaded, video, mask, pixel, seed, on_stage=lambda name: status.update(name)
+            subject, video, mask, pixel, seed, on_stage=lambda stage: status.update(stage)
         )
         status.update("page")
-        name = rule if rule in SHIPPED else Path(rule).stem
-        kind = "integer rule" if name_of(loaded) == "nca-int" else "float rule"
-        figures = figures_of(found, name, kind, cost(loaded), shown.name, density, seed)
+        title = rule if rule in SHIPPED else Path(rule).stem
+        kind = "integer rule" if isinstance(subject, IntegerRule) else "float rule"
+        share = density if subject.events else None
+        figures = figures_of(found, title, kind, cost(loaded), name, share, seed)
         page = render_page(found, figures)
     write_atomically(out, page)
     write_json(json_file, figures)
     sample = figures["sample"]
+    psnr = f"PSNR {figures['psnr']:.2f} dB; one sample" if subject.events else "one cell"
     console.print(
-        f"{len(video)} frames, PSNR {figures['psnr']:.2f} dB; one sample's effect peaks with a "
+        f"{len(video)} frames, {psnr}'s effect peaks with a "
         f"radius of {sample['peak_radius_pixels']:.1f} pixels; "
         f"{sample['light_cone']['violations']} light cone violations in "
         f"{sample['light_cone']['steps_checked']} steps"

@@ -68,7 +68,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def sheet(frames: NDArray[np.uint8]) -> dict[str, object]:
-    """Value of gray (T, H, W), or gray and opacity (T, H, W, 2), as one lossless PNG.
+    """Value of gray (T, H, W), of gray and opacity or RGB (T, H, W, 2 or 3), as one lossless PNG.
 
     Frame t stands in row ``t // columns`` and column ``t % columns``. Nearly square, because
     browsers refuse images that are longer than some ten thousand pixels.

@@ -237,6 +237,31 @@ class StepGraph:
             every[index] = operation
         return StepGraph(tuple(every), self.outputs, self.names)
 
+    def keeping(self, words: Mapping[str, int]) -> "StepGraph":
+        """Return the graph with further channels, by name, that hold what words were in the step.
+
+        Its channels are one operation, the first.
+        """
+        channels, *rest = self.operations
+        assert isinstance(channels, Channel)
+        count = channels.count
+
+        def moved(word: int) -> int:
+            return word if word < count else word + len(words)
+
+        formats = (*channels.formats, *(self.formats.get(word) for word in words.values()))
+        operations: list[Operation] = [Channel((*channels.names, *words), formats)]
+        for operation in rest:
+            fields = [one.name for one in dataclasses.fields(operation)]
+            read = {name for name in ("condition", "a", "b") if name in fields}
+            changes = {name: tuple(map(moved, getattr(operation, name))) for name in read}
+            operations.append(dataclasses.replace(operation, **changes))
+        return StepGraph(
+            tuple(operations),
+            tuple(map(moved, (*self.outputs, *words.values()))),
+            {moved(word): name for word, name in self.names.items()},
+        )
+
     def pruned(self) -> "StepGraph":
         """Return the graph without what nothing reads; channels, inputs and random words stay."""
         return self.pruned_words()[0]

@@ -72,19 +72,34 @@ def states(
                 for _ in range(len(chunk) * rule.steps_per_frame)
             ]
             noise = torch.from_numpy(np.stack(drawn)).float()[None]
-        try:
-            found, state = compiled.unroll(
-                rule.graph,
-                _weights(rule.graph),
-                state,
-                inputs,
-                frames=len(chunk),
-                steps_per_frame=rule.steps_per_frame,
-                noise=noise,
-            )
-        except compiled.NotCompiled:
-            found, state = _interpreted(run, rule.steps_per_frame, state, inputs, len(chunk), noise)
+        found, state = advance(run, state, inputs, len(chunk), rule.steps_per_frame, noise)
         yield from found[0].numpy()
+
+
+def advance(
+    run: Interpreter,
+    state: Tensor,
+    inputs: Mapping[str, Tensor],
+    frames: int,
+    steps_per_frame: int,
+    noise: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Do the steps of some frames: compiled, or else by the interpreter.
+
+    Parameters, and what is returned, as of `compiled.unroll`; of the graph's own numbers.
+    """
+    try:
+        return compiled.unroll(
+            run.graph,
+            _weights(run.graph),
+            state,
+            inputs,
+            frames=frames,
+            steps_per_frame=steps_per_frame,
+            noise=noise,
+        )
+    except compiled.NotCompiled:
+        return _interpreted(run, steps_per_frame, state, inputs, frames, noise)
 
 
 def run(
