@@ -204,9 +204,7 @@ def _of_integers(rule: IntegerRule) -> Automaton:
         rule.steps_per_frame,
         start=lambda height, width: _with_gates(rule.initial_state(height, width), len(gates)),
         steps=steps,
-        given=lambda pixels, mask, before: rule.given(
-            np.where(mask, rule.sample_codes(pixels), 0), mask, before
-        ),
+        given=rule.shown,
         all_values=lambda state: state * units[:, None, None],
         scramble=scramble,
         sees=bool(rule.events),

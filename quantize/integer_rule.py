@@ -145,11 +145,11 @@ class IntegerRule:
     def sample_codes(self, pixels: NDArray[np.floating], event: int = 0) -> IntArray:
         """Codes of pixels in [0, 1], any shape: what the sensor's converter delivers.
 
-        An 8-bit pixel p becomes p - 128; a narrower format drops low bits. What is no number in
-        [-1, 1) gets black and white as its lowest and highest code.
+        An 8-bit pixel p becomes the code of p / 128 - 1; a narrower format drops low bits. One that
+        has not all numbers in [-1, 1) gets black and white as its lowest and highest code.
         """
         format = self.targets[event][1] if self.events else self.event_format
-        if (format.signed, format.int_bits) != (True, 1):
+        if not format.signed or format.int_bits < 1:
             span = format.highest - format.lowest
             scaled: IntArray = np.rint(np.asarray(pixels, np.float64) * span).astype(np.int64)
             return scaled + format.lowest
@@ -180,6 +180,27 @@ class IntegerRule:
         found: dict[str, IntArray] = {}
         for event, one, arrived in zip(self.events, sample, valid, strict=True):
             found |= given((event,), one, arrived, before)
+        return found
+
+    def shown(
+        self,
+        pixels: NDArray[np.floating],
+        valid: NDArray[np.bool_],
+        before: Mapping[str, IntArray] = {},
+    ) -> dict[str, IntArray]:
+        """Return the inputs of a frame of a video, by name: each event brings the same pixel.
+
+        Parameters
+        ----------
+        pixels, valid
+            (H, W), in [0, 1], and which of them arrive.
+        before
+            Inputs of the frame before; by default all 0.
+        """
+        found: dict[str, IntArray] = {}
+        for number, event in enumerate(self.events):
+            codes = np.where(valid, self.sample_codes(pixels, number), 0)
+            found |= given((event,), codes, valid, before)
         return found
 
     def step(

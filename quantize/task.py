@@ -54,8 +54,8 @@ def _shown(
     rule: IntegerRule, frames: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> Iterator[dict[str, IntArray]]:
     inputs: dict[str, IntArray] = {}
-    for sample, valid in zip(np.where(mask, rule.sample_codes(frames), 0), mask, strict=True):
-        inputs = rule.given(sample, valid, inputs)
+    for pixels, valid in zip(frames, mask, strict=True):
+        inputs = rule.shown(pixels, valid, inputs)
         yield inputs
 
 
