@@ -6,10 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from scotopia.graph import processes
 from scotopia.graph.errors import InputError
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
+from scotopia.model.video import Clip
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.netlist import as_device, cell_models
 from scotopia.sim.simulators import Bench, manifest_for
@@ -63,7 +66,7 @@ def verify(
     if float_rule is not None:
         trained = load_float_rule(float_rule)
         check_alike(float_rule, trained, integer)
-    source = read_clip(clip, size, (height, width))
+    source = read_clip(clip, size, (height, width)) if integer.events else _nothing(extent)
     whole = Extent(height, width, count or len(source.frames))
     material = Material(integer, source.frames, whole, density, seed, source.name)
     if verilog is not None:
@@ -95,11 +98,20 @@ def verify(
             waveforms=report,
             on_stage=on_stage,
         )
-    title = f"{rule}, {height} x {width} cells, {whole.frames} frames of {source.name}"
+    way = "of" if integer.events else "from"
+    title = f"{rule}, {height} x {width} cells, {whole.frames} frames {way} {source.name}"
     proof = Proof(title, command(), stages)
     if report is not None:
         write_proof(proof, report)
     return proof
+
+
+def _nothing(extent: tuple[int, int, int]) -> Clip:
+    """What a rule without events is shown: it runs from its first state."""
+    height, width, count = extent
+    if not count:
+        raise InputError("frames 0 is a whole clip, the rule sees none: give --frames")
+    return Clip("its first state", np.zeros((count, height, width), np.float32))
 
 
 def command() -> str:
