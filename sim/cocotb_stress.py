@@ -62,6 +62,9 @@ FRAMES_BEFORE = 2**16 - 2
 #: changed count as one.
 MOST_CLOCKS = 200_000
 
+#: Clocks more for each word of the program: a scenario may load it several times over.
+LOADS = 64
+
 #: An array of more cells is driven less, for its raster alone takes as many clocks.
 MANY = 256
 
@@ -133,6 +136,7 @@ class Driver:
         self.patience = 16 * self.step + 5000
         self.quiet = 0  # clocks in which nothing was taken
         self.limit = len(self.trace) + MOST_CLOCKS * max(1, self.width * self.height // 64)
+        self.limit += LOADS * len(self.plan["words"][0])
 
     async def clock(self) -> Outputs:
         """Do one clock.

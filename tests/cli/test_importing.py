@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,3 +105,24 @@ def test_a_start_of_ones_own_is_taken(run: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "start.npy", patch[:5])
     status, _, error = run("import", MODULE, "--start", tmp_path / "start.npy", "--out", out)
     assert status == 2 and "holds 5 channels, the module has 6: give a value for each" in error
+
+
+def test_a_rule_without_events_is_verified_from_its_first_state(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floats, made = tmp_path / "float.safetensors", tmp_path / "int.safetensors"
+    assert run("import", MODULE, "--start", "cell", "--out", floats)[0] == 0
+    assert run("quantize", floats, "--out", made)[0] == 0
+    seen: list[Any] = []
+
+    def stages(_rule: Any, frames: Any, extent: Any, **_options: Any) -> list[Any]:
+        seen.append((frames, extent))
+        return []
+
+    monkeypatch.setattr("scotopia.cli.verify.run_verification", stages)
+    run("verify", made, "--height", "300", "--width", "7", "--frames", "90")  # larger than the clip
+    ((frames, extent),) = seen
+    assert frames.shape == (90, 300, 7) and not frames.any()
+    assert (extent.height, extent.width, extent.frames) == (300, 7, 90)
+    status, _, error = run("verify", made, "--frames", "0")
+    assert status == 2 and "frames 0 is a whole clip, the rule sees none: give --frames" in error
