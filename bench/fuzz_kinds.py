@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import json
 import random
 import tempfile
@@ -30,17 +31,24 @@ from mutations import (
 )
 from PIL import Image
 
+from scotopia.graph.build import Builder
+from scotopia.graph.errors import InputError
+from scotopia.graph.surroundings import Event, Initial
 from scotopia.model.checkpoint import Checkpoint
 from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.files import read_rule_file
+from scotopia.model.float_rule import FloatRule
+from scotopia.model.interpret import Interpreter
 from scotopia.model.options import TrainOptions
 from scotopia.model.rule import Rule
 from scotopia.model.scotopic.training import new_trainer
 from scotopia.model.train import Trainer
 from scotopia.model.video import MAX_PIXELS, Clip, load_clip
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
+from scotopia.quantize.integer_rule import GraphRule, IntegerRule
 from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.qonnx_export import export_qonnx, import_qonnx
+from scotopia.sim.random_rules import any_rule
 
 
 class Fault(Exception):
@@ -115,15 +123,44 @@ def _float_rules() -> list[Rule]:
     ]
 
 
-def _integer_rules() -> list[LayeredRule]:
+def _integer_rules() -> list[IntegerRule]:
     gated, residual = (_quantized(rule) for rule in _float_rules()[:2])
-    return [gated, dataclasses.replace(gated, dither=3).with_proof(), residual.with_proof()]
+    layered = [gated, dataclasses.replace(gated, dither=3).with_proof(), residual.with_proof()]
+    return [*layered, *_graph_rules(4)]
+
+
+def _graph_rules(count: int) -> list[GraphRule]:
+    """Random graphs, of those that can be proven."""
+    found: list[GraphRule] = []
+    for seed in itertools.count():
+        with contextlib.suppress(InputError):
+            found.append(any_rule(seed).with_proof())
+        if len(found) == count:
+            return found
+
+
+def _float_graphs() -> list[FloatRule]:
+    build = Builder()
+    x = build.channels({"x": None, "y": None})
+    light, dark = build.inputs({"light": None, "dark": None})
+    seen = build.linear(x, RNG.normal(size=(2, 2, 9)), RNG.normal(size=2), "reflect")
+    chosen = build.where(build.random(3) < 0.5, build.window(seen), x * light)
+    after = (chosen - dark).maximum(-1).minimum(1)
+    graph = build.graph({"x": after[0], "y": after[1]})
+    events = Event("light", "dark"), Event("light"), Event("dark")
+    first = Initial.cell(np.array([1.0, 0.5]))
+    return [
+        FloatRule(graph, 2, events[:1]),
+        FloatRule(graph, 1, events[1:], first, {"clips": ["a"]}),
+    ]
 
 
 def _quantized(rule: Rule) -> LayeredRule:
     hidden = [unsigned_format(2.0, 8)] * rule.config.hidden
     return Formats.choose(rule, hidden, Precision(weight=6)).integer_rule(rule)
 
+
+RNG = np.random.default_rng(1)
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 8, 10), dtype=np.uint8)
 
@@ -244,7 +281,7 @@ def _checkpoints() -> list[bytes]:
 
 
 def _qonnx_models() -> list[bytes]:
-    rules = [_quantized(_float_rule(0)), _quantized(_float_rule(1)).with_proof()]
+    rules = [_quantized(_float_rule(0)), *_graph_rules(2)]
     return [_saved(functools.partial(export_qonnx, rule), ".onnx") for rule in rules]
 
 
@@ -310,26 +347,38 @@ def _check_float_rule(rule: Rule) -> None:
     _check_saved(rule, "float rule")
 
 
-def _check_integer_rule(rule: LayeredRule) -> None:
-    _check_config(rule.config)
-    formats = (*rule.channel_formats, *rule.input_formats, *rule.perceive.outputs)
-    for format in (*formats, *rule.update.outputs, rule.gate_format):
+def _check_integer_rule(rule: IntegerRule) -> None:
+    if isinstance(rule, LayeredRule):
+        _check_config(rule.config)
+    for format in rule.graph.formats.values():
         bits = (format.int_bits, format.frac_bits)
         _require(all(type(n) is int for n in bits) and type(format.signed) is bool, f"{format!r}")
     rng = np.random.default_rng(0)
     planes, shape = rule.noise_planes, (3, 4)
     lows, highs = zip(*((f.lowest, f.highest) for f in rule.channel_formats), strict=True)
     state = np.stack([rng.choice(ends, shape) for ends in zip(lows, highs, strict=True)])
-    sample = rng.choice((rule.sample_format.lowest, rule.sample_format.highest), shape)
+    inputs = {
+        name: rng.choice((format.lowest, format.highest), shape)
+        for name, format in rule.input_words.items()
+    }
     noise = rng.integers(0, 2, (planes, *shape)) if planes else None
-    state = rule.step(state, rule.given(sample, rng.random(shape) < 0.5), noise)
+    state = rule.step(state, inputs, noise)
     for format, codes in zip(rule.channel_formats, state, strict=True):
         inside = format.lowest <= codes.min() and codes.max() <= format.highest
         _require(inside, f"a state leaves {format}")
     _check_saved(rule, "integer rule")
 
 
-def _check_saved(rule: Rule | LayeredRule, kind: str) -> None:
+def _check_float_graph(rule: FloatRule) -> None:
+    with torch.no_grad():
+        run, state = Interpreter(rule.graph), torch.from_numpy(rule.initial.state(3, 4))[None]
+        inputs = {name: torch.ones(1, 3, 4).double() for name in rule.graph.inputs}
+        after = run(state, inputs, run.draw(state) if run.random else None)
+    _require(after.shape == state.shape, f"state is {tuple(after.shape)}")
+    _check_saved(rule, "float graph")
+
+
+def _check_saved(rule: Rule | FloatRule | IntegerRule, kind: str) -> None:
     """Require that a rule is read again as it was."""
     with tempfile.TemporaryDirectory() as folder:
         path, again = Path(folder) / "rule.safetensors", Path(folder) / "again.safetensors"
@@ -368,7 +417,7 @@ def _check_checkpoint(checkpoint: Checkpoint) -> None:
 
 KINDS = {
     "rule": Kind(
-        0.18,
+        0.13,
         (".safetensors",),
         lambda: [_saved(rule.save) for rule in _float_rules()],
         mutate_safetensors,
@@ -380,8 +429,16 @@ KINDS = {
         (".safetensors",),
         lambda: [_saved(rule.save) for rule in _integer_rules()],
         mutate_safetensors,
-        LayeredRule.load,
+        IntegerRule.load,
         _check_integer_rule,
+    ),
+    "graph": Kind(
+        0.05,
+        (".safetensors",),
+        lambda: [_saved(rule.save) for rule in _float_graphs()],
+        mutate_safetensors,
+        FloatRule.load,
+        _check_float_graph,
     ),
     "checkpoint": Kind(
         0.15,

@@ -21,6 +21,9 @@ _KINDS = {kind.__name__.lower(): kind for kind in OPERATIONS}
 #: Most words of a graph that a file may hold: what is larger than any array's memory.
 MOST_WORDS = 100_000
 
+#: Most bits of a random number that a file may hold: what a 64-bit code and a double still do.
+MOST_RANDOM_BITS = 48
+
 Tensors = dict[str, NDArray[np.float64]]
 
 
@@ -56,7 +59,9 @@ def unpack(packed: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> St
     operations = [_operation(index, one, tensors) for index, one in enumerate(packed["operations"])]
     if sum(operation.count for operation in operations) > MOST_WORDS:
         raise InputError(f"the graph has more than {MOST_WORDS} words: write it again")
-    names = {int(word): str(name) for word, name in packed["names"]}
+    names = {word: str(name) for word, name in packed["names"]}
+    if any(type(word) is not int for word in names):
+        raise ValueError("a name is not of a word")
     return StepGraph(tuple(operations), _words(packed["outputs"]), names)
 
 
@@ -81,6 +86,12 @@ def _operation(
                 fields[name] = tuple(map(str, packed[name]))
             case "values":
                 fields[name] = tuple(map(float, packed[name]))
+                if not np.isfinite(fields[name]).all():
+                    raise ValueError(f"{index}.{name} has a number that is not finite")
+            case "bits":
+                fields[name] = _words(packed[name])
+                if any(not 1 <= bits <= MOST_RANDOM_BITS for bits in fields[name]):
+                    raise ValueError(f"{packed[name]} are no numbers of random bits")
             case "border":
                 if packed[name] not in get_args(Border):
                     raise ValueError(f"{packed[name]!r} is no border")

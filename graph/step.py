@@ -220,7 +220,8 @@ class StepGraph:
         of_sums = np.array([self.fractions[word] for word in self.words(index)])
         of_inputs = np.array([self.fractions[word] for word in linear.a], np.int64)
         shift = of_sums[:, None, None] - of_inputs[:, None]
-        weight, bias = np.ldexp(linear.weight, shift), np.ldexp(linear.bias, of_sums)
+        with np.errstate(over="ignore"):
+            weight, bias = np.ldexp(linear.weight, shift), np.ldexp(linear.bias, of_sums)
         for what, numbers in (("weight", weight), ("bias", bias)):
             largest = np.abs(numbers).max(initial=0)
             if not largest < 2.0**62:

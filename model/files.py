@@ -291,10 +291,10 @@ def read_rule_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDA
             for tensor in tensors.values():
                 if tensor.dtype.kind not in "iuf":  # which a package has taught NumPy
                     raise TypeError(str(tensor.dtype))
-        except (TypeError, AttributeError) as error:  # a type that NumPy has not
+        except (TypeError, AttributeError, ValueError) as error:  # or a shape that NumPy has not
             raise InputError(
-                f"rule {path} has a tensor of a type that no rule has ({_one_line(error)}): "
-                "write it again"
+                f"rule {path} has a tensor of a type or shape that no rule has "
+                f"({_one_line(error)}): write it again"
             ) from error
     return description, tensors
 

@@ -15,7 +15,22 @@ from pathlib import Path
 import numpy as np
 
 from scotopia.graph.errors import InputError
-from scotopia.graph.operations import Fit, Linear, fractions
+from scotopia.graph.operations import (
+    Add,
+    Constant,
+    Fit,
+    Less,
+    Linear,
+    Maximum,
+    Minimum,
+    Multiply,
+    Operation,
+    Select,
+    Subtract,
+    Window,
+    fraction,
+    fractions,
+)
 from scotopia.graph.qformat import Overflow, Rounding
 from scotopia.graph.step import StepGraph
 from scotopia.hdl.emit import emit
@@ -121,7 +136,7 @@ def draw(faults: Sequence[Fault], each: int, seed: int = 0) -> list[Fault]:
 
 
 def sure_faults(program: Program, folder: Path) -> list[Fault]:
-    """Make three that show in almost any run, for a quick check of the verification.
+    """Make up to three that show in almost any run, for a quick check of the verification.
 
     Raises
     ------
@@ -137,15 +152,18 @@ def sure_faults(program: Program, folder: Path) -> list[Fault]:
         raise InputError(
             f"{folder} has no row inside the borders: plant faults in an array of 3 rows or more"
         )
-    return [
+    changed = [
         Fault(Area.RULE, "sign of one digit turned", program=flip_digit(program)),
         Fault(Area.ROUNDING, "rounding of one update dropped", program=drop_rounding(program)),
-        exchanged[0],
     ]
+    return [*(fault for fault in changed if fault.program), exchanged[0]]
 
 
-def flip_digit(program: Program) -> Program:
-    """Turn the sign of the highest digit that is added to the prediction, or last before it."""
+def flip_digit(program: Program) -> Program | None:
+    """Turn the sign of the highest digit that is added to the first channel, or last before it.
+
+    None, if no word is added.
+    """
     name = next(iter(program.words))
     starts = [i for i, text in program.comments.items() if name in text.split(", ")]
     start = starts[0] if starts else program.entries["step"]
@@ -155,14 +173,19 @@ def flip_digit(program: Program) -> Program:
         for index, op in enumerate(program.instructions[:end])
         if index >= program.entries["step"] and op.addend is Addend.WORD and not op.select
     ]
+    if not adds:
+        return None
     # The fewest bits are left above it.
     _, highest = min((one for one in adds if one[1] >= start), default=adds[-1])
     op = program.instructions[highest]
     return _with(program, highest, replace(op, subtract=not op.subtract))
 
 
-def drop_rounding(program: Program) -> Program:
-    """Forget the half unit that rounds the last gated update, so that it truncates."""
+def drop_rounding(program: Program) -> Program | None:
+    """Forget the half unit that rounds the last gated update, so that it truncates.
+
+    None, if nothing is rounded so.
+    """
     halves = [
         i
         for i, instruction in enumerate(program.instructions)
@@ -171,6 +194,8 @@ def drop_rounding(program: Program) -> Program:
         and not instruction.read_bits
         and not instruction.select
     ]
+    if not halves:
+        return None
     op = program.instructions[halves[-1]]
     return _with(program, halves[-1], replace(op, addend=Addend.ZERO))
 
@@ -185,7 +210,7 @@ def _with(program: Program, index: int, instruction: Instruction) -> Program:
 
 
 def rule_faults(program: Program) -> Iterator[Fault]:
-    """Change a number of the rule, or how it rounds and what it does on overflow.
+    """Change a number of the rule, an operation, or how it rounds and what it does on overflow.
 
     Only where the device can load the program: those that need other gates are left to
     `verilog_faults`.
@@ -229,19 +254,47 @@ def rule_faults(program: Program) -> Iterator[Fault]:
             name = f"{graph.name(words[output])}: bias is {bias[output]:g}"
             other = graph.changed({index: replace(linear, bias=bias)})
             yield from compiled(Area.RULE, name, other)
-    fits = {index: one for index, one in graph.of_kind(Fit) if isinstance(one, Fit)}
-    for rounding in Rounding:
-        if any(one.rounding is not rounding for one in fits.values()):
-            rounds = {index: replace(one, rounding=rounding) for index, one in fits.items()}
-            yield from compiled(
-                Area.ROUNDING, f"rounds by {rounding.name}", graph.changed(dict(rounds))
-            )
-    for overflow in Overflow:
-        if any(one.overflow is not overflow for one in fits.values()):
-            ends = {index: replace(one, overflow=overflow) for index, one in fits.items()}
-            yield from compiled(
-                Area.SATURATION, f"overflows by {overflow.name}", graph.changed(dict(ends))
-            )
+    for index, operation in enumerate(graph.operations):
+        for area, what, wrong in _others(graph, operation):
+            name = f"{graph.name(graph.words(index)[0])}: {what}"
+            yield from compiled(area, name, graph.changed({index: wrong}))
+
+
+def _others(graph: StepGraph, operation: Operation) -> Iterator[tuple[Area, str, Operation]]:
+    """Yield what an operation could be by mistake, of as many words."""
+    match operation:
+        case Fit():
+            for rounding in Rounding:
+                what = f"rounds by {rounding.name}"
+                yield Area.ROUNDING, what, replace(operation, rounding=rounding)
+            for overflow in Overflow:
+                what = f"overflows by {overflow.name}"
+                yield Area.SATURATION, what, replace(operation, overflow=overflow)
+        case Window(largest=largest):
+            what = "the other end of nine cells"
+            yield Area.RULE, what, replace(operation, largest=not largest)
+        case Add(a=a, b=b):
+            yield Area.RULE, "subtracts and does not add", Subtract(a, b)
+        case Subtract(a=a, b=b):
+            yield Area.RULE, "adds and does not subtract", Add(a, b)
+        case Multiply(a=a):
+            yield Area.RULE, "squares and does not multiply", Multiply(a, a)
+        case Minimum(a=a, b=b):
+            yield Area.RULE, "the larger and not the smaller", Maximum(a, b)
+        case Maximum(a=a, b=b):
+            yield Area.RULE, "the smaller and not the larger", Minimum(a, b)
+        case Less(a=a, b=b):
+            yield Area.RULE, "compared the other way", Less(b, a)
+        case Select(condition=condition, a=a, b=b):
+            yield Area.RULE, "choices exchanged", Select(condition, b, a)
+        case Constant(values=values):
+            units = [2.0 ** -fraction(value) for value in values]
+            larger = tuple(value + unit for value, unit in zip(values, units, strict=True))
+            yield Area.RULE, f"{larger[0]:g} and not {values[0]:g}", Constant(larger)
+    if isinstance(operation, Window | Linear):
+        for border in graph.borders:
+            if border != operation.border:
+                yield Area.RULE, f"{border} border", replace(operation, border=border)
 
 
 def _kept_fraction(graph: StepGraph, word: int) -> int:
@@ -258,8 +311,13 @@ def _kept_fraction(graph: StepGraph, word: int) -> int:
 
 def program_faults(program: Program) -> Iterator[Fault]:
     """Change an instruction, or skip it."""
+    borders = len(program.borders)
     for index, op in enumerate(program.instructions):
-        for what, other in _changed(op):
+        changes = list(_changed(op))
+        if borders > 1 and op.shift >= Shift.NORTH:
+            other = replace(op, border=(op.border + 1) % borders)
+            changes.append(("moves by another border", other))
+        for what, other in changes:
             area = Area.SCHEDULE
             if op.select:
                 area = Area.SATURATION

@@ -1,139 +1,56 @@
 """Random integer rules, and whether all that computes a rule agrees on them.
 
-Where a rule of one's own passes, another may still meet an instruction, a width or a rounding that
-the first one never used. So rules are drawn at random: shapes, formats of every tensor, roundings,
-overflows, borders, both kinds, stochastic ones, weights at the ends of their range.
-
-Rules that fit the same gates share them: an array is compiled once and given the program of each
-rule through its register port, as users load one.
+Their steps are random graphs, in random surroundings. Rules that fit the same gates share them: an
+array is compiled once and given the program of each rule through its register port, as users load
+one.
 """
 
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from scotopia.graph import processes
 from scotopia.graph.errors import InputError
+from scotopia.graph.operations import OPERATIONS, Border, Fit
 from scotopia.graph.qformat import IntArray, Overflow, QFormat, Rounding
+from scotopia.graph.surroundings import Event, Initial
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import shape_code
-from scotopia.model.config import INPUTS, RuleConfig
-from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
+from scotopia.quantize.integer_rule import GraphRule
 
 from .amaranth_bench import run_amaranth
 from .check import Check, Verdict
 from .compare import compare
+from .random_graphs import BORDERS, Outline, any_format, any_graph
 from .simulators import Bench, verilated
-from .stimulus import Stimulus
+from .stimulus import Stimulus, golden_states
 from .verify import run_program
 
 PART = "random rules"
 
-#: Every rounding with every overflow, border and kind; seeds vary the rest.
-MODES = tuple(
-    itertools.product(Rounding, Overflow, ("zero", "replicate", "wrap"), ("gated", "residual"))
-)
+#: A rounding, an overflow, and a border of the same graph.
+Mode = tuple[Rounding, Overflow, Border]
+
+MODES: tuple[Mode, ...] = tuple(itertools.product(Rounding, Overflow, BORDERS))
 
 
-def mixed_rule(
-    seed: int,
-    config: RuleConfig,
-    rounding: Rounding = Rounding.RND,
-    coarse: bool = False,
-    *,
-    state: tuple[QFormat, ...] = (),
-    extreme: bool = False,
-) -> LayeredRule:
-    """Draw a rule in which every tensor has formats of its own.
-
-    Parameters
-    ----------
-    coarse
-        Whether layers have fewer fraction bits than their outputs: shifts go to the left.
-    state
-        Formats of the learned channels; drawn by default.
-    extreme
-        Whether weights are -128, 0 or 127, and nothing else.
-    """
-    rng = np.random.default_rng(seed)
-    drawn = tuple(QFormat(1, int(f)) for f in rng.integers(2, 9, config.channels))
-    state = state or drawn
-    all_inputs = {
-        "sample": state[0],
-        "trace": QFormat(0, config.trace_bits, signed=False),
-        "valid": QFormat(1, int(rng.integers(0, 3)), signed=False),
-        "fresh": QFormat(1, int(rng.integers(0, 3)), signed=False),
-        "flicker": QFormat(int(rng.integers(0, 3)), 6),
-        "innovation": QFormat(int(rng.integers(0, 3)), 6),
-        "trust": QFormat(0, int(rng.integers(2, 9)), signed=False),
-        "recall": QFormat(int(rng.integers(0, 3)), 5),
-    }
-    inputs = tuple(all_inputs[name] for name in config.inputs)
-    hidden = tuple(
-        QFormat(int(i), int(f), signed=False)
-        for i, f in zip(*rng.integers([[-1], [3]], [[3], [8]], (2, config.hidden)), strict=True)
-    )
-    gate = QFormat(0, int(rng.integers(2, 9)), signed=False)
-
-    def layer(inputs: tuple[QFormat, ...], outputs: tuple[QFormat, ...], taps: int) -> IntegerLayer:
-        count = len(outputs)
-        shape = (count, len(inputs), taps)
-        weight = rng.choice([-128, 0, 127], shape) if extreme else rng.integers(-100, 101, shape)
-        return IntegerLayer(
-            weight=weight,
-            weight_frac=rng.integers(-4, 1, count) if coarse else rng.integers(2, 10, count),
-            bias=rng.integers(-9, 10, count) if coarse else rng.integers(-5000, 5001, count),
-            inputs=inputs,
-            outputs=outputs,
-        )
-
-    return LayeredRule(
-        config=config,
-        state_formats=state,
-        sample_format=state[0],
-        input_formats=inputs,
-        gate_format=gate,
-        perceive=layer(state + inputs, hidden, 9),
-        update=layer(hidden, update_formats(config, state, gate), 1),
-        rounding=rounding,
+def any_rule(seed: int, device: "Device | None" = None, *, most_bits: int = 10) -> GraphRule:
+    """Draw rule number `seed` of an endless series, perhaps for one device."""
+    if device is None:
+        device = Device.draw(seed, most_bits=most_bits)
+    graph = any_graph(seed, most_bits=most_bits, outline=device.outline)
+    return GraphRule(
+        graph, device.steps_per_frame, device.events, device.initial, device.noise_seed
     )
 
 
-def any_rule(seed: int, device: "Device | None" = None) -> LayeredRule:
-    """Draw rule number `seed` of an endless series through all modes, perhaps for one device."""
-    rng = np.random.default_rng(seed)
-    rounding, overflow, border, kind = MODES[seed % len(MODES)]
-    inputs = tuple(name for name in INPUTS if rng.random() < 0.6 or name == "trust")
-    channels, hidden = int(rng.integers(2, 4)), int(rng.integers(1, 4))
-    fire_rate, trace_bits = float(rng.choice([1, 0.5])), int(rng.integers(1, 8))
-    config = RuleConfig(
-        kind=kind,  # type: ignore[arg-type]
-        border=border,  # type: ignore[arg-type]
-        channels=channels,
-        hidden=hidden,
-        inputs=inputs,
-        steps_per_frame=2,
-        fire_rate=fire_rate,
-        trace_bits=trace_bits,
-    )
-    state: tuple[QFormat, ...] = ()
-    if device is not None:
-        config, state = device.shape(config), device.state
-    coarse, extreme = rng.random() < 0.2, device is not None and rng.random() < 0.25
-    rule = mixed_rule(seed, config, rounding, coarse, state=state, extreme=extreme)
-    most = min(8, rule.gate_format.frac_bits) if kind == "gated" else 0
-    dither = int(rng.integers(0, most + 1)) if rng.random() < 0.3 else 0
-    return replace(rule, overflow=overflow, dither=dither)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Device:
     """An array, and what the rules that it can be given have in common.
 
@@ -143,72 +60,103 @@ class Device:
         In the series of devices; draws all else.
     height, width
         Cells.
-    example
-        Its config decides border, channels, trace and steps a frame.
-    state
-        Formats of the learned channels.
-    stochastic
-        Whether its cells draw random bits.
+    outline
+        Of the graphs.
+    events, initial, steps_per_frame, noise_seed
+        As of a rule.
     """
 
     number: int
     height: int
     width: int
-    example: RuleConfig
-    state: tuple[QFormat, ...]
-    stochastic: bool
+    outline: Outline
+    events: tuple[Event, ...]
+    initial: Initial
+    steps_per_frame: int
+    noise_seed: int
 
     @classmethod
-    def draw(cls, number: int) -> "Device":
-        """Draw a device; all borders take turns."""
+    def draw(cls, number: int, *, most_bits: int = 10) -> "Device":
+        """Draw a device; each border alone, and all of them, take turns."""
         rng = np.random.default_rng([number, 1])
         # Amaranth's simulator takes a second for some thousand clocks: rules are many, not large.
         height, width = (int(side) for side in rng.integers(1, 5, 2))
-        channels = int(rng.integers(1, 4))
-        example = RuleConfig(
-            border=("zero", "replicate", "wrap")[number % 3],
-            channels=channels,
-            hidden=1,
-            inputs=(),
-            steps_per_frame=int(rng.integers(1, 3)),
-            trace_bits=int(rng.integers(1, 8)),
-        )
-        state = tuple(QFormat(1, int(f)) for f in rng.integers(2, 9, channels))
-        return cls(number, height, width, example, state, bool(rng.random() < 0.5))
-
-    def shape(self, config: RuleConfig) -> RuleConfig:
-        """Return the config as it can be on this device."""
-        inputs = config.inputs
-        if self.example.channels == 1:  # there is no doubt
-            inputs = tuple(name for name in inputs if name not in ("trust", "recall"))
-        return replace(
-            config,
-            hidden=min(config.hidden, 2),
-            border=self.example.border,
-            channels=self.example.channels,
-            inputs=inputs,
-            steps_per_frame=self.example.steps_per_frame,
-            trace_bits=self.example.trace_bits,
-            fire_rate=config.fire_rate if self.stochastic else 1.0,
+        channels = {f"x{i}": any_format(rng, most_bits) for i in range(rng.integers(1, 5))}
+        inputs, events = {}, []
+        for index in range(rng.choice(3, p=[0.2, 0.5, 0.3])):
+            flag = f"valid{index}" if rng.random() < 0.6 else None
+            events.append(Event(f"sample{index}", flag))
+            inputs[f"sample{index}"] = any_format(rng, most_bits)
+            if flag:
+                inputs[flag] = QFormat(1, 0, signed=False)
+        turn = number % (len(BORDERS) + 1)
+        borders = BORDERS[turn : turn + 1] or BORDERS
+        return cls(
+            number,
+            height,
+            width,
+            Outline(channels, inputs, borders, bool(rng.random() < 0.5)),
+            tuple(events),
+            _any_initial(rng, list(channels.values())),
+            int(rng.integers(1, 3)),
+            int(rng.integers(1 << 32)),
         )
 
-    def rules(self, count: int) -> Iterator[tuple[int, LayeredRule]]:
-        """Yield `count` rules that can run on the gates of the first, with their seeds."""
-        found, code = 0, 0
-        for seed in itertools.count(self.number << 20):
-            rule = any_rule(seed, self)
-            if (rule.noise_planes > 0) != self.stochastic:
-                continue
+    def rules(self, count: int) -> Iterator[tuple[int, GraphRule, Program]]:
+        """Yield `count` rules that can run on the same gates, with their seeds and programs."""
+        drawn = (self._drawn(seed) for seed in itertools.count(self.number << 20))
+        first = [one for one in itertools.islice(drawn, _TRIED) if one]
+        codes = Counter(self._shape(program) for _, _, program in first)
+        program = max((program for *_, program in first), key=lambda one: codes[self._shape(one)])
+        fitting = (self._fitted(one, program) for one in itertools.chain(first, drawn))
+        yield from itertools.islice(filter(None, fitting), count)
+
+    def _drawn(self, seed: int) -> tuple[int, GraphRule, Program] | None:
+        rule = any_rule(seed, self)
+        states = stimulus_of(rule, seed, self.height, self.width).expected
+        if (states == states[:1, :, :1, :1]).all():  # which a wrong program might compute, too
+            return None
+        try:
+            return seed, rule, Program.compile(rule)
+        except InputError:  # more planes than there are
+            return None
+
+    def _shape(self, program: Program) -> int:
+        return shape_code(program, self.height, self.width)
+
+    def _fitted(
+        self, drawn: tuple[int, GraphRule, Program] | None, gates: Program
+    ) -> tuple[int, GraphRule, Program] | None:
+        """Return a rule with its program for some gates, if there is one."""
+        if drawn is None:
+            return None
+        seed, rule, program = drawn
+        if program.planes != gates.planes:
             try:
-                program = Program.compile(rule)
-            except InputError:  # more planes than there are
-                continue
-            code = code or shape_code(program, self.height, self.width)
-            if shape_code(program, self.height, self.width) == code:
-                yield seed, rule
-                found += 1
-            if found == count:
-                return
+                program = Program.compile(rule, gates.planes)
+            except InputError:
+                return None
+        return (seed, rule, program) if self._shape(program) == self._shape(gates) else None
+
+
+def _any_initial(rng: np.random.Generator, formats: list[QFormat]) -> Initial:
+    """Draw a first state: of zeros, alike in all cells, of a cell in the middle, or by chance."""
+    ends = [one.values(np.array([one.lowest, one.highest])) for one in formats]
+    low, high = np.array(ends, np.float64).T
+    none, drawn = Initial.zeros(len(formats)), rng.uniform(low, high)
+    match rng.integers(4):
+        case 0:
+            return none
+        case 1:
+            return replace(none, fill=drawn)
+        case 2:
+            return Initial.cell(drawn)
+        case _:
+            return replace(none, fill=(low + high) / 2, spread=(high - low) / 2)
+
+
+#: Rules that are drawn before it is decided of what shape the gates are.
+_TRIED = 16
 
 
 @dataclass(frozen=True)
@@ -219,19 +167,25 @@ class Finding:
     ----------
     device, seed
         Which.
-    mode
-        Its kind, border, rounding and overflow.
+    operations
+        Kinds of operations that its next state depends on.
+    modes
+        Of its fits, with each border that it sees.
+    borders
+        Which it sees.
     states
         Of cells, compared with the golden model's, in each of the three.
     saturated
-        Share of the codes of learned channels that lie at an end of their format.
+        Share of the codes that lie at an end of their format.
     detail
         The first mismatch, if there was one.
     """
 
     device: int
     seed: int
-    mode: tuple[Any, ...]
+    operations: frozenset[str]
+    modes: frozenset[Mode]
+    borders: tuple[Border, ...]
     states: int
     saturated: float
     detail: str
@@ -241,13 +195,24 @@ class Finding:
 FRAMES, DENSITY = 2, 0.3
 
 
-def stimulus_of(rule: LayeredRule, seed: int, height: int, width: int) -> Stimulus:
-    """Return random frames, and what the golden model makes of each."""
-    rng = np.random.default_rng(seed)
+def stimulus_of(rule: GraphRule, seed: int, height: int, width: int) -> Stimulus:
+    """Return random frames, of which many codes are extreme, and what the golden model makes."""
+    rng, events = np.random.default_rng(seed), len(rule.events)
     shape = FRAMES, height, width
-    mask = rng.random(shape) < DENSITY
+    samples = np.zeros((events, *shape), np.int64)
+    mask = rng.random((events, *shape)) < DENSITY
+    for one, (_, format) in zip(samples, rule.targets, strict=False):
+        codes = rng.integers(format.lowest, format.highest + 1, shape)
+        ends = rng.choice([format.lowest, format.highest], shape)
+        one[...] = np.where(rng.random(shape) < 0.3, ends, codes)
+    samples = np.where(mask, samples, 0)
+    if events == 1:
+        samples, mask = samples[0], mask[0]
+    else:
+        samples, mask = samples.swapaxes(0, 1), mask.swapaxes(0, 1)
     # Reading takes a simulator longer than a step: once a frame.
-    return Stimulus.of(rule, rng.random(shape), mask, every=rule.steps_per_frame)
+    every = rule.steps_per_frame
+    return Stimulus(samples, mask, golden_states(rule, samples, mask, every), every)
 
 
 def run_device(number: int, count: int, simulator: str = "verilator") -> list[Finding]:
@@ -256,8 +221,7 @@ def run_device(number: int, count: int, simulator: str = "verilator") -> list[Fi
     findings = []
     with Bench(simulator) as bench, processes.temporary_folder() as name:
         build = None
-        for seed, rule in device.rules(count):
-            program = Program.compile(rule)
+        for seed, rule, program in device.rules(count):
             if build is None:
                 emit(program, device.height, device.width, Path(name))
                 build = bench.build(rule, Path(name), device.height, device.width)
@@ -274,7 +238,7 @@ def run_device(number: int, count: int, simulator: str = "verilator") -> list[Fi
 
 
 def judge(
-    device: Device, seed: int, rule: LayeredRule, stimulus: Stimulus, found: dict[str, IntArray]
+    device: Device, seed: int, rule: GraphRule, stimulus: Stimulus, found: dict[str, IntArray]
 ) -> Finding:
     """Compare the states that each stage made of a stimulus with the golden model's."""
     details = [
@@ -282,16 +246,20 @@ def judge(
         for name, states in found.items()
         if (first := compare(stimulus.expected, states, rule.channel_names).first)
     ]
-    learned = stimulus.expected[:, : rule.config.channels].swapaxes(0, 1)
     ends = [
         np.isin(codes, (format.lowest, format.highest))
-        for codes, format in zip(learned, rule.state_formats, strict=True)
+        for codes, format in zip(
+            stimulus.expected.swapaxes(0, 1), rule.channel_formats, strict=True
+        )
     ]
-    config = rule.config
+    alive = rule.graph.pruned()
+    fits = [one for one in alive.operations if isinstance(one, Fit)]
     return Finding(
         device.number,
         seed,
-        (rule.rounding, rule.overflow, config.border, config.kind),
+        frozenset(type(one).__name__ for one in alive.operations),
+        frozenset((fit.rounding, fit.overflow, border) for fit in fits for border in alive.borders),
+        alive.borders,
         stimulus.expected[:, 0].size,
         float(np.mean(ends)),
         f"rule {seed}: {details[0]}" if details else "",
@@ -324,7 +292,7 @@ def prove(
 
     Returns
     -------
-    A check for each overflow, kind and border, and one that every mode occurred.
+    A check for each border and for several, and one each that all operations and modes occurred.
     """
     start = time.perf_counter()
     shares = [min(each, count - done) for done in range(0, count, each)]
@@ -341,18 +309,23 @@ def prove(
     return report(findings, time.perf_counter() - start)
 
 
-def report(findings: list[Finding], seconds: float) -> list[Check]:
+def report(findings: Sequence[Finding], seconds: float) -> list[Check]:
     """Make checks of what became of the rules; each takes its share of the seconds."""
+    groups: dict[str, list[Finding]] = {f"{border} border": [] for border in BORDERS}
+    groups |= {"several borders": [], "cells that see none but themselves": []}
+    *_, several, none = groups
+    for one in findings:
+        alone = f"{one.borders[0]} border" if one.borders else none
+        groups[several if len(one.borders) > 1 else alone].append(one)
     checks = []
-    for kind, border in itertools.product(("gated", "residual"), ("zero", "replicate", "wrap")):
-        here = [one for one in findings if one.mode[2:] == (border, kind)]
+    for group, here in groups.items():
         wrong = [one.detail for one in here if one.detail]
         states = sum(one.states for one in here)
         saturated = np.mean([one.saturated for one in here]) if here else 0
         checks.append(
             Check(
                 PART,
-                f"golden model = program = Amaranth = Verilog: {kind}, {border} border",
+                f"golden model = program = Amaranth = Verilog: {group}",
                 Verdict.FAILED if wrong or not here else Verdict.PASSED,
                 len(here),
                 "rules",
@@ -363,21 +336,35 @@ def report(findings: list[Finding], seconds: float) -> list[Check]:
                 "their format",
             )
         )
-    modes = Counter(one.mode for one in findings)
-    lacking = [mode for mode in MODES if mode not in modes]
-    names = ", ".join(map(str, lacking[0])) if lacking else ""
-    checks.append(
-        Check(
-            PART,
-            "every rounding and overflow with every kind and border",
-            Verdict.FAILED if lacking else Verdict.PASSED,
-            len(modes),
+    operations = Counter(kind for one in findings for kind in one.operations)
+    modes = Counter(mode for one in findings for mode in one.modes)
+    devices = len({one.device for one in findings})
+    return [
+        *checks,
+        _all("every operation", "operations", [kind.__name__ for kind in OPERATIONS], operations),
+        _all(
+            "every rounding and overflow with every border",
             "modes",
-            0.0,
-            f"{len(lacking)} of {len(MODES)} did not occur, {names} for one: draw more rules"
-            if lacking
-            else f"each in {min(modes.values())} rules or more, on "
-            f"{len({one.device for one in findings})} devices",
-        )
+            [", ".join(mode) for mode in MODES],
+            Counter({", ".join(mode): count for mode, count in modes.items()}),
+            f", on {devices} devices",
+        ),
+    ]
+
+
+def _all(
+    claim: str, unit: str, wanted: Sequence[str], found: Counter[str], where: str = ""
+) -> Check:
+    """Make a check that everything wanted was found."""
+    lacking = [name for name in wanted if name not in found]
+    return Check(
+        PART,
+        claim,
+        Verdict.FAILED if lacking else Verdict.PASSED,
+        len(found),
+        unit,
+        0.0,
+        f"{len(lacking)} of {len(wanted)} did not occur, {lacking[0]} for one: draw more rules"
+        if lacking
+        else f"each in {min(found.values())} rules or more{where}",
     )
-    return checks

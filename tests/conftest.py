@@ -4,6 +4,7 @@ Fixtures that return functions, because importlib mode gives tests no module to 
 live as long as the session, so that Hypothesis may use them.
 """
 
+import itertools
 import math
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
@@ -26,7 +28,7 @@ import pytest
 import torch
 
 from scotopia.graph import native as graph_native
-from scotopia.graph.qformat import Rounding
+from scotopia.graph.qformat import Overflow, QFormat, Rounding
 from scotopia.graph.step import StepGraph
 from scotopia.hdl.serial_protocol import EVENT, FRAME, STATUS
 from scotopia.model import native
@@ -34,7 +36,8 @@ from scotopia.model.config import INPUTS, RuleConfig
 from scotopia.model.rule import Rule
 from scotopia.quantize.formats import Formats, Precision, unsigned_format
 from scotopia.quantize.integer_rule import IntArray, IntegerRule
-from scotopia.sim import random_rules, simulators
+from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
+from scotopia.sim import simulators
 from scotopia.sim.stimulus import Stimulus
 
 torch.set_num_threads(1)
@@ -153,10 +156,102 @@ def random_rule(float_rule: Callable[..., Rule]) -> Callable[..., IntegerRule]:
     return make
 
 
+#: Every rounding with every overflow, border and kind of a rule of two layers.
+LAYERED_MODES = tuple(
+    itertools.product(Rounding, Overflow, ("zero", "replicate", "wrap"), ("gated", "residual"))
+)
+
+
+def _mixed_rule(
+    seed: int,
+    config: RuleConfig,
+    rounding: Rounding = Rounding.RND,
+    coarse: bool = False,
+    *,
+    state: tuple[QFormat, ...] = (),
+) -> LayeredRule:
+    """Draw a rule in which every tensor has formats of its own.
+
+    Parameters
+    ----------
+    coarse
+        Whether layers have fewer fraction bits than their outputs: shifts go to the left.
+    state
+        Formats of the learned channels; drawn by default.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = tuple(QFormat(1, int(f)) for f in rng.integers(2, 9, config.channels))
+    state = state or drawn
+    all_inputs = {
+        "sample": state[0],
+        "trace": QFormat(0, config.trace_bits, signed=False),
+        "valid": QFormat(1, int(rng.integers(0, 3)), signed=False),
+        "fresh": QFormat(1, int(rng.integers(0, 3)), signed=False),
+        "flicker": QFormat(int(rng.integers(0, 3)), 6),
+        "innovation": QFormat(int(rng.integers(0, 3)), 6),
+        "trust": QFormat(0, int(rng.integers(2, 9)), signed=False),
+        "recall": QFormat(int(rng.integers(0, 3)), 5),
+    }
+    inputs = tuple(all_inputs[name] for name in config.inputs)
+    hidden = tuple(
+        QFormat(int(i), int(f), signed=False)
+        for i, f in zip(*rng.integers([[-1], [3]], [[3], [8]], (2, config.hidden)), strict=True)
+    )
+    gate = QFormat(0, int(rng.integers(2, 9)), signed=False)
+
+    def layer(inputs: tuple[QFormat, ...], outputs: tuple[QFormat, ...], taps: int) -> IntegerLayer:
+        count = len(outputs)
+        shape = (count, len(inputs), taps)
+        return IntegerLayer(
+            weight=rng.integers(-100, 101, shape),
+            weight_frac=rng.integers(-4, 1, count) if coarse else rng.integers(2, 10, count),
+            bias=rng.integers(-9, 10, count) if coarse else rng.integers(-5000, 5001, count),
+            inputs=inputs,
+            outputs=outputs,
+        )
+
+    return LayeredRule(
+        config=config,
+        state_formats=state,
+        sample_format=state[0],
+        input_formats=inputs,
+        gate_format=gate,
+        perceive=layer(state + inputs, hidden, 9),
+        update=layer(hidden, update_formats(config, state, gate), 1),
+        rounding=rounding,
+    )
+
+
+def _layered_rule(seed: int) -> LayeredRule:
+    """Draw rule number `seed` of an endless series through all modes."""
+    rng = np.random.default_rng(seed)
+    rounding, overflow, border, kind = LAYERED_MODES[seed % len(LAYERED_MODES)]
+    config = RuleConfig(
+        kind=kind,  # type: ignore[arg-type]
+        border=border,  # type: ignore[arg-type]
+        channels=int(rng.integers(2, 4)),
+        hidden=int(rng.integers(1, 4)),
+        inputs=tuple(name for name in INPUTS if rng.random() < 0.6 or name == "trust"),
+        steps_per_frame=2,
+        fire_rate=float(rng.choice([1, 0.5])),
+        trace_bits=int(rng.integers(1, 8)),
+    )
+    rule = _mixed_rule(seed, config, rounding, bool(rng.random() < 0.2))
+    most = min(8, rule.gate_format.frac_bits) if kind == "gated" else 0
+    dither = int(rng.integers(0, most + 1)) if rng.random() < 0.3 else 0
+    return replace(rule, overflow=overflow, dither=dither)
+
+
 @pytest.fixture(scope="session")
-def mixed_rule() -> Callable[..., IntegerRule]:
-    """An integer rule in which every tensor has formats of its own."""
-    return random_rules.mixed_rule
+def mixed_rule() -> Callable[..., LayeredRule]:
+    """A rule of two layers in which every tensor has formats of its own."""
+    return _mixed_rule
+
+
+@pytest.fixture(scope="session")
+def layered_rule() -> Callable[[int], LayeredRule]:
+    """An endless series of rules of two layers: in every 126, each mode once."""
+    return _layered_rule
 
 
 @pytest.fixture(scope="session")

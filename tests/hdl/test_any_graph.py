@@ -20,7 +20,6 @@ from scotopia.hdl.twin import ArrayTwin
 from scotopia.model.video import embedded_clip
 from scotopia.quantize.integer_rule import GraphRule, IntegerRule
 from scotopia.sim.random_graphs import any_graph
-from scotopia.sim.random_rules import any_rule
 from scotopia.sim.stimulus import Stimulus
 from scotopia.sim.verify import run_program
 
@@ -238,7 +237,7 @@ def test_shipped_rules_see_the_clip(name: str) -> None:
     np.testing.assert_array_equal(found, stimulus.expected)
 
 
-def test_program_is_any_old_rule(moment: Moment) -> None:
+def test_program_is_any_rule_of_two_layers(layered_rule: Any, moment: Moment) -> None:
     for seed in range(0, 160, 4):
-        rule = any_rule(seed)
+        rule = layered_rule(seed)
         assert_step_is_golden(rule.graph, moment, Program.compile(rule), SIDES[:2])

@@ -741,7 +741,9 @@ def test_tensor_of_a_type_that_numpy_has_not_is_refused(path: Path) -> None:
     tensors = {name: torch.from_numpy(tensor) for name, tensor in load_file(path).items()}
     tensors["update.weight"] = tensors["update.weight"].bfloat16()
     safetensors.torch.save_file(tensors, path, header_of(path))
-    assert refusal(path).startswith(f"rule {path} has a tensor of a type that no rule has (")
+    assert refusal(path).startswith(
+        f"rule {path} has a tensor of a type or shape that no rule has ("
+    )
 
 
 def test_missing_tensor_is_refused(path: Path) -> None:

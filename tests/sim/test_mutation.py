@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from scotopia.graph.operations import OPERATIONS, Fit
+from scotopia.graph.qformat import Overflow
 from scotopia.hdl.program import Program
 from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim import mutation
@@ -39,15 +41,24 @@ def test_specimen_uses_every_kind_of_instruction() -> None:
     assert {op.select for op in program.instructions} == {True, False}
     assert len({op.flag for op in program.instructions}) == 4
     assert len({op.shift for op in program.instructions}) >= 6
+    assert {op.border for op in program.instructions} == {0, 1}
+
+
+def test_specimen_uses_every_operation_and_every_way_to_fit() -> None:
+    operations = specimen().graph.operations
+    assert {type(operation) for operation in operations} == set(OPERATIONS)
+    fits = [operation for operation in operations if isinstance(operation, Fit)]
+    assert {fit.overflow for fit in fits} == set(Overflow)
+    assert len({fit.rounding for fit in fits}) > 4
 
 
 def test_specimen_saturates_at_both_ends() -> None:
     rule: IntegerRule = specimen()
     states = mutation._stimulus(rule, 0, 20, 6, 6).expected
-    for channel, format in enumerate(rule.state_formats):
+    for channel, format in enumerate(rule.channel_formats):
         codes = states[:, channel]
         assert codes.min() == format.lowest or codes.max() == format.highest
-        assert codes.max() - codes.min() > format.highest
+        assert codes.max() - codes.min() > (format.highest - format.lowest) // 2
 
 
 def test_missing_solver_leaves_a_fault_missed(monkeypatch: pytest.MonkeyPatch) -> None:
