@@ -16,10 +16,12 @@ from rich.table import Table
 
 from scotopia.model import running
 from scotopia.model.float_rule import FloatRule
+from scotopia.model.growing.task import GrowingTask
 from scotopia.model.score import MAX_PSNR
 from scotopia.quantize import task as integer_task
 from scotopia.quantize.integer_rule import IntegerRule
 
+from .automaton import automaton
 from .contact_sheet import caption
 from .page import finite, gray
 from .pictures import is_rgba, on_white
@@ -131,6 +133,43 @@ def grow(
     if integer is not None:
         units = np.array([2.0**-format.frac_bits for format in integer.channel_formats])
     return Growth(one.channel_names, one.steps_per_frame, found, units)
+
+
+def task_figures(
+    task: GrowingTask,
+    rules: Mapping[str, FloatRule | IntegerRule],
+    on_progress: Callable[[str], object] = lambda name: None,
+) -> dict[str, Any]:
+    """Return what the growing task finds of rules, by "nca" or "nca-int", in dB to its target.
+
+    How they grow, stay and heal, each from its own first state. Random bits go on where they were.
+    """
+    found: dict[str, Any] = {}
+    for name, rule in rules.items():
+        subject, number = automaton(rule.with_steps(1)), 0
+
+        def advance(values: Values, steps: int, rule: Any = rule, subject: Any = subject) -> Values:
+            nonlocal number
+            state = subject.start(*values.shape[1:])
+            state[: len(values)] = rule.codes(values)
+            for after in subject.run(state, [{}] * steps, number):
+                state = after
+            number += steps
+            shown: Values = subject.values(state)
+            return shown
+
+        grown = task.grow(advance, rule.initial)
+        on_progress(name)
+        found[name] = {
+            "steps": grown.steps,
+            "psnr": finite(grown.psnr),
+            **{what: round(getattr(grown, what), 3) for what in TASK_FIGURES},
+        }
+    return {"size": list(task.target.shape[1:]), **found}
+
+
+#: What of a rule's growth is told, in the order in which it happens.
+TASK_FIGURES = ("grown", "stayed", "healed")
 
 
 def growth_table(growth: Growth) -> Table:

@@ -572,6 +572,7 @@ def evaluate_growth(
     """
     import numpy as np
 
+    from scotopia.model.growing.task import GrowingTask
     from scotopia.quantize.integer_rule import IntegerRule
 
     from . import growth as growing
@@ -583,18 +584,20 @@ def evaluate_growth(
     for name, rule in rules.items():
         if not isinstance(rule, IntegerRule) and "nca-int" in by_kind:
             check_alike(name, rule, by_kind["nca-int"])
+    learnt = next(filter(None, (GrowingTask.of(rule.training) for rule in rules.values())), None)
     count, side = frames or growing.FRAMES, size or growing.SIDE
+    height, width = (side, side) if size or learnt is None else learnt.target.shape[1:]
     with progress_bar() as progress:
-        task = progress.add_task("evaluate", total=count * len(by_kind))
-        growth = growing.grow(
-            by_kind,
-            count,
-            side,
-            side,
-            lambda name: progress.update(task, advance=1, description=name),
-        )
+        total = (count + (learnt is not None)) * len(by_kind)
+        bar = progress.add_task("evaluate", total=total)
+
+        def advance(name: str) -> None:
+            progress.update(bar, advance=1, description=name)
+
+        growth = growing.grow(by_kind, count, height, width, advance)
+        figures = None if learnt is None else growing.task_figures(learnt, by_kind, advance)
     steps = count * growth.steps_per_frame
-    title = f"{side} x {side} cells, {count} frames, {steps} steps"
+    title = f"{width} x {height} cells, {count} frames, {steps} steps"
     # Rather wider than the terminal than with figures cut short.
     wide = Console(width=max(console.width, 200))
     wide.print(title, highlight=False)
@@ -602,7 +605,11 @@ def evaluate_growth(
     if picture is not None:
         sheet = growing.growth_sheet(growth, f"{', '.join(rules)}: {title}")
         write_atomically(picture, png(np.asarray(sheet)))
-    return growing.growth_json(growth)
+    if figures is not None:
+        for name in by_kind:
+            told = (f"{what} {figures[name][what]:.2f} dB" for what in growing.TASK_FIGURES)
+            console.print(f"{name}, PSNR to its target: " + ", ".join(told))
+    return growing.growth_json(growth) | {"task": figures}
 
 
 def print_costs(costs: dict[str, dict[str, int]]) -> None:

@@ -142,6 +142,11 @@ class IntegerRule:
         found: NDArray[np.float64] = state * np.array(units)[:, None, None]
         return found
 
+    def codes(self, values: NDArray[np.floating]) -> IntArray:
+        """Return the codes nearest to values (C, H, W) of the channels."""
+        pairs = zip(values, self.channel_formats, strict=True)
+        return np.stack([format.quantize(channel) for channel, format in pairs])
+
     def sample_codes(self, pixels: NDArray[np.floating], event: int = 0) -> IntArray:
         """Codes of pixels in [0, 1], any shape: what the sensor's converter delivers.
 

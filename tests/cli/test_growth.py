@@ -85,8 +85,9 @@ def test_the_command_shows_a_rule_that_grows(run: Run, growing: Rules, tmp_path:
     assert "9 x 9 cells, 7 frames, 14 steps" in out
     result = json.loads(target.read_text())
     assert list(result) == [
-        *("frames", "steps_per_frame", "size", "rgba", "channels", "cost", "training")
+        *("frames", "steps_per_frame", "size", "rgba", "channels", "task", "cost", "training")
     ]
+    assert result["task"] is None
     assert (result["frames"], result["size"], result["rgba"]) == (7, [9, 9], True)
     assert list(result["channels"]) == ["red", "green", "blue", "alpha", "hidden"]
     expected = growth_json(grow({"nca": growing[0], "nca-int": growing[1]}, 7, 9, 9))
@@ -158,3 +159,25 @@ def test_a_seed_that_does_not_fit_is_cut(growing: Rules) -> None:
     patch[3] = 1
     rule = replace(growing[0], initial=Initial(np.zeros(5), patch, np.zeros(5)))
     assert grow({"nca": rule}, 1, 2, 2).values["nca"][0, 3].all()
+
+
+def test_the_task_says_how_well_a_rule_grows(run: Run, growing: Rules, tmp_path: Path) -> None:
+    # The square that the rule grows is the target: it fills the grid, and heals from its edges.
+    picture = np.zeros((9, 9, 4), np.uint8)
+    picture[..., :3], picture[..., 3] = np.array([0.75, 0.5, 0.25]) * 255, 255
+    Image.fromarray(picture).save(tmp_path / "square.png")
+    target = {"name": "growing", "target": str(tmp_path / "square.png"), "padding": 0}
+    floats, integers, result = tmp_path / "f", tmp_path / "i", tmp_path / "j.json"
+    replace(growing[0], training={"task": target}).save(floats)
+    replace(growing[1], training={"task": target}).save(integers)
+    rules = ("--rule", floats, "--rule", integers, "--frames", 3, "--json", result)
+    status, out, err = run("evaluate", *rules)
+    assert (status, err) == (0, "")
+    assert "9 x 9 cells, 3 frames" in out and "nca-int, PSNR to its target: grown " in out
+    found = json.loads(result.read_text())["task"]
+    assert found["size"] == [9, 9]
+    for name in ("nca", "nca-int"):
+        assert found[name]["psnr"][0] < 10 < 35 < found[name]["grown"]
+        assert found[name]["psnr"][-3] < found[name]["stayed"]  # wounded
+        assert found[name]["healed"] == pytest.approx(found[name]["stayed"], abs=0.1)
+    assert abs(found["nca"]["grown"] - found["nca-int"]["grown"]) < 10
