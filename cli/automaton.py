@@ -177,7 +177,7 @@ def _of_integers(rule: IntegerRule) -> Automaton:
     formats = rule.graph.formats
     gates = {name: word for name, word in gates_of(rule.graph).items() if word in formats}
     graph = rule.graph.keeping({f"gate {name}": word for name, word in gates.items()})
-    units = np.array([2.0**-format.frac_bits for format in graph.channel_formats])
+    units = np.array([*rule.units, *(2.0 ** -formats[word].frac_bits for word in gates.values())])
 
     @cache
     def tools(height: int, width: int) -> tuple[Engine, Drawn]:
@@ -211,8 +211,8 @@ def _of_integers(rule: IntegerRule) -> Automaton:
         wraps="wrap" in graph.borders,
         formats=tuple(map(str, rule.channel_formats)),
         ends=tuple(
-            (format.lowest * 2.0**-format.frac_bits, format.highest * 2.0**-format.frac_bits)
-            for format in rule.channel_formats
+            (float(format.lowest * unit), float(format.highest * unit))
+            for format, unit in zip(rule.channel_formats, rule.units, strict=True)
         ),
         gated=tuple(gates),
         own=own_channels(rule.graph),

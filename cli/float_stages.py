@@ -35,8 +35,7 @@ def float_stages(material: Material, rule: FloatRule | None = None) -> list[Stag
     plain = Interpreter(integer.graph, rounds=False) if rule is None else Interpreter(rule.graph)
 
     def run_fake(stimulus: Stimulus) -> tuple[IntArray, int]:
-        values = np.stack([*states(integer, fake, stimulus)])
-        values *= np.array([2.0**one.frac_bits for one in integer.channel_formats])[:, None, None]
+        values = np.stack([*states(integer, fake, stimulus)]) / _own_units(integer)
         codes = np.rint(values).astype(np.int64)
         # A value beside its grid is no code.
         return np.where(values == codes, codes, np.iinfo(np.int64).max), 0
@@ -44,6 +43,10 @@ def float_stages(material: Material, rule: FloatRule | None = None) -> list[Stag
     stage = compared_stage("fake-quantized = golden model", material, run_fake)
     start = time.perf_counter()
     stimulus = material.stimulus()
+    # What the quantizer scaled is compared as the float rule has it.
+    unscaled = integer.units[:, None, None] / _own_units(integer)
+    quantized = np.stack([*states(integer, fake, stimulus)]) * unscaled
+    floats = np.stack([*states(integer, plain, stimulus, rule)])
     distance = Stage(
         "float rule, fake-quantized",
         stage.compared,
@@ -51,11 +54,7 @@ def float_stages(material: Material, rule: FloatRule | None = None) -> list[Stag
         0,
         time.perf_counter() - start,
         measured=True,
-        detail=distances(
-            integer,
-            np.stack([*states(integer, plain, stimulus, rule)]),
-            np.stack([*states(integer, fake, stimulus)]),
-        ),
+        detail=distances(integer, floats if rule else floats * unscaled, quantized),
     )
     return [distance, stage]
 
@@ -63,7 +62,7 @@ def float_stages(material: Material, rule: FloatRule | None = None) -> list[Stag
 def distances(integer: IntegerRule, some: Values, others: Values) -> str:
     """Say how far two runs (S, C, H, W) are apart: in the first channel, and in the worst."""
     error = np.abs(some - others)
-    spans = np.array([2.0 ** (one.bits - one.frac_bits) for one in integer.channel_formats])
+    spans = integer.units * [2.0**one.bits for one in integer.channel_formats]
     names = integer.channel_names
     rms = float(np.sqrt((error[:, 0] ** 2).mean()))
     level = f"{-20 * np.log10(rms / spans[0]):.1f} dB below its range" if rms else "none"
@@ -80,12 +79,12 @@ def states(
 ) -> Iterator[Values]:
     """Yield the values (C, H, W) after every step, on an integer rule's samples and random bits.
 
-    From the first state of `rule`, or of the integer rule.
+    As the graph that is run has them. From the first state of `rule`, or of the integer rule.
     """
     height, width = stimulus.shape
     registers = RowRegisters(height, width, integer.noise_seed)
     words = integer.input_words
-    start = integer.values(integer.initial_state(height, width))
+    start = integer.initial_state(height, width) * _own_units(integer)
     state = torch.from_numpy(start if rule is None else rule.initial.state(height, width))[None]
     codes: dict[str, IntArray] = {}
     for samples, mask in zip(stimulus.samples, stimulus.mask, strict=True):
@@ -98,3 +97,8 @@ def states(
             noise = torch.from_numpy(drawn)[None, : run.random]
             state = run(state, inputs, noise)
             yield state[0].numpy()
+
+
+def _own_units(integer: IntegerRule) -> Values:
+    """What codes of the channels are worth in the integer rule's own graph, (C, 1, 1)."""
+    return np.array([2.0**-one.frac_bits for one in integer.channel_formats])[:, None, None]

@@ -129,9 +129,7 @@ def grow(
                 on_progress(name)
         found[name] = np.stack(states)
     one = next(iter(rules.values()))
-    units = None
-    if integer is not None:
-        units = np.array([2.0**-format.frac_bits for format in integer.channel_formats])
+    units = None if integer is None else integer.units
     return Growth(one.channel_names, one.steps_per_frame, found, units)
 
 

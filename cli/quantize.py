@@ -22,6 +22,7 @@ from scotopia.model.video import Clip
 from scotopia.quantize.fake import FakeQuantRule
 from scotopia.quantize.feedback import Moments, round_weights
 from scotopia.quantize.formats import Formats, Precision, WeightFormats, check_scales
+from scotopia.quantize.integer_rule import SCALES
 from scotopia.quantize.layered_rule import LayeredRule
 from scotopia.quantize.post_training import Calibration, check_method
 from scotopia.quantize.search import Build, Cost, Found, Score, cost_of, search
@@ -137,6 +138,10 @@ def run_quantization(job: Job, console: Console) -> tuple[LayeredRule, dict[str,
         clipped = calibration.clipped(hidden)
         console.print(_clipping_table(clipped))
         result |= {"calibration": job.method, "hidden": clipped}
+        scaled = source.training_record[SCALES]
+        factors = ", ".join(f"{name} {factor:g}" for name, factor in scaled.items())
+        console.print(f"channels scaled to fill their range, by: {factors or 'none'}")
+        result[SCALES] = scaled
     if job.max_loss is not None:
         formats = _search(job, source, build, formats, mean_psnr, console, result)
     before = source.training_record.get("quantized_by", ())

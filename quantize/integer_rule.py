@@ -37,6 +37,10 @@ from scotopia.model.files import check_training_record, read_rule_file, write_ru
 #: Kind of the files.
 KIND = "integer rule"
 
+#: What a record of training calls the factors by which channels are larger than those of the float
+#: rule, {name: factor}; those that are missing are 1.
+SCALES = "channel_scales"
+
 
 class IntegerRule:
     """A step graph on codes, and what it needs to run.
@@ -54,7 +58,7 @@ class IntegerRule:
     noise_seed
         Seed of the registers that all random bits come from, 0 to 2**32 - 1; see `RowRegisters`.
     training
-        How the float rule was trained; carried along, never read.
+        How the float rule was trained, and by what its channels were scaled, see `SCALES`.
     proof
         What each channel can be, by name: an invariant that `intervals.check` accepts, or None.
         Checked when a file is loaded; who changes a weight has to prove the rule again.
@@ -136,16 +140,24 @@ class IntegerRule:
         formats = zip(values, self.channel_formats, strict=True)
         return np.stack([format.quantize(channel) for channel, format in formats])
 
+    @property
+    def units(self) -> NDArray[np.float64]:
+        """What a code of each channel is worth in the float rule that was quantized, (C,)."""
+        factors = self.training.get(SCALES, {})
+        pairs = zip(self.channel_names, self.channel_formats, strict=True)
+        return np.array([2.0**-one.frac_bits / factors.get(name, 1) for name, one in pairs])
+
     def values(self, state: IntArray) -> NDArray[np.float64]:
-        """Return the values (..., C, H, W) of a state's codes."""
-        units = [2.0**-format.frac_bits for format in self.channel_formats]
-        found: NDArray[np.float64] = state * np.array(units)[:, None, None]
+        """Return the values (..., C, H, W) that a state's codes have in the float rule."""
+        found: NDArray[np.float64] = state * self.units[:, None, None]
         return found
 
     def codes(self, values: NDArray[np.floating]) -> IntArray:
-        """Return the codes nearest to values (C, H, W) of the channels."""
-        pairs = zip(values, self.channel_formats, strict=True)
-        return np.stack([format.quantize(channel) for channel, format in pairs])
+        """Return the codes nearest to values (C, H, W) that the channels have in the float rule."""
+        rows = zip(values, self.units, self.channel_formats, strict=True)
+        return np.stack(
+            [one.quantize(np.ldexp(row / unit, -one.frac_bits)) for row, unit, one in rows]
+        )
 
     def sample_codes(self, pixels: NDArray[np.floating], event: int = 0) -> IntArray:
         """Codes of pixels in [0, 1], any shape: what the sensor's converter delivers.

@@ -27,6 +27,7 @@ from scotopia.model.video import Clip
 
 from .feedback import Moments, Sums
 from .formats import FINEST, finest, hidden_bits, unsigned_format
+from .integer_rule import SCALES
 
 #: Ways to choose the range of a hidden neuron: the largest activation seen; a high percentile of
 #: them, because the very largest are worth clipping; the least mean squared error.
@@ -50,7 +51,8 @@ class Calibration:
     ----------
     rule
         The rule that is to be quantized: it does what the one measured does, but its learned
-        channels fill their range on these clips, see `fill_range`. Its record names them, too.
+        channels fill their range on these clips, see `fill_range`. Its record names the clips and,
+        as `integer_rule.SCALES`, the factors.
     activations
         Of hidden neurons: (hidden, N) float32, at least 0, in no order.
     moments
@@ -113,7 +115,8 @@ class Calibration:
             raise InputError("a hidden neuron's activation is not finite: train the rule again")
         scales = _scales(rule, np.percentile(torch.cat(written, 1).numpy(), PERCENTILE, axis=1))
         scaled, seen = fill_range(rule, scales), digests([*clips])
-        scaled.training_record = with_clips(rule.training_record, seen, seen)
+        changed = {f"x{c}": float(scale) for c, scale in enumerate(scales) if scale != 1}
+        scaled.training_record = with_clips(rule.training_record, seen, seen) | {SCALES: changed}
         return cls(scaled, activations, sums.moments().scaled(scales))
 
     def formats(

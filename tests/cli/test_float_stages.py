@@ -1,6 +1,8 @@
 """Float rule, fake-quantized rule and golden model side by side, of any rule."""
 
 import dataclasses
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from scotopia.cli.float_stages import distances, float_stages, states
 from scotopia.cli.rules import check_alike, load_float_rule
@@ -119,3 +122,36 @@ def test_a_float_rule_is_loaded_as_its_graph(
     rule.save(tmp_path / "rule")
     loaded = load_float_rule(str(tmp_path / "rule"))
     assert loaded.channel_names == as_float_rule(rule).channel_names == rule.config.channel_names
+
+
+def test_what_the_quantizer_scaled_is_undone(
+    float_rule: Make, small_config: Make, tmp_path: Path, run: Run
+) -> None:
+    rule = float_rule(2, small_config(trace_bits=6))
+    with torch.no_grad():  # two channels that stay small: the quantizer fills their range
+        rule.update.weight[1:3] /= 32
+        rule.update.bias[1:3] /= 32
+    rule.save(tmp_path / "float")
+    names = (tmp_path / name for name in ("float", "int", "q.json"))
+    floats, integers, found = (str(name) for name in names)
+    bits = ("--weight-bits", 10, "--state-bits", 12, "--hidden-bits", 10)
+    status, out, error = run("quantize", floats, "--out", integers, *bits, "--json", found)
+    assert (status, error) == (0, "")
+    scales = json.loads(Path(found).read_text())["channel_scales"]
+    assert "channels scaled to fill their range, by: x2 " in out
+    assert scales and all(scale >= 2 for scale in scales.values())
+    integer = IntegerRule.load(Path(integers))
+    assert integer.training["channel_scales"] == scales
+    number = integer.channel_names.index("x2")
+    format = integer.channel_formats[number]
+    assert integer.units[number] == 2.0**-format.frac_bits / scales["x2"]
+    graph = load_float_rule(floats)
+    shown = material(integer, 2).stimulus()
+    codes = shown.expected[-1]
+    assert np.array_equal(integer.codes(integer.values(codes)), codes)
+    exact = [*states(integer, Interpreter(graph.graph), shown, graph)][-1]
+    assert np.abs(integer.values(codes)[number] - exact[number]).max() < 0.01
+    assert np.abs(codes[number] * 2.0**-format.frac_bits - exact[number]).max() > 0.02
+    distance, equal = float_stages(material(integer, 2), graph)
+    assert equal.passed
+    assert float(re.search(r"channel ([\d.e-]+) of", distance.detail)[1]) < 0.02  # type: ignore[index]
