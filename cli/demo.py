@@ -7,14 +7,15 @@ from rich.progress import Progress
 
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
-from scotopia.model import task as float_task
+from scotopia.model import running
 from scotopia.model.files import write_atomically
-from scotopia.model.rule import Rule, to_pixel
+from scotopia.model.rule import Rule
 from scotopia.model.sampling import seen_mask
 from scotopia.model.score import check_scorable, psnr_curve
-from scotopia.model.start import has_verdict
+from scotopia.model.scotopic.float_graph import as_float_rule
+from scotopia.model.scotopic.titles import channel_titles
 from scotopia.quantize import task as integer_task
-from scotopia.quantize.layered_rule import LayeredRule
+from scotopia.quantize.integer_rule import IntegerRule
 from scotopia.sim.stimulus import central_crop
 from scotopia.sim.verify import PORTS_SHAPE, Extent, verify
 
@@ -43,7 +44,7 @@ def run_demo(
         Height and width of the array in Verilog, and frames that it runs.
     """
     rule = Rule.load(rule_path("retina"))
-    integer = LayeredRule.load(rule_path("retina-int"))
+    integer = IntegerRule.load(rule_path("retina-int"))
     shown = Shown.by_protocol(read_clip(clip_name, size, extent[:2]), density, seed)
     frames, mask = shown.clip.frames, shown.mask
     height, width, count = extent
@@ -51,7 +52,7 @@ def run_demo(
     check_scorable(shown.clip)
     crop = central_crop(frames, shown.clip.name, height, width, count)
     for seen in (frames, crop):
-        seen_mask(shown.clip.name, seen.shape, density, seed, rule.config.inputs)
+        seen_mask(shown.clip.name, seen.shape, density, seed, integer.graph.inputs)
 
     classical = methods([])
     task = progress.add_task("baselines", total=len(classical))
@@ -66,10 +67,10 @@ def run_demo(
 
     task = progress.add_task("float rule", total=len(frames))
     predictions = []
-    for state in float_task.run(rule, frames, mask):
-        predictions.append(state[0])
+    for state in running.run(as_float_rule(rule), frames, mask):
+        predictions.append(running.prediction(state))
         progress.advance(task)
-    estimates["nca"] = np.stack([to_pixel(p).numpy() for p in predictions])
+    estimates["nca"] = np.clip(predictions, 0, 1).astype(np.float32)
 
     task = progress.add_task("integer rule", total=len(frames))
     states = []
@@ -155,17 +156,3 @@ def run_demo(
     progress.advance(task)
     progress.console.print(proof_table(stages))
     return all(stage.passed for stage in stages)
-
-
-def channel_titles(rule: Rule) -> list[str]:
-    """Names of a rule's channels, with what they mean where that is known."""
-    config = rule.config
-    meanings = {0: "prediction"}
-    if "trust" in config.inputs:
-        meanings[config.doubt] = "doubt"
-    if has_verdict(rule):
-        meanings[config.doubt + 1] = "verdict"
-    return [
-        f"{name} ({meanings[number]})" if number in meanings else name
-        for number, name in enumerate(config.channel_names)
-    ]

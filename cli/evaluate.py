@@ -24,7 +24,7 @@ from scotopia.model.scotopic.float_graph import as_float_rule
 from scotopia.model.sensor import Sensor
 from scotopia.model.video import Clip
 from scotopia.quantize import task as integer_task
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.integer_rule import GraphRule, IntegerRule
 
 from .clips import sizes_of
 
@@ -398,7 +398,7 @@ def cost(rule: AnyRule) -> dict[str, int]:
     config = rule.config if isinstance(rule, Rule) else None
     flags = sum(event.flag is not None for event in graph.events)
     return {
-        "parameters": config.parameters if config else counts.parameters(graph.graph),
+        "parameters": config.parameters if config else _parameters(graph),
         "macs_per_cell_and_step": config.macs if config else counts.macs(graph.graph),
         "steps_per_frame": graph.steps_per_frame,
         "state_bits_per_cell": (
@@ -407,3 +407,10 @@ def cost(rule: AnyRule) -> dict[str, int]:
             else 32 * len(graph.channel_names) + flags  # floats
         ),
     }
+
+
+def _parameters(rule: FloatRule | IntegerRule) -> int:
+    """Trained numbers, where it is known which these are; else all weights and biases."""
+    if isinstance(rule, FloatRule | GraphRule) and rule.trained:
+        return sum(int(mask.sum()) for masks in rule.trained.values() for mask in masks)
+    return counts.parameters(rule.graph)

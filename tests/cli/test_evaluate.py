@@ -1,6 +1,8 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +13,14 @@ from scotopia.cli.evaluate import (
     BASELINES,
     Shown,
     baseline_names,
+    cost,
     evaluate,
     methods,
     score_table,
     to_json,
 )
 from scotopia.graph.errors import InputError
+from scotopia.graph.operations import Linear
 from scotopia.model import baselines, score
 from scotopia.model.config import RuleConfig
 from scotopia.model.rule import Rule
@@ -319,3 +323,13 @@ def test_without_a_terminal_each_clip_is_a_line(run: Run, tmp_path: Path) -> Non
         for clip in ("still", "busy")
     ]
     assert printed.startswith("\n".join(lines))
+
+
+def test_trained_numbers_are_counted_where_they_are_known(fill_in: Any) -> None:
+    rule = fill_in[0]
+    assert cost(rule)["parameters"] == 9  # all weights
+    index = next(index for index, _ in rule.graph.of_kind(Linear))
+    masks = np.zeros((1, 1, 9), bool), np.ones(1, bool)
+    masks[0][0, 0, :4] = True
+    assert cost(replace(rule, trained={index: masks}))["parameters"] == 5
+    assert cost(rule)["state_bits_per_cell"] == 2 * 32 + 1

@@ -14,7 +14,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from scotopia.cli.demo import channel_titles
 from scotopia.cli.report import (
     NO_SAMPLE,
     DemoResult,
@@ -26,6 +25,7 @@ from scotopia.cli.report import (
 )
 from scotopia.cli.rules import rule_path
 from scotopia.model.rule import Rule
+from scotopia.model.scotopic.titles import channel_titles
 from scotopia.sim.verify import Stage
 
 T, C, H, W = 5, 3, 12, 16
