@@ -1,17 +1,6 @@
 """What a rule learns: a task gives it its inputs, the states that it starts from, and its loss.
 
-One of your own is a class; `scotopia train --task file.py:Class` trains a rule for it:
-
-    class Fade(Task):
-        def start(self):
-            return FloatRule(...)
-
-        def batch(self, iteration, rng):
-            states = self.initial(16, 16)
-            return Batch(states, steps=8, goal=torch.zeros(16, 16))
-
-        def loss(self, outputs, batch):
-            return (outputs[:, -1, 0] - batch.goal).square().mean()
+One of your own is a subclass of `Task`; see docs/tasks.md.
 """
 
 import math
@@ -155,7 +144,7 @@ class Task(AnyTask[TrainableGraph]):
 
     def start(self) -> FloatRule:
         """Return the rule that training starts from, where the user names none."""
-        raise InputError(f"task {type(self).__name__} brings no rule: add --start RULE")
+        raise InputError(f"task {type(self).__name__} brings no rule: name one to start from")
 
     def batch(self, iteration: int, rng: np.random.Generator) -> Batch:
         """Return what the iteration, counted from 1, runs the rule on.

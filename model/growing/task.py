@@ -179,7 +179,7 @@ class GrowingTask(Task):
             )
         if not rule.initial.patch.any():
             raise InputError(
-                "the rule starts of nothing: import it with --start cell, or with a .npy file"
+                "the rule starts of nothing: import it again, to start from a cell or a .npy file"
             )
 
     def begin(self, rule: TrainableGraph, options: LoopOptions, device: str) -> None:

@@ -193,7 +193,7 @@ def crash(outputs, batch):
             ("--task", "bad.py:None"),
             "task bad.py has no class None: it has Nothing, Broken, Crash, Fails, Odd",
         ),
-        (("--task", "bad.py:Nothing"), "task Nothing brings no rule: add --start RULE"),
+        (("--task", "bad.py:Nothing"), "task Nothing brings no rule: name one to start from"),
         (("--task", "bad.py:Other"), "bad.py:Other is a Other, no Task: name one"),
         (("--task", "bad.py:Odd"), "start of bad.py:Odd is a int: return a FloatRule"),
         (

@@ -220,7 +220,7 @@ def test_the_record_leads_back_to_the_task(disc: str, tmp_path: Path) -> None:
     [
         (
             {"initial": Initial.zeros(6)},
-            "the rule starts of nothing: import it with --start cell, or with a .npy file",
+            "the rule starts of nothing: import it again, to start from a cell or a .npy file",
         ),
     ],
 )
