@@ -11,18 +11,18 @@ from scotopia.quantize.integer_rule import IntegerRule
 
 #: Rules that the package carries, by name: float rules, by their number of parameters but for the
 #: first and for one for noisy sensors; `retina-int`, made from `retina`; and `retina-shift`, made
-#: from `retina-2266`, whose weights are powers of two.
+#: from `retina-2266`, whose weights are powers of two. `lizard` grows, as integers `lizard-int`.
 SHIPPED = {
     **{
         name: files("scotopia.model") / "rules" / f"{name}.safetensors"
         for name in (
             *("retina", "retina-207", "retina-582", "retina-1248", "retina-2266"),
-            "retina-noise",
+            *("retina-noise", "lizard"),
         )
     },
     **{
         name: files("scotopia.quantize") / "rules" / f"{name}.safetensors"
-        for name in ("retina-int", "retina-shift")
+        for name in ("retina-int", "retina-shift", "lizard-int")
     },
 }
 
