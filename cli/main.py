@@ -96,7 +96,7 @@ RuleArgument = Annotated[
     str,
     Reads(),
     typer.Argument(
-        help="Rule file, or a shipped one: retina, lizard (float), retina-int, lizard-int (integer)."
+        help="Rule file, or a shipped one: retina, lizard (float), retina-int, lizard-int."
     ),
 ]
 JsonOption = Annotated[

@@ -15,12 +15,12 @@ from scotopia.model.files import rule_kind
 from scotopia.model.float_rule import FloatRule
 from scotopia.model.growing.picture import on_white
 from scotopia.model.growing.running import advance as advance_float
-from scotopia.model.growing.task import STAYED, GrowingTask, Growth
+from scotopia.model.growing.task import HEALED, STAYED, GrowingTask, Growth
 from scotopia.quantize.growing import advance as advance_integers
 from scotopia.quantize.integer_rule import IntegerRule
 
 #: Steps that are shown, and after the wound.
-GROWING, HEALING = (0, 8, 16, 24, 32, 48, 96, STAYED), (4, 16, 96)
+GROWING, HEALING = (0, 8, 16, 24, 32, 48, 96, STAYED), (4, 16, 2 * HEALED)
 
 #: Pixels of a cell, and between two pictures, in units of that.
 SCALE, GAP = 3, 2

@@ -43,7 +43,7 @@ class Growth:
     Attributes
     ----------
     steps
-        At which it was looked at, from the seed on; the last after the wound.
+        At which it was looked at, from the seed on; those after `STAYED` are after the wound.
     states
         (C, H, W) at these.
     psnr
@@ -70,7 +70,7 @@ class Growth:
     @property
     def healed(self) -> float:
         """PSNR `HEALED` steps after the wound."""
-        return self.psnr[-1]
+        return self.psnr[self.steps.index(STAYED + HEALED)]
 
 
 class GrowingTask(Task):
@@ -260,7 +260,7 @@ class GrowingTask(Task):
         for before, after in itertools.pairwise(steps):
             states.append(advance(states[-1], after - before))
         wounded = states[-1] * ~self.third()
-        healing = [4, 16, HEALED]
+        healing = [4, 16, HEALED, 2 * HEALED]
         now = wounded
         for before, after in zip([0, *healing], healing, strict=False):
             now = advance(now, after - before)

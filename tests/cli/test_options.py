@@ -219,7 +219,8 @@ CLIP = 4 * SYNTHETIC_FRAMES * SYNTHETIC_SIDE**2
 
 
 INTEGER = ("retina-int", "retina-shift")
-FLOAT = tuple(name for name in SHIPPED if name not in INTEGER)
+#: That see clips, as most commands' rules have to.
+FLOAT = tuple(name for name in SHIPPED if name not in INTEGER and "lizard" not in name)
 
 
 def at_ends(low: object, high: object, also: str = "") -> tuple[str, ...]:
@@ -355,8 +356,9 @@ OWN_ENDS: dict[tuple[str, str], tuple[str | tuple[str, ...], ...]] = {
     ("prove", "rules"): at_ends(1, MOST),
     ("verify", "faults"): ("",),
     ("quantize", "feedback"): ("", ("quantize", *NEEDED["quantize"], "--no-feedback")),
-    **{(command, "rule"): INTEGER for command in ("emit", "fpga", "verify", "board", "play")},
+    **{(command, "rule"): INTEGER for command in ("fpga", "verify", "board", "play")},
     ("quantize", "rule"): (*FLOAT, "retina-int --max-loss 1"),
+    ("emit", "rule"): (*INTEGER, "lizard-int"),
     ("export", "rule"): (*INTEGER, ("export", "retina", "--out", "o", "--to", "onnx")),
     ("inspect", "clip"): ("davis_road",),
     ("play", "clip"): ("davis_road", "CLIP --frames 25"),

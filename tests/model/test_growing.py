@@ -264,7 +264,7 @@ def test_growth_is_measured_wounded_and_healed(disc: str) -> None:
 
     growth = made.grow(advance, Initial.cell(np.ones(6)))
     assert growth.steps[0] == 0 and {GROWN, STAYED} <= set(growth.steps)
-    assert growth.steps[-1] == STAYED + HEALED
+    assert growth.steps[-1] == STAYED + 2 * HEALED
     assert growth.psnr[0] < 20 and min(growth.grown, growth.stayed, growth.healed) > 100
     assert len(growth.states) == len(growth.steps) == len(growth.psnr)
     lost = (growth.wounded[3] == 0) & (made.target[3] > 0)
