@@ -1,10 +1,12 @@
 """A small rule that uses all of the hardware, to plant faults in."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from scotopia.graph.build import Builder
 from scotopia.graph.qformat import Overflow, QFormat, Rounding
-from scotopia.graph.surroundings import Event
+from scotopia.graph.surroundings import Event, Initial
 from scotopia.quantize.integer_rule import GraphRule
 
 X0, X1, AGE = QFormat(1, 5), QFormat(1, 4), QFormat(0, 3, signed=False)
@@ -46,4 +48,9 @@ def specimen(seed: int = 13) -> GraphRule:
         "x1": build.where(fires, build.where(candidate < around, wrapped, recall).fit(X1), x1),
         "age": older.fit(AGE),
     }
-    return GraphRule(build.graph(after), 2, (Event("sample", "valid"),))
+    # The cells in the middle start from what is written into them.
+    codes = [rng.integers(format.lowest, format.highest + 1, (2, 2)) for format in (X0, X1, AGE)]
+    units = [2.0**-format.frac_bits for format in (X0, X1, AGE)]
+    none = Initial.zeros(3)
+    initial = replace(none, patch=np.multiply(codes, np.reshape(units, (3, 1, 1))))
+    return GraphRule(build.graph(after), 2, (Event("sample", "valid"),), initial)
