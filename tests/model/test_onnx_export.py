@@ -15,7 +15,8 @@ from scotopia.graph.errors import InputError
 from scotopia.graph.operations import OPERATIONS, Border, Fit
 from scotopia.graph.surroundings import Event, Initial
 from scotopia.model.float_rule import FloatRule
-from scotopia.model.front import load_module, trace
+from scotopia.model.front import trace
+from scotopia.model.growing.module import GrowingNCA
 from scotopia.model.interpret import Interpreter
 from scotopia.model.onnx_export import export_onnx
 from scotopia.model.rule import Rule
@@ -179,8 +180,7 @@ def test_every_operation_of_a_graph_is_exported(border: Border, tmp_path: Path) 
 
 
 def test_a_module_of_a_users_own_becomes_a_model(tmp_path: Path) -> None:
-    module = load_module(f"{Path(__file__).with_name('growing.py')}:GrowingNCA")
-    rule, path = FloatRule(trace(module, 6).graph), tmp_path / "rule.onnx"
+    rule, path = FloatRule(trace(GrowingNCA(6, 10), 6).graph), tmp_path / "rule.onnx"
     export_onnx(rule, path)
     assert_steps_as_the_graph(rule, path, 2, 6, 5)
 
