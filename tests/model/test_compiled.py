@@ -368,3 +368,16 @@ def test_numbers_at_the_ends_of_an_interval_keep_their_gradient(small_config: Ma
     parameters = list(rule.parameters())
     found = gradients(unroll_compiled(rule, state, *shown)[0], parameters)
     same(found, gradients(unroll_plainly(rule, state, *shown)[0], parameters))
+
+
+def test_chunks_of_all_lengths_share_their_arrays(small_config: Make) -> None:
+    torch.manual_seed(0)
+    rule = Rule(small_config(steps_per_frame=1))
+    state = rule.initial_state(2, 5, 6)
+    run._spare.clear()
+    for frames in (2, 7, 3, 7, 1):
+        shown = torch.rand(2, 2, frames, 1, 5, 6).unbind()
+        parameters = list(rule.parameters())
+        found = gradients(unroll_compiled(rule, state, *shown)[0], parameters)
+        same(found, gradients(unroll_plainly(rule, state, *shown)[0], parameters))
+    assert sorted(len(arrays) for arrays in run._spare.values()) in ([1, 1], [2])
