@@ -16,12 +16,13 @@ from rich.table import Table
 
 from scotopia.model import running
 from scotopia.model.float_rule import FloatRule
+from scotopia.model.growing.running import advance as advance_floats
 from scotopia.model.growing.task import GrowingTask
 from scotopia.model.score import MAX_PSNR
 from scotopia.quantize import task as integer_task
+from scotopia.quantize.growing import advance as advance_integers
 from scotopia.quantize.integer_rule import IntegerRule
 
-from .automaton import automaton
 from .contact_sheet import caption
 from .page import finite, gray
 from .pictures import is_rgba, on_white
@@ -112,7 +113,7 @@ def grow(
         Called with the name of the rule after each frame.
     """
     integer = next((rule for rule in rules.values() if isinstance(rule, IntegerRule)), None)
-    seed = running.NOISE_SEED if integer is None else integer.noise_seed
+    seed = _noise_seed(rules)
     found: dict[str, Values] = {}
     for name, rule in rules.items():
         nothing: list[dict[str, Any]] = [{}] * frames
@@ -143,27 +144,27 @@ def task_figures(
     How they grow, stay and heal, each from its own first state. Random bits go on where they were.
     """
     found: dict[str, Any] = {}
+    height, width = task.target.shape[1:]
     for name, rule in rules.items():
-        subject, number = automaton(rule.with_steps(1)), 0
-
-        def advance(values: Values, steps: int, rule: Any = rule, subject: Any = subject) -> Values:
-            nonlocal number
-            state = subject.start(*values.shape[1:])
-            state[: len(values)] = rule.codes(values)
-            for after in subject.run(state, [{}] * steps, number):
-                state = after
-            number += steps
-            shown: Values = subject.values(state)
-            return shown
-
-        grown = task.grow(advance, rule.initial)
+        run = (
+            advance_integers(rule, height, width)
+            if isinstance(rule, IntegerRule)
+            else advance_floats(rule, height, width, _noise_seed(rules))
+        )
+        grown = task.grow(run, rule.initial)
         on_progress(name)
         found[name] = {
             "steps": grown.steps,
             "psnr": finite(grown.psnr),
             **{what: round(getattr(grown, what), 3) for what in TASK_FIGURES},
         }
-    return {"size": list(task.target.shape[1:]), **found}
+    return {"size": [height, width], **found}
+
+
+def _noise_seed(rules: Mapping[str, FloatRule | IntegerRule]) -> int:
+    """Seed of the random bits that all rules see: the integer rule's, if there is one."""
+    seeds = [rule.noise_seed for rule in rules.values() if isinstance(rule, IntegerRule)]
+    return seeds[0] if seeds else running.NOISE_SEED
 
 
 #: What of a rule's growth is told, in the order in which it happens.

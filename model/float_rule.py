@@ -73,14 +73,6 @@ class FloatRule:
         """Names of the state's channels."""
         return tuple(self.graph.channels)
 
-    def with_steps(self, steps_per_frame: int) -> Self:
-        """Return the same rule with another number of steps a frame."""
-        return dataclasses.replace(self, steps_per_frame=steps_per_frame)
-
-    def codes(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return values (C, H, W) of the channels as the rule keeps them."""
-        return values.astype(np.float32)
-
     def given(
         self,
         sample: NDArray[np.floating],

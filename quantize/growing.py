@@ -20,9 +20,7 @@ def advance(rule: IntegerRule, height: int, width: int) -> Advance:
         return registers.planes(rule.noise_planes) if rule.noise_planes else None
 
     def steps(state: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-        pairs = list(zip(rule.channel_formats, state, strict=True))
-        engine.state = np.stack([format.quantize(values) for format, values in pairs])
-        codes = engine.advance({}, count, noise)
-        return np.stack([f.values(one) for f, one in zip(rule.channel_formats, codes, strict=True)])
+        engine.state = rule.codes(state)
+        return rule.values(engine.advance({}, count, noise))
 
     return steps
