@@ -216,6 +216,33 @@ def test_a_share_of_the_way_ends_between_its_ends_and_at_none_else(
 
 
 @pytest.mark.parametrize(
+    ("share", "way", "rounding", "noise"),
+    [
+        (QFormat(2, 2, signed=False), QFormat(5, 3), Rounding.RND, 0),  # more than all of the way
+        (SMALL, QFormat(-1, 3), Rounding.RND, 0),  # saturates
+        (SMALL, QFormat(2, 1), Rounding.RND, 0),  # coarser than its ends
+        (SMALL, QFormat(2, 3), Rounding.TRN, 2.0**-1),  # noise of more than the last bit
+        (SMALL, QFormat(2, 3), Rounding.TRN, 2.0**-6),  # noise that is finer than the product
+        (SMALL, QFormat(2, 3), Rounding.RND, 2.0**-3),  # noise, and rounding as well
+    ],
+)
+def test_what_is_almost_a_share_of_the_way_may_end_elsewhere(
+    share: QFormat, way: QFormat, rounding: Rounding, noise: float
+) -> None:
+    build = Builder()
+    x, c, z = build.channels({"x": QFormat(1, 3), "c": QFormat(1, 3), "z": share})
+    product = z * (c - x)
+    if noise:
+        product = product + build.random(2) * noise
+    graph = build.graph({"x": x + product.fit(way, rounding), "c": c, "z": z})
+    for box in random_boxes(graph, 12):
+        *state, draw = every(*box.values(), Interval(0, 3))
+        planes = np.stack([draw >> 1, draw & 1]) if noise else None
+        after = golden.step(graph, np.stack(state), {}, planes)[0]
+        assert derive(graph, box).words[graph.outputs[0]].holds(hull(after))
+
+
+@pytest.mark.parametrize(
     ("rounding", "added"),
     [(Rounding.TRN, 0), (Rounding.TRN_ZERO, 7), (Rounding.RND, 4), (Rounding.RND_CONV, 4)],
 )
@@ -472,16 +499,14 @@ def test_ranges_tell_the_widest_accumulator() -> None:
 # The golden model, watched
 
 
+@pytest.mark.parametrize("name", ["x", "add 2.0", "accumulator of moved", "moved"])
 @pytest.mark.parametrize(
-    ("word", "sentence"),
-    [
-        ("x", "x is 3"),
-        ("accumulator of moved", "accumulator of moved is 3"),
-        ("moved", "moved is 3"),
-        ("add 2.0", "add 2.0 is 3"),
-    ],
+    ("held", "cell", "code"),
+    [(Interval(-4, 2), "cell (x 1, y 1)", 3), (Interval(-3, 3), "cell (x 0, y 0)", -4)],
 )
-def test_a_watched_model_names_the_word_and_the_cell(word: str, sentence: str) -> None:
+def test_a_watched_model_names_the_cell_and_the_word(
+    held: Interval, cell: str, code: int, name: str
+) -> None:
     build = Builder()
     x = build.channels({"x": SIGNED})
     more = x + 0.0
@@ -490,10 +515,10 @@ def test_a_watched_model_names_the_word_and_the_cell(word: str, sentence: str) -
     ranges = derive(graph)
     state = np.array([[[-4, 2, 2], [2, 3, 2]]])
     golden.step(graph, state, {}, watch=compare_with(ranges))
-    ranges.words[[graph.name(one) for one in range(graph.count)].index(word)] = Interval(-4, 2)
+    ranges.words[[graph.name(word) for word in range(graph.count)].index(name)] = held
     with pytest.raises(OutOfRange) as caught:
         golden.step(graph, state, {}, watch=compare_with(ranges))
-    assert str(caught.value) == f"cell (x 1, y 1): {sentence}, outside -4..2"
+    assert str(caught.value) == f"{cell}: {name} is {code}, outside {held}"
 
 
 def test_a_fit_that_shifts_beyond_64_bits_is_refused() -> None:
