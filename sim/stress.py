@@ -12,20 +12,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scotopia.graph import processes
+from scotopia.graph.build import Builder
 from scotopia.graph.errors import InputError
+from scotopia.graph.operations import Border
 from scotopia.graph.processes import complaint
-from scotopia.graph.qformat import QFormat
+from scotopia.graph.qformat import QFormat, Rounding
+from scotopia.graph.surroundings import Event
 from scotopia.hdl.emit import emit
 from scotopia.hdl.program import Program
 from scotopia.hdl.sequencer import EventLayout, InstructionLayout, program_depth, shape_code
-from scotopia.model.config import Border, Kind, RuleConfig
-from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
+from scotopia.quantize.integer_rule import GraphRule
 
 from .check import Check, Verdict
 from .cocotb_stress import BESIDE, PLAN, READ, SCENARIOS, WRITTEN
@@ -35,6 +37,13 @@ from .simulators import Bench, BenchError, simulate
 PART = "stress"
 
 FIELDS = len(Inputs._fields)
+
+#: Formats of a device's channels and samples, of their changes, of a share of the way, of a flag.
+STATE, WIDER = QFormat(1, 3), QFormat(2, 3)
+SHARE, BIT = QFormat(0, 3, signed=False), QFormat(1, 0, signed=False)
+
+#: Random bits that decide whether a cell changes.
+FIRE_BITS = 8
 
 #: Writes the Verilog of a program's height x width array into a folder.
 Emitter = Callable[[Program, int, int, Path], Any]
@@ -140,8 +149,11 @@ class Device(Driven):
 
     Attributes
     ----------
-    kind, border
-        As in `RuleConfig`.
+    kind
+        Whether a neuron changes a channel ("residual"), or moves it a share of the way to what a
+        neuron says ("gated").
+    border
+        What cells see beyond it.
     seeds
         Of the weights of its rule, and of the other one; by these, the prediction takes most of the
         codes that it can.
@@ -151,7 +163,7 @@ class Device(Driven):
 
     height: int
     width: int
-    kind: Kind
+    kind: Literal["gated", "residual"]
     border: Border
     seeds: tuple[int, int]
     channels: int = 1
@@ -173,42 +185,38 @@ class Device(Driven):
         assert len(codes) == 1
         return programs[0], programs[1]
 
-    def rule(self, seed: int) -> LayeredRule:
+    def rule(self, seed: int) -> GraphRule:
         """Return a rule of few, random weights, whose steps are short."""
-        rng = np.random.default_rng(seed)
-        inputs = ("sample", "valid")
-        config = RuleConfig(
-            kind=self.kind,
-            channels=self.channels,
-            hidden=1,
-            inputs=inputs,
-            steps_per_frame=self.steps_per_frame,
-            border=self.border,
-            trace_bits=2,
-            fire_rate=self.fire_rate,
-        )
-        state = (QFormat(1, 3),) * self.channels
-        valid = QFormat(1, 0, signed=False)
-        gate = QFormat(0, 3, signed=False)
-        # With two channels, wider than they are: their words are extended when they are sent.
-        hidden = (QFormat(1, 1 + self.channels, signed=False),)
-        seen = (*state, state[0], valid)
-        perceive = np.zeros((1, len(seen), 9), np.int64)
+        rng, build = np.random.default_rng(seed), Builder()
+        x = build.channels({f"x{i}": STATE for i in range(self.channels)})
+        given = build.inputs({"sample": STATE, "valid": BIT})
+        fires = build.random(FIRE_BITS) < self.fire_rate if self.fire_rate < 1 else None
+        dither = build.random(self.dither) if self.dither else None
+        perceive = np.zeros((1, len(x) + 2, 9))
         for weights in perceive[0]:  # itself and two neighbours, of the nine
             places = [4, *rng.choice([0, 1, 2, 3, 5, 6, 7, 8], 2, replace=False)]
             weights[places] = rng.choice([-2, -1, 1, 2], 3)
-        outputs = update_formats(config, state, gate)
-        update = rng.choice([-4, -2, 2, 4], (len(outputs), 1, 1))
-        return LayeredRule(
-            config=config,
-            state_formats=state,
-            sample_format=state[0],
-            input_formats=(state[0], valid),
-            gate_format=gate,
-            perceive=_layer(perceive, rng.integers(4, 12, 1), seen, hidden),
-            update=_layer(update, rng.integers(-8, 9, len(outputs)), hidden, outputs),
-            dither=self.dither,
-        )
+        gated = self.kind == "gated"
+        update = rng.choice([-4, -2, 2, 4], (len(x) * (1 + gated), 1, 1))
+        biases = rng.integers(4, 12, 1), rng.integers(-8, 9, len(update))
+        # With two channels, wider than they are: their words are extended when they are sent.
+        hidden = QFormat(1, 1 + self.channels, signed=False)
+        seen = build.concatenate([x, given])
+        neuron = build.linear(seen, perceive / 4, biases[0] / 32, self.border).fit(hidden)
+        change = build.linear(neuron, update / 4, biases[1] / 4 * 2.0**-hidden.frac_bits)
+        if gated:
+            candidate, gate = change[: len(x)].fit(STATE), change[len(x) :].fit(SHARE)
+            way = gate * (candidate - x)
+            rounding = Rounding.RND
+            if dither is not None:
+                way, rounding = way + dither * 2.0**-STATE.frac_bits, Rounding.TRN
+            after = (x + way.fit(WIDER, rounding)).fit(STATE)
+        else:
+            after = (x + change.fit(WIDER)).fit(STATE)
+        if fires is not None:
+            after = build.where(fires, after, x)
+        graph = build.graph({f"x{i}": one for i, one in enumerate(after)})
+        return GraphRule(graph, self.steps_per_frame, (Event("sample", "valid"),))
 
 
 #: All borders and kinds; one cell, sides that are powers of two, and sides that are not.
@@ -222,16 +230,6 @@ DEVICES = (
     ),
     Device(4, 5, "residual", "wrap", (183, 114), fire_rate=0.75, effort=40),
 )
-
-
-def _layer(
-    weight: NDArray[np.int64],
-    bias: NDArray[np.int64],
-    inputs: tuple[QFormat, ...],
-    outputs: tuple[QFormat, ...],
-) -> IntegerLayer:
-    frac = np.full(len(outputs), 2)
-    return IntegerLayer(weight=weight, weight_frac=frac, bias=bias, inputs=inputs, outputs=outputs)
 
 
 @dataclass(frozen=True)
