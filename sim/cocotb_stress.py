@@ -876,7 +876,7 @@ async def words_while_busy(d: Driver) -> None:
             await d.reset()
         else:
             op = {"run": Op.RUN, "frame": Op.FRAME, "read": Op.READ, "forget": Op.FORGET}[kind]
-            await d.do(op, 1)
+            await d.do(op, int(op is Op.RUN))  # a step, or the first channel
         await d.clocks(d.rng.randrange(3))
         for _ in range(2):
             d.start_writes(once(Register.PROGRAM_HIGH, wrong >> 32))
