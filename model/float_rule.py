@@ -37,7 +37,8 @@ class FloatRule:
     Attributes
     ----------
     graph
-        The step, of any numbers and without formats.
+        The step, of any numbers; a channel or an input may have a format, which it then has as an
+        integer, too.
     block
         A cell stands for block x block pixels of a video, row by row: each has an event, and a
         prediction among the first channels.

@@ -14,6 +14,10 @@ from scotopia.model.interpret import Interpreter
 #: Of what is seen, what the formats hold: the very largest are worth clipping.
 PERCENTILE = 99.99
 
+#: Share of what is seen below which a word that is not 0 counts alone: one that leaves 0 only where
+#: a sample arrives does so in one cell of a hundred, and what it says would be the very largest.
+SELDOM = 0.02
+
 #: Numbers of each word that are kept in a step: those of cells that are so far apart.
 STRIDE = 7
 
@@ -99,9 +103,12 @@ def measure(rule: FloatRule, runs: Iterable[Episode]) -> Seen:
                 f"{name} is not finite after {steps} steps: train the rule again, or start it "
                 "from another state"
             )
-        low.append(np.percentile(numbers, 100 - PERCENTILE, axis=1))
-        high.append(np.percentile(numbers, PERCENTILE, axis=1))
-    seen = Seen(np.concatenate(low), np.concatenate(high))
+        for lane in numbers:
+            spoken = lane[lane != 0]
+            counted = np.append(spoken, 0) if len(spoken) < SELDOM * len(lane) else lane
+            low.append(float(np.percentile(counted, 100 - PERCENTILE)))
+            high.append(float(np.percentile(counted, PERCENTILE)))
+    seen = Seen(np.array(low), np.array(high))
     words = list(graph.channels.values())
     first = rule.initial.ends()  # of which a percentile may leave out a cell
     seen.lowest[words] = np.minimum(seen.lowest[words], first[0])

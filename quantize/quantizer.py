@@ -62,6 +62,13 @@ _PASSING = Add | Subtract | Minimum | Maximum | Multiply | Select
 MARGIN = 1.1
 
 
+#: Lowest and highest value.
+_Bounds = tuple[float, float]
+
+#: What events deliver, see `IntegerRule.sample_codes`.
+_PIXELS: _Bounds = -1.0, 1.0
+
+
 @dataclass(frozen=True)
 class Choice:
     """How a rule is quantized.
@@ -101,7 +108,7 @@ def quantize(rule: FloatRule, seen: Seen, choice: Choice) -> GraphRule:
         if not (np.isfinite(operation.weight).all() and np.isfinite(operation.bias).all()):
             name = rule.graph.name(rule.graph.words(index)[0])
             raise InputError(f"a weight of {name} is not finite: train the rule again")
-    quantizer = _Quantizer(rule.graph, seen, choice)
+    quantizer = _Quantizer(rule, seen, choice)
     graph, new = quantizer.run().pruned_words()
     made = GraphRule(
         graph,
@@ -136,11 +143,14 @@ def _trained(
 class _Quantizer:
     """Writes a graph anew, operation by operation, with formats."""
 
-    def __init__(self, graph: StepGraph, seen: Seen, choice: Choice) -> None:
+    def __init__(self, rule: FloatRule, seen: Seen, choice: Choice) -> None:
+        graph = rule.graph
         self.graph, self.seen, self.choice = graph, seen, choice
+        self.pixels = {graph.inputs[event.value] for event in rule.events}
         self.build = Builder()
         self.fractions: list[int] = []  # of the new graph's words
         self.word: dict[int, int] = {}  # new words, by the old ones
+        self.whole: dict[int, int] = {}  # of those that some readers see narrowed, what they are
         self.sums: dict[int, Words] = {}  # new words of the old graph's layers
         self.bits = _bits(graph)
         self._known_intervals: list[Interval] = []
@@ -171,17 +181,60 @@ class _Quantizer:
                 found[word] = fixed
                 continue
             low, high = self._range(word)
+            bounds = _PIXELS if word in self.pixels else None
             if word in after:
-                low, high = (
-                    min(low, self._range(after[word])[0]),
-                    max(high, self._range(after[word])[1]),
-                )
+                low, high = _hull((low, high), self._range(after[word]))
+                bounds = self._bounds(after[word], word)
             if {low, high} <= {0.0, 1.0} and (word not in after or after[word] in self.bits):
                 found[word] = QFormat(1, 0, signed=False)
                 continue
-            whole = _whole_bits(MARGIN * max(-low, high))
+            largest = MARGIN * max(-low, high)
+            if bounds is not None:
+                below, above = _hull(self._range(word), bounds)
+                largest = min(largest, max(-below, above))
+            whole = _whole_bits(largest)
             found[word] = QFormat(whole + 1, self.choice.precision.state - whole - 1)
         return found
+
+    def _bounds(self, word: int, own: int) -> _Bounds | None:
+        """Return what bounds a channel `own` that becomes a word, but for how it starts.
+
+        None, if nothing does. A channel that moves towards a clipped word by a share of the way
+        stays between where it starts and the ends of the clip.
+        """
+        if word == own:
+            return math.inf, -math.inf
+        if word in self.pixels:
+            return _PIXELS
+        operation, lane = self.graph.made_by(word)
+        match operation:
+            case Constant(values=values):
+                return values[lane], values[lane]
+            case Minimum() | Maximum():
+                below, above = self._clip_of(word) or (None, None)
+                return None if below is None or above is None else (below, above)
+            case Select(a=a, b=b):
+                ends = self._bounds(a[lane], own), self._bounds(b[lane], own)
+                return None if None in ends else _hull(*ends)  # type: ignore[arg-type]
+            case Add(a=a, b=b):
+                target = self._moves_to(a[lane], b[lane], own)
+                return None if target is None else self._bounds(target, own)
+        return None
+
+    def _moves_to(self, a: int, b: int, own: int) -> int | None:
+        """Return `target`, if a + b is own + share * (target - own), with a share in [0, 1]."""
+        for x, way in ((a, b), (b, a)):
+            product, lane = self.graph.made_by(way)
+            if x != own or not isinstance(product, Multiply):
+                continue
+            factors = product.a[lane], product.b[lane]
+            for share, difference in (factors, factors[::-1]):
+                subtract, at = self.graph.made_by(difference)
+                below, above = self._clip_of(share) or (None, None)
+                inside = below is not None and above is not None and 0 <= below <= above <= 1
+                if inside and isinstance(subtract, Subtract) and subtract.b[at] == own:
+                    return subtract.a[at]
+        return None
 
     def _wanted(self) -> dict[int, QFormat]:
         """Choose formats of the words that lose bits."""
@@ -301,6 +354,8 @@ class _Quantizer:
     def _range(self, word: int) -> tuple[float, float]:
         """Lowest and highest value: as seen, but of a clip's result what the clip says."""
         low, high = float(self.seen.lowest[word]), float(self.seen.highest[word])
+        if word in self.pixels:
+            return _hull((low, high), _PIXELS)
         ends = self._clip_of(word)
         if ends is None:
             return min(low, 0.0), max(high, 0.0)
@@ -385,7 +440,7 @@ class _Quantizer:
         wide = held.bits - (held.lowest >= 0) > gate
         fixed = isinstance(self.graph.made_by(word)[0], Channel | Input | Constant)
         if low >= 0 and high <= 1 and wide and not fixed:
-            self._replace([word], (QFormat(0, gate, signed=False),))
+            self._narrow([word], (QFormat(0, gate, signed=False),))
 
     def _now(self, words: Words) -> Words:
         return tuple(self.word[word] for word in words)
@@ -400,8 +455,9 @@ class _Quantizer:
             return value
         if any(isinstance(reader, Multiply) for reader in readers):
             bits = self.choice.precision.weight - 1 - _whole_bits(abs(value))
-        else:
-            bits = self.choice.precision.state
+        else:  # that of a counter counts by its last bit
+            declared = [format.frac_bits for format in self.graph.formats.values()]
+            bits = max(self.choice.precision.state, *declared, 0)
         return float(np.rint(value * 2.0**bits) / 2.0**bits)
 
     def _less(self, less: Less) -> Words:
@@ -512,7 +568,7 @@ class _Quantizer:
     def _outputs(self) -> Words:
         """Bring what becomes a channel to its format, unless it has that."""
         formats = [self.channel_formats[word] for word in self.graph.channels.values()]
-        words = [self.word[word] for word in self.graph.outputs]
+        words = [self.whole.get(word, self.word[word]) for word in self.graph.outputs]
         loose = [i for i, word in enumerate(words) if self._format_of(word) != formats[i]]
         if loose:
             sources = tuple(self._without_clips(words[i], formats[i]) for i in loose)
@@ -559,7 +615,13 @@ class _Quantizer:
             low, high = self._range(word)
             whole = max(_whole_bits(max(-low, high)), -MOST_FINER)
             formats.append(QFormat(whole + (low < 0), bits - whole - (low < 0), low < 0))
-        self._replace(wide, tuple(formats))
+        self._narrow(wide, tuple(formats))
+
+    def _narrow(self, old: Sequence[int], formats: tuple[QFormat, ...]) -> None:
+        """Let words be what they are in formats for what follows, but not for the next state."""
+        for word in old:
+            self.whole.setdefault(word, self.word[word])
+        self._replace(old, formats)
 
     def _replace(self, old: Sequence[int], formats: tuple[QFormat, ...]) -> None:
         """Let words be what they are in formats, from here on."""
@@ -603,6 +665,10 @@ def _bits(graph: StepGraph) -> set[int]:
 
 
 _BIT = QFormat(1, 0, signed=False)
+
+
+def _hull(one: _Bounds, other: _Bounds) -> _Bounds:
+    return min(one[0], other[0]), max(one[1], other[1])
 
 
 def _is_power(value: float) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 
 from scotopia.graph.build import Builder, Value
 from scotopia.graph.operations import Linear
+from scotopia.graph.qformat import QFormat
 from scotopia.graph.step import StepGraph
 from scotopia.graph.surroundings import Event
 
@@ -40,7 +41,11 @@ def float_graph(config: RuleConfig) -> StepGraph:
     Its two `Linear` are the layers of the rule.
     """
     build, pixels, channels = _Builder(), config.pixels, config.channels
-    state = build.channels(dict.fromkeys(config.channel_names))
+    # As an integer, too, a trace loses a last bit in each step: with fewer it would stand still.
+    trace = QFormat(0, config.trace_bits, signed=False)
+    state = build.channels(
+        {name: trace if name.startswith("trace") else None for name in config.channel_names}
+    )
     samples, flags = _inputs(config)
     given = build.inputs(dict.fromkeys((*samples, *flags)))
     fires = None

@@ -1,7 +1,9 @@
 """Integer rules of any graph in training: what they compute, and what training moves."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,14 @@ class Run:
         ]
 
 
+def runs_with_gradients() -> Iterator[Run]:
+    """Runs of random graphs in which something depends on a weight."""
+    for seed in range(100):
+        run = Run(twin_of(seed), seed)
+        if any(one.any() for one in run.gradients()):
+            yield run
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_pytorch_computes_the_golden_models_values(seed: int) -> None:
     run = Run(twin_of(seed), seed)
@@ -128,16 +138,15 @@ def test_pytorch_computes_the_golden_models_values(seed: int) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
-@pytest.mark.parametrize("seed", [1, 5, 6, 7, 11])
+@pytest.mark.parametrize("number", range(4))
 def test_compiled_it_has_the_same_values_and_gradients(
-    seed: int, request: pytest.FixtureRequest
+    number: int, request: pytest.FixtureRequest
 ) -> None:
-    run = Run(twin_of(seed), seed)
+    run = next(islice(runs_with_gradients(), number, None))
     plain = run.gradients()
     request.getfixturevalue("compiler")
     assert torch.equal(run.unrolled(), run.golden())
     largest = max(float(one.abs().max()) for one in plain)
-    assert largest > 0
     for ours, theirs in zip(run.gradients(), plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * largest)
 

@@ -18,6 +18,8 @@ from scotopia.graph.step import StepGraph
 from scotopia.graph.surroundings import Event, Initial
 from scotopia.model.float_rule import FloatRule
 from scotopia.model.interpret import Interpreter
+from scotopia.model.rule import Rule
+from scotopia.model.scotopic.float_graph import as_float_rule
 from scotopia.quantize.formats import Precision
 from scotopia.quantize.integer_rule import GraphRule, IntegerRule
 from scotopia.quantize.measure import Episode, episodes, measure
@@ -110,6 +112,52 @@ def test_a_channel_holds_what_was_seen_of_it() -> None:
     for _ in range(30):
         state = made.step(state, {})
     assert np.abs(made.channel_formats[0].values(state) - 21).max() < 0.2
+
+
+def test_a_channel_that_cannot_leave_a_clip_needs_no_margin() -> None:
+    """What was seen of it comes so close to 1 that another bit would be kept for more."""
+    build = Builder()
+    x, light = build.channels({"x": None, "free": None}), build.inputs({"light": None})
+    share = (light * 2).maximum(0).minimum(1)
+    moved = x[0] + share * ((light * 9).maximum(-1).minimum(1) - x[0])
+    kept = build.where(light < 0, x[0], moved)
+    graph = build.graph({"x": kept, "free": build.where(light < 0, x[1], light * 0.97)})
+    rule = FloatRule(graph, events=(Event("light"),))
+    frames = [{"light": np.full((2, 2), value)} for value in (0.99, 0.99, 0.99)]
+    made = quantize(rule, measure(rule, [Episode(2, 2, frames)]), Choice(Precision(state=10)))
+    assert made.channel_formats == (QFormat(1, 9), QFormat(2, 8))
+
+
+def test_what_hardly_ever_leaves_0_is_seen_all_the_same() -> None:
+    build = Builder()
+    x, light = build.channels({"x": None}), build.inputs({"light": None})
+    rule = FloatRule(build.graph({"x": light.maximum(0) + x * 0}), events=(Event("light"),))
+    flash, dark = np.zeros((30, 30)), np.zeros((30, 30))
+    flash[0, 0] = 1
+    seen = measure(rule, [Episode(30, 30, [{"light": one} for one in (flash, *[dark] * 99)])])
+    assert seen.highest[rule.graph.outputs[0]] == pytest.approx(1, abs=1e-3)
+
+
+def test_every_pixel_has_a_code_however_dark_the_clips_were() -> None:
+    build = Builder()
+    x, light = build.channels({"x": None}), build.inputs({"light": None})
+    rule = FloatRule(build.graph({"x": x * 0.5 + light * 0.5}), events=(Event("light"),))
+    dark = [{"light": np.full((2, 2), 0.1)}] * 3
+    made = quantize(rule, measure(rule, [Episode(2, 2, dark)]), Choice())
+    codes = made.sample_codes(np.array([0.0, 1.0]))
+    assert made.event_format.lowest <= codes.min() < codes.max() <= made.event_format.highest
+
+
+def test_the_scotopic_rules_trace_counts_every_step(small_config: Any) -> None:
+    torch.manual_seed(0)
+    rule = as_float_rule(Rule(small_config(trace_bits=12)))
+    frame = {"sample": np.full((4, 4), 0.5), "valid": np.eye(4)}
+    made = quantize(rule, measure(rule, [Episode(4, 4, [frame] * 4)]), Choice(Precision(state=6)))
+    assert made.channel_formats[-1] == QFormat(0, 12, signed=False)
+    state = made.initial_state(1, 1)
+    state[-1] = 9
+    after = made.step(state, made.given(np.zeros((1, 1), int), np.zeros((1, 1), bool)))
+    assert after[-1] == 8
 
 
 def test_formats_that_a_module_declares_are_kept() -> None:
