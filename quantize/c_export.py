@@ -53,7 +53,9 @@ def export_c(rule: IntegerRule, path: Path, name: str = "scotopia") -> None:
 
 def c_header(rule: IntegerRule, name: str = "scotopia") -> str:
     """Return the text that `export_c` writes."""
-    video = bool(rule.events) and rule.event_format.signed and rule.event_format.int_bits == 1
+    formats = {rule.input_words[event.value] for event in rule.events}
+    # As `IntegerRule.sample_codes`: where all numbers in [-1, 1) are held, a pixel is p / 128 - 1.
+    video = len(formats) == 1 and all(one.signed and one.int_bits >= 1 for one in formats)
     extra = header.Extra(
         meanings={rule.channel_names[0]: "prediction: pixel = (value + 1) * 128"} if video else {},
         use=tuple(_use(rule, video)),

@@ -2,7 +2,7 @@ import dataclasses
 import itertools
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -286,12 +286,14 @@ def test_header_tells_what_codes_mean(small_config: Make, random_rule: Make) -> 
     ) in text
 
 
-def graph_rule(**surroundings: Any) -> GraphRule:
-    """A rule that is no layered one, with the inputs of its events."""
+def graph_rule(formats: Sequence[QFormat] = (), **surroundings: Any) -> GraphRule:
+    """A rule that is no layered one, with the inputs of its events, all of Q1.7 by default."""
     build, unit = Builder(), QFormat(1, 7)
     x = build.channels({"light": unit})
-    for event in surroundings.get("events", ()):
-        x = x + build.inputs({event.value: unit})
+    for event, format in itertools.zip_longest(
+        surroundings.get("events", ()), formats, fillvalue=unit
+    ):
+        x = x + build.inputs({event.value: format})
         if event.flag:
             x = build.where(build.inputs({event.flag: QFormat(1, 0, signed=False)}), x, 0.0)
     return GraphRule(build.graph({"light": x.fit(unit)}), **surroundings)
@@ -315,6 +317,15 @@ def test_events_have_the_names_of_their_rule() -> None:
         " *       elsewhere: is_touched[cell] = 0;\n"
     ) in text
     assert "int32_t *int_2, const int32_t *touch, const uint8_t *is_touched," in text
+
+
+def test_pixels_are_shown_in_any_format_that_holds_them() -> None:
+    events = Event("a"), Event("b")
+    text = c_header(graph_rule([QFormat(2, 8), QFormat(2, 8)], events=events), "eye")
+    assert "return (pixel - 128) * 2;" in text and "b[cell] = eye_sample(pixel)" in text
+    for formats in ([QFormat(2, 8), QFormat(1, 8)], [QFormat(0, 8, signed=False)] * 2):
+        text = c_header(graph_rule(formats, events=events), "eye")
+        assert "eye_sample" not in text and "where a code arrived: a[cell] = code;" in text
 
 
 def test_same_rule_gives_the_same_file(rule: LayeredRule, tmp_path: Path) -> None:
