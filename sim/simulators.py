@@ -352,12 +352,14 @@ class Build:
         """
         rule, (height, width) = self.rule, stimulus.shape
         instructions: list[int] = []
+        step = int(self.manifest["cycles_per_step"])
         if program is not None:
             encode = InstructionLayout(program).encode
             instructions = [encode(instruction) for instruction in program.instructions]
+            step = max(step, program.cycles("step", width))
         # A step with all beside it takes this many clocks; one that needs twice as many never ends.
         reading = height * (width + 2) * (2 + len(rule.channel_formats))
-        loading = 2 * (int(self.manifest["instructions"]) + PORTION)
+        loading = 2 * (max(int(self.manifest["instructions"]), len(instructions)) + PORTION)
         events, channels = len(rule.events), len(rule.channel_formats)
         first = np.array(list(rule.loads(height, width)), np.int64).reshape(-1, 4)
         frames = len(stimulus.mask)  # (T, E, H, W), also of one event or none
@@ -368,7 +370,7 @@ class Build:
         codes[where], loaded[where] = first[:, 3], 1
         arriving = len(first) + int(mask.sum((1, 2, 3)).max())
         sensing = (events + channels) * height * width + SENSE_CLOCKS * arriving
-        clocks = int(self.manifest["cycles_per_step"]) + reading + loading + sensing
+        clocks = step + reading + loading + sensing
         with tempfile.TemporaryDirectory(dir=self.work, prefix="run-") as name:
             folder = Path(name)
             np.savez(

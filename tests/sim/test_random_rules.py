@@ -79,6 +79,14 @@ def test_rules_agree_on_a_shared_device(number: int) -> None:
     assert all(finding.states > 0 for finding in findings)
 
 
+def test_a_rule_may_take_much_longer_than_the_one_whose_gates_it_runs_on() -> None:
+    device = Device.draw(108)
+    drawn = list(device.rules(2))
+    first, second = (program.cycles("step", device.width) for *_, program in drawn)
+    assert second > 10 * first
+    assert [finding.detail for finding in run_device(108, 2)] == ["", ""]
+
+
 def test_stage_that_is_wrong_is_named_with_its_rule() -> None:
     device = Device.draw(3)
     for seed, rule, program in device.rules(5):
