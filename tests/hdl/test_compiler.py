@@ -323,7 +323,8 @@ def test_routines_end_where_the_next_one_starts(program: Program) -> None:
     assert program.instructions[-1].end
     channels = len(program.words)
     ends = [instruction.end for instruction in program.instructions]
-    assert sum(ends) == len(program.entries) + channels - 1  # `read` has one a channel
+    # `read` has one a channel, `sense` one a word that can be written.
+    assert sum(ends) == len(program.entries) + channels - 1 + len(program.senses) - 1
 
 
 def test_words_of_the_state_overlap_nothing(program: Program) -> None:
