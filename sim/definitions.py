@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from scotopia.graph.build import Builder, Value
 from scotopia.graph.qformat import Overflow, QFormat, Rounding, shift_right
+from scotopia.graph.surroundings import Event
 from scotopia.hdl.program import Program, Word
 from scotopia.hdl.sequencer import Op, shape_code
-from scotopia.model.config import RuleConfig
-from scotopia.quantize.layered_rule import IntegerLayer, LayeredRule, update_formats
+from scotopia.quantize.integer_rule import GraphRule
 
 from .exploration import AROUND, Machine
 from .proof import Bug, Proof, Refuted, must_fail, satisfiable
@@ -194,46 +195,47 @@ def _widen(number: Any, bits: int) -> Any:
     return z3.SignExt(bits - number.size(), number)
 
 
+#: Formats of the tiny rule's channel and samples, its change, the surprise, the neuron, the share.
+STATE, WIDER, SURPRISE = QFormat(1, 4), QFormat(2, 4), QFormat(1, 2)
+NEURON, SHARE = QFormat(0, 4, signed=False), QFormat(0, 2, signed=False)
+BIT = QFormat(1, 0, signed=False)
+
+#: Codes of its weights and biases, and the fraction bits of the weights: what the neuron sees, what
+#: the change is of it, and the share.
+SEES, CHANGES, SHARES = ((5, -3), 7, 2), (19, -142, 2), (3, -5, 1)
+
+
 def tiny_rule(
     kind: str = "residual",
     rounding: Rounding = Rounding.RND,
     overflow: Overflow = Overflow.SAT,
-) -> LayeredRule:
+) -> GraphRule:
     """Return a rule of one channel, one neuron and formats of few bits.
 
     Its sums go beyond every format at both ends, and to ties of either sign.
     """
-    config = RuleConfig(
-        kind=kind,  # type: ignore[arg-type]
-        channels=1,
-        hidden=1,
-        inputs=("innovation",),
-        steps_per_frame=1,
-        border="zero",
-        trace_bits=1,
-    )
-    state, innovation = (QFormat(1, 4),), (QFormat(1, 2),)
-    hidden, gate = (QFormat(0, 4, signed=False),), QFormat(0, 2, signed=False)
-    weight = np.zeros((1, 2, 9), np.int64)
-    weight[0, :, 4] = 5, -3
-    outputs = update_formats(config, state, gate)
-    return LayeredRule(
-        config=config,
-        state_formats=state,
-        sample_format=state[0],
-        input_formats=innovation,
-        gate_format=gate,
-        perceive=IntegerLayer(weight, np.array([2]), np.array([7]), state + innovation, hidden),
-        update=IntegerLayer(
-            np.array([[[19]], [[3]]])[: len(outputs)],
-            np.array([2, 1])[: len(outputs)],
-            np.array([-142, -5])[: len(outputs)],
-            hidden,
-            outputs,
-        ),
-        rounding=rounding,
-        overflow=overflow,
-    )
+    build, mode = Builder(), (rounding, overflow)
+    x = build.channels({"x0": STATE})
+    sample, valid = build.inputs({"sample": STATE, "valid": BIT})
+    surprise = build.where(valid, sample - x, 0).fit(SURPRISE, *mode)
+    weights, bias, fine = SEES
+    scale = 2.0**-fine
+    seen = build.concatenate([x, surprise])
+    weight = np.array(weights)[None, :, None] * scale
+    neuron = build.linear(seen, weight, [bias * scale / (1 << STATE.frac_bits)]).fit(NEURON, *mode)
+
+    def of_neuron(numbers: tuple[int, int, int], format: QFormat) -> Value:
+        weight, bias, fine = numbers
+        scale = 2.0**-fine
+        total = build.linear(neuron, [[[weight * scale]]], [bias * scale / (1 << NEURON.frac_bits)])
+        return total.fit(format, *mode)
+
+    if kind == "residual":
+        after = (x + of_neuron(CHANGES, WIDER)).fit(STATE, *mode)
+    else:
+        way = of_neuron(SHARES, SHARE) * (of_neuron(CHANGES, STATE) - x)
+        after = (x + way.fit(WIDER, rounding)).fit(STATE)
+    return GraphRule(build.graph({"x0": after}), events=(Event("sample", "valid"),))
 
 
 # Rounding and saturation in the cells.
@@ -259,7 +261,7 @@ _BUGS = (
 def prove_step(kind: str, rounding: Rounding, overflow: Overflow, timeout: float) -> Proof:
     """Prove that a step of one cell is what rounding and overflow are defined to be."""
     program = Program.compile(tiny_rule(kind, rounding, overflow))
-    found = _Step.simulate(program)
+    found = _Step.simulate(program, kind)
     found.check(rounding, overflow, timeout)
     found.cover(rounding, overflow, timeout)
     bugs = []
@@ -272,7 +274,7 @@ def prove_step(kind: str, rounding: Rounding, overflow: Overflow, timeout: float
             )
             bugs.append(must_fail(claim, f"defined as {other}", "by definition"))
     for bug in _BUGS:
-        claim = partial(_Step.simulate(program, bug).check, rounding, overflow, timeout)
+        claim = partial(_Step.simulate(program, kind, bug).check, rounding, overflow, timeout)
         bugs.append(must_fail(claim, bug.name, bug.symptom))
     return Proof(1, f"step from any of 2**{found.free} states", tuple(bugs))
 
@@ -294,6 +296,8 @@ class _Step:
 
     Attributes
     ----------
+    kind
+        Of the rule, as in `tiny_rule`.
     words, inputs
         Bit vectors of `BITS` of the channels and inputs before the step.
     result
@@ -302,7 +306,7 @@ class _Step:
         Bits that were free.
     """
 
-    rule: LayeredRule
+    kind: str
     words: dict[str, Any]
     inputs: dict[str, Any]
     result: Any
@@ -311,11 +315,9 @@ class _Step:
     BITS = 24
 
     @classmethod
-    def simulate(cls, program: Program, bug: Bug | None = None) -> "_Step":
+    def simulate(cls, program: Program, kind: str, bug: Bug | None = None) -> "_Step":
         """Run a step from anything in the cell's memory and registers."""
-        rule = program.rule
-        assert isinstance(rule, LayeredRule)
-        machine = _cell(rule.config.kind, bug)
+        machine = _cell(kind, bug)
         assert shape_code(program, 1, 1) == shape_code(machine.program, 1, 1)
         graph, (row,) = machine.device.graph, machine.rows
         state = machine.device.power_up()
@@ -335,7 +337,7 @@ class _Step:
             return graph.number(literals, cls.BITS, signed=word.signed)
 
         return cls(
-            rule,
+            kind,
             {name: number(before, word) for name, word in program.words.items()},
             {name: number(before, word) for name, word in program.inputs.items()},
             number(after, program.words["x0"]),
@@ -346,8 +348,7 @@ class _Step:
         """Say by definition what the next state is: claims on numbers, and the number."""
         import z3
 
-        rule, claims, names = self.rule, [], iter("abcdefghijklmnopqrstuvwxyz")
-        layers = rule.perceive, rule.update
+        claims, names = [], iter("abcdefghijklmnopqrstuvwxyz")
 
         def new() -> Any:
             return z3.BitVec(next(names), self.BITS)
@@ -358,33 +359,28 @@ class _Step:
             claims.append(fits(format, overflow, rounded, result))
             return result
 
-        def output(index: int, neuron: int, total: Any) -> Any:
-            # A product has the weight's fraction bits and the input's; all inputs are brought to
-            # the finest.
-            layer = layers[index]
-            finest = max(format.frac_bits for format in layer.inputs)
-            format = layer.outputs[neuron]
-            shift = int(layer.weight_frac[neuron]) + finest - format.frac_bits
-            return brought(total + int(layer.bias[neuron]), shift, format)
+        x, arrived = self.words["x0"], self.inputs["valid"] == 1
+        difference = z3.If(arrived, self.inputs["sample"] - x, z3.BitVecVal(0, self.BITS))
+        lost = STATE.frac_bits - SURPRISE.frac_bits
+        surprise = brought(difference, lost, SURPRISE)
+        # A product has the weight's fraction bits and the input's; all inputs are brought to the
+        # finest.
+        (own, its), bias, fine = SEES
+        total = x * own + surprise * (its << lost) + bias
+        neuron = brought(total, fine + STATE.frac_bits - NEURON.frac_bits, NEURON)
 
-        state, trusted = rule.state_formats[0], self.inputs["valid"] == 1
-        x = self.words["x0"]
-        last = z3.If(trusted, self.inputs["sample"], self.words["sample"])
-        surprise = z3.If(trusted, last - x, z3.BitVecVal(0, self.BITS))
-        format = rule.input_formats[0]
-        innovation = brought(surprise, state.frac_bits - format.frac_bits, format)
-        own, its = (int(layer) for layer in rule.perceive.weight[0, :, 4])
-        scale = 1 << state.frac_bits - format.frac_bits
-        neuron = output(0, 0, x * own + innovation * its * scale)
-        weights = rule.update.weight[:, 0, 0]
-        updates = [output(1, i, neuron * int(weight)) for i, weight in enumerate(weights)]
-        if rule.config.kind == "residual":
+        def of_neuron(numbers: tuple[int, int, int], format: QFormat) -> Any:
+            weight, bias, fine = numbers
+            shift = fine + NEURON.frac_bits - format.frac_bits
+            return brought(neuron * weight + bias, shift, format)
+
+        if self.kind == "residual":
             result = new()
-            claims.append(fits(state, overflow, x + updates[0], result))
+            claims.append(fits(STATE, overflow, x + of_neuron(CHANGES, WIDER), result))
             return claims, result
+        candidate, share = of_neuron(CHANGES, STATE), of_neuron(SHARES, SHARE)
         way = new()
-        product = updates[1] * (updates[0] - x)
-        claims.append(rounds(rounding, product, rule.gate_format.frac_bits, way))
+        claims.append(rounds(rounding, share * (candidate - x), SHARE.frac_bits, way))
         return claims, x + way
 
     def check(self, rounding: Rounding, overflow: Overflow, timeout: float) -> None:
@@ -403,8 +399,7 @@ class _Step:
     def cover(self, rounding: Rounding, overflow: Overflow, timeout: float) -> None:
         """Refute the definition if it leaves out a state, or never reaches an end of the format."""
         claims, result = self.claims(rounding, overflow)
-        format = self.rule.state_formats[0]
-        lowest = format.lowest + (overflow is Overflow.SAT_SYM)
-        for end in (lowest, format.highest):
+        lowest = STATE.lowest + (overflow is Overflow.SAT_SYM)
+        for end in (lowest, STATE.highest):
             if satisfiable([*claims, result == end], timeout, "cover") is None:
                 raise Refuted(f"no state leads to {end}")
