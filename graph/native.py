@@ -128,10 +128,13 @@ def _keep(library: Path, kept: Path | None) -> None:
     """Keep a library, and let those go that are too many."""
     if kept is None:
         return
-    with suppress(OSError):  # then it is compiled again
-        part = kept.with_suffix(f".{os.getpid()}")
+    part = kept.with_suffix(f".{os.getpid()}")
+    try:
         shutil.copyfile(library, part)
         part.replace(kept)
         others = sorted(kept.parent.glob("*.so"), key=lambda path: path.stat().st_mtime)
         for path in others[:-MOST_KEPT]:
             path.unlink(missing_ok=True)
+    except OSError:  # a full disk: then it is compiled again, and nothing half-written stays
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

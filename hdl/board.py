@@ -6,10 +6,13 @@ from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from scotopia.graph.errors import InputError
+
 from .program import Program
 from .retina import Retina
 from .sequencer import Op
 from .serial_protocol import (
+    CODE_BITS,
     EVENT,
     FRAME,
     QUEUE,
@@ -34,11 +37,17 @@ class RetinaBoard(wiring.Component):
     Raises
     ------
     InputError
-        If a side does not fit a byte.
+        If a side does not fit a byte, or a word two of them.
     """
 
     def __init__(self, program: Program, height: int, width: int, divisor: int) -> None:
         check_board(height, width)
+        bits = max(program.operand_bits, program.rule.code_bits)
+        if bits > CODE_BITS:
+            raise InputError(
+                f"the rule's words have up to {bits} bits, a code on the line has {CODE_BITS}: "
+                "quantize with fewer bits"
+            )
         self.program, self.height, self.width = program, height, width
         self.divisor = divisor  #: clocks a bit of the serial line
         super().__init__({"rx": In(1), "tx": Out(1, init=1)})

@@ -31,6 +31,9 @@ from scotopia.graph.qformat import IntArray, QFormat
 
 EVENT, FRAME, READ, STATUS, WRITE = b"EFRSW"
 
+#: Of a code on the line.
+CODE_BITS = 16
+
 #: Bytes that wait on the board while it is busy.
 QUEUE = 4096
 

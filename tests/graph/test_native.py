@@ -72,3 +72,15 @@ def test_failure_is_not_kept(runs: list[str]) -> None:
         with pytest.warns(RuntimeWarning, match="made no compiled steps"):
             assert native.load(COMMAND, "int number(") is None
     assert len(runs) == 2
+
+
+def test_full_disk_leaves_nothing_half_written(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(_source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", half)
+    assert [number(), number()] == [7, 7] and len(runs) == 2
+    assert not list((tmp_path / "scotopia").iterdir())

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
+from scotopia.graph.build import Builder
 from scotopia.graph.errors import InputError
+from scotopia.graph.qformat import QFormat
 from scotopia.hdl.board import RetinaBoard
 from scotopia.hdl.program import Program
 from scotopia.hdl.serial_protocol import (
@@ -26,7 +28,7 @@ from scotopia.hdl.serial_protocol import (
 )
 from scotopia.model.config import INPUTS
 from scotopia.quantize.formats import Precision
-from scotopia.quantize.integer_rule import IntegerRule
+from scotopia.quantize.integer_rule import GraphRule, IntegerRule
 
 Make = Callable[..., Any]  # a fixture of conftest.py
 
@@ -235,3 +237,15 @@ def test_samples_are_five_bytes_each() -> None:
     codes, mask = np.array([[0, -2], [0x105, 0]]), np.array([[False, True], [True, False]])
     assert encode_samples(codes, mask) == bytes([EVENT, 1, 0, 254, 255, EVENT, 0, 1, 5, 1])
     assert QUEUE >= 5 * 41 * 4  # several frames of 1 % of 64 x 64
+
+
+def test_rule_whose_words_do_not_fit_the_line_is_refused() -> None:
+    for bits in (16, 17):
+        build = Builder()
+        (x,) = build.channels({"x": QFormat(1, bits - 1)})
+        program = Program.compile(GraphRule(build.graph({"x": x})))
+        if bits == 16:
+            RetinaBoard(program, 2, 2, DIVISOR)
+            continue
+        with pytest.raises(InputError, match="up to 17 bits, a code on the line has 16"):
+            RetinaBoard(program, 2, 2, DIVISOR)
